@@ -1,0 +1,292 @@
+//! The one way into the engine: [`Domain`] for what a VMM does with its own VM,
+//! [`Admin`] for what the host's operator decides.
+//!
+//! `Domain` is vhost-user's verbs and nothing else, so that the embedded engine,
+//! the daemon and other VMMs share it. `Admin` takes one [`Action`] enum, which
+//! the TOML file, the admin socket and an embedding program all produce.
+//!
+//! Neither is on the data path: nothing here is called per transfer.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use vmm_sys_util::eventfd::EventFd;
+
+/// One piece of guest RAM, backed by a file that the engine maps itself
+/// (`VHOST_USER_ADD_MEM_REG`).
+#[derive(Debug, Clone)]
+pub struct MemoryRegion {
+    /// Guest-physical address of the first byte; a multiple of 4096.
+    pub guest_addr: u64,
+    /// Length in bytes; a multiple of 4096, not 0.
+    pub size: u64,
+    /// The file that holds the RAM. Should carry `F_SEAL_SHRINK`.
+    pub file: Arc<File>,
+    /// Where the region starts in `file`, in bytes.
+    pub file_offset: u64,
+    /// Whether the engine may write to it.
+    pub writable: bool,
+    /// Whether to fault in every page at attach, so that no worker ever waits in
+    /// a host page fault.
+    pub populate: bool,
+}
+
+/// A virtqueue as the transport hands it over (`SET_VRING_*`). Addresses are
+/// guest-physical.
+#[derive(Debug)]
+pub struct Vring {
+    /// Number of descriptors, a power of two.
+    pub size: u16,
+    /// Descriptor table.
+    pub desc_table: u64,
+    /// Driver area (available ring).
+    pub avail_ring: u64,
+    /// Device area (used ring).
+    pub used_ring: u64,
+    /// Index of the next available entry; 0 for a fresh queue.
+    pub base: u16,
+    /// The guest's notification: an ioeventfd.
+    pub kick: EventFd,
+    /// The device's interrupt: an irqfd.
+    pub call: EventFd,
+}
+
+/// What can go wrong in [`Domain`].
+#[derive(Debug, thiserror::Error)]
+pub enum DomainError {
+    /// An address or size is not what the interface asks for.
+    #[error("bad argument: {0}")]
+    BadArgument(String),
+    /// The region overlaps one that is there already, or none such is there.
+    #[error("memory region {guest_addr:#x}+{size:#x}: {what}")]
+    Region {
+        /// Guest-physical start.
+        guest_addr: u64,
+        /// Length in bytes.
+        size: u64,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A virtqueue index that the device has not.
+    #[error("virtqueue {0} does not exist: the device has {1}")]
+    NoSuchQueue(usize, usize),
+    /// The host refused an operation.
+    #[error("{what}")]
+    Host {
+        /// What was tried.
+        what: String,
+        /// What the host said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// One VM, as its VMM drives it. Dropping the handle detaches the domain: every
+/// transfer in flight ends in a status and no byte is touched afterwards.
+///
+/// All verbs are synchronous: when one returns, what it took away is no longer
+/// accessed. They may be called at any time, in mid-transfer too.
+pub trait Domain: Send {
+    /// Virtio feature bits offered beside the transport's own
+    /// (`VIRTIO_F_VERSION_1` included).
+    fn features(&self) -> u64;
+    /// Feature bits that the driver took; a subset of [`Self::features`].
+    ///
+    /// # Errors
+    /// [`DomainError::BadArgument`] when a bit was not offered.
+    fn set_features(&mut self, features: u64) -> Result<(), DomainError>;
+    /// Number of virtqueues: 2, control and events.
+    fn queue_count(&self) -> usize;
+    /// Largest size of each virtqueue.
+    fn queue_max_size(&self) -> u16;
+    /// Reads the device's configuration space; bytes beyond its end read as 0.
+    fn read_config(&self, offset: u32, data: &mut [u8]);
+    /// Adds guest RAM.
+    ///
+    /// # Errors
+    /// When the region overlaps another, is misaligned, or cannot be mapped.
+    fn add_region(&mut self, region: MemoryRegion) -> Result<(), DomainError>;
+    /// Takes guest RAM away; returns after the last access to it.
+    ///
+    /// # Errors
+    /// When no such region is there.
+    fn remove_region(&mut self, guest_addr: u64, size: u64) -> Result<(), DomainError>;
+    /// Starts a virtqueue.
+    ///
+    /// # Errors
+    /// When the index, the size or an address is wrong.
+    fn start_vring(&mut self, index: usize, vring: Vring) -> Result<(), DomainError>;
+    /// Stops a virtqueue and returns its base (`GET_VRING_BASE`).
+    ///
+    /// # Errors
+    /// When the index is wrong.
+    fn stop_vring(&mut self, index: usize) -> Result<u16, DomainError>;
+    /// Back to the state after creation, RAM kept: contexts, capabilities and
+    /// queues are gone, peers see theirs revoked.
+    fn reset(&mut self);
+    /// Stops serving the domain's queues between two chunks; returns when it is quiet.
+    fn pause(&mut self);
+    /// Serves them again.
+    fn resume(&mut self);
+}
+
+/// Limits of one domain. Every table of the engine is per domain and bounded by these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quotas {
+    /// Address spaces bound at once.
+    pub address_spaces: u32,
+    /// Contexts open at once.
+    pub contexts: u32,
+    /// Work queues at once.
+    pub queues: u32,
+    /// Entries of one work queue's ring at most; a power of two.
+    pub queue_entries: u32,
+    /// Capabilities that the domain may have derived at once, given-away ones included.
+    pub capabilities: u32,
+    /// Offers waiting to be accepted at once.
+    pub offers: u32,
+    /// Queues that may be created so that they never park.
+    pub no_park_queues: u32,
+}
+
+impl Default for Quotas {
+    fn default() -> Self {
+        Self {
+            address_spaces: 1024,
+            contexts: 1024,
+            queues: 32768,
+            queue_entries: 4096,
+            capabilities: 131_072,
+            offers: 1024,
+            no_park_queues: 16,
+        }
+    }
+}
+
+/// The operator's permission for one domain to be given access to another's memory.
+///
+/// A link has a direction: `from` may offer capabilities over its memory to `to`.
+/// For both directions there are two links.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkPolicy {
+    /// Name of the domain that owns the memory.
+    pub from: String,
+    /// Name of the domain that may accept capabilities over it.
+    pub to: String,
+    /// Whether such capabilities may carry the right to read.
+    #[serde(default)]
+    pub read: bool,
+    /// Whether such capabilities may carry the right to write.
+    #[serde(default)]
+    pub write: bool,
+    /// Whether such capabilities may carry the right to derive and pass on.
+    #[serde(default)]
+    pub grant: bool,
+    /// Most bytes that one capability may span; 0 means no limit.
+    #[serde(default)]
+    pub max_bytes: u64,
+}
+
+/// Everything that the operator can ask of an engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Action {
+    /// Announces a domain; its VMM attaches by name.
+    CreateDomain {
+        /// Unique name, 1 to 32 bytes of `[a-z0-9-]`.
+        name: String,
+        /// Its limits.
+        #[serde(default)]
+        quotas: Quotas,
+    },
+    /// Forgets a domain; an attached one is detached first.
+    RemoveDomain {
+        /// Its name.
+        name: String,
+    },
+    /// Permits capabilities to be given along the link, replacing an earlier policy.
+    Link(LinkPolicy),
+    /// Forbids it again and revokes what was given along the link.
+    Unlink {
+        /// Owner side.
+        from: String,
+        /// Accepting side.
+        to: String,
+    },
+    /// Lists domains and their use.
+    List,
+}
+
+/// What an [`Action`] answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "kebab-case")]
+pub enum Reply {
+    /// Done, nothing to say.
+    Done,
+    /// The domains.
+    Domains {
+        /// One row each.
+        domains: Vec<DomainInfo>,
+    },
+}
+
+/// One row of [`Reply::Domains`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DomainInfo {
+    /// Its name.
+    pub name: String,
+    /// Engine-wide number, never used twice.
+    pub id: u32,
+    /// Whether a VMM is attached.
+    pub attached: bool,
+    /// Open contexts.
+    pub contexts: u32,
+    /// Work queues.
+    pub queues: u32,
+    /// Capabilities alive over its memory.
+    pub capabilities: u32,
+    /// Bytes moved by its descriptors.
+    pub bytes: u64,
+    /// Descriptors completed.
+    pub descriptors: u64,
+    /// Descriptors that ended in a status other than success.
+    pub failures: u64,
+}
+
+/// What can go wrong in [`Admin`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum AdminError {
+    /// A name is not usable.
+    #[error("domain name {0:?}: use 1 to 32 characters of a-z, 0-9 and '-'")]
+    BadName(String),
+    /// A name is taken.
+    #[error("a domain named {0:?} exists already; choose another name")]
+    Exists(String),
+    /// A name is unknown.
+    #[error("no domain named {0:?}; `byway ps` lists them")]
+    Unknown(String),
+    /// The domain has a VMM already.
+    #[error("domain {0:?} is attached already")]
+    Attached(String),
+    /// A limit is out of range.
+    #[error("quota {0}")]
+    BadQuota(String),
+}
+
+/// The operator's side of an engine.
+pub trait Admin: Send + Sync {
+    /// Carries out one action.
+    ///
+    /// # Errors
+    /// See [`AdminError`].
+    fn act(&self, action: Action) -> Result<Reply, AdminError>;
+    /// Hands out the domain's device side, once at a time.
+    ///
+    /// # Errors
+    /// [`AdminError::Unknown`], [`AdminError::Attached`].
+    fn attach(&self, name: &str) -> Result<Box<dyn Domain>, AdminError>;
+}

@@ -1,0 +1,4 @@
+//! Byway's engine.
+#![deny(missing_docs)]
+
+pub mod interface;
