@@ -1,0 +1,74 @@
+//! Rights of capabilities (SPEC section 7).
+
+/// What a capability allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct Rights(pub u32);
+
+impl Rights {
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+    /// The engine may read for the holder.
+    pub const READ: Self = Self(1);
+    /// The engine may write for the holder.
+    pub const WRITE: Self = Self(2);
+    /// The holder may derive and offer further.
+    pub const GRANT: Self = Self(4);
+    /// All of them.
+    pub const ALL: Self = Self(7);
+
+    /// The rights with these bits, or `None` when a bit is not of this ABI.
+    #[must_use]
+    pub const fn from_bits(bits: u32) -> Option<Self> {
+        if bits & !Self::ALL.0 == 0 {
+            Some(Self(bits))
+        } else {
+            None
+        }
+    }
+    /// Whether every right of `other` is there.
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+    /// What both allow.
+    #[must_use]
+    pub const fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+    /// What either allows.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl core::ops::BitOr for Rights {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        self.union(other)
+    }
+}
+
+impl core::fmt::Display for Rights {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        for (right, letter) in [(Self::READ, "r"), (Self::WRITE, "w"), (Self::GRANT, "g")] {
+            f.write_str(if self.contains(right) { letter } else { "-" })?;
+        }
+        Ok(())
+    }
+}
+
+/// Deepest derivation; a capability over one's own memory has depth 1.
+pub const DEPTH_MAX: u32 = 16;
+
+/// States that CAP_QUERY reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum CapabilityState {
+    /// Usable.
+    Live = 1,
+    /// Revoked; the slot stays taken until its holder drops it.
+    Revoked = 2,
+    /// Past its expiry or byte quota.
+    Expired = 3,
+}

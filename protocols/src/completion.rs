@@ -1,0 +1,82 @@
+//! The completion: 32 bytes, written by the engine into an array beside the ring,
+//! index = submission slot (SPEC section 5).
+
+use crate::status::Status;
+use crate::wire::wire_struct;
+
+wire_struct! {
+    /// How one descriptor ended. Bytes 8-31 are written first, then bytes 0-7 with one
+    /// release store.
+    pub struct Completion: 32 align 32 {
+        /// [`Status`] code; bit 7: the faulting access was a write.
+        status: u8 = 0,
+        /// By operation: COMPARE 1 = differs; MEMMOVE 1 = ran backwards.
+        result: u8 = 1,
+        /// 0.
+        reserved2: u8 = 2,
+        /// Bit 7 is the phase, bits 0-6 are 0.
+        phase: u8 = 3,
+        /// Bytes done, or descriptors completed (BATCH).
+        bytes_completed: u32 = 4,
+        /// Faulting address in one's own address space, or offset into the capability.
+        fault_addr: u64 = 8,
+        /// By operation.
+        op0: u64 = 16,
+        /// By operation.
+        op1: u64 = 24,
+    }
+}
+
+impl Completion {
+    /// The phase bit in the byte `phase`.
+    pub const PHASE: u8 = 0x80;
+    /// The phase bit in the first 8 bytes.
+    pub const PUBLISH_PHASE: u64 = 1 << 31;
+
+    /// The status, or `None` when the code is not of this ABI.
+    #[must_use]
+    pub const fn status(&self) -> Option<Status> {
+        Status::from_code(self.status & !Status::WRITE_FAULT)
+    }
+    /// Whether the faulting access was a write.
+    #[must_use]
+    pub const fn is_write_fault(&self) -> bool {
+        self.status & Status::WRITE_FAULT != 0
+    }
+    /// Bytes 0-7 as the one word that publishes the completion.
+    #[must_use]
+    pub const fn publish_word(&self) -> u64 {
+        self.status as u64
+            | (self.result as u64) << 8
+            | (self.reserved2 as u64) << 16
+            | (self.phase as u64) << 24
+            | (self.bytes_completed as u64) << 32
+    }
+    /// The same completion with this phase.
+    #[must_use]
+    pub const fn with_phase(mut self, phase: bool) -> Self {
+        self.phase = if phase { Self::PHASE } else { 0 };
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn publish_word_is_the_first_eight_bytes() {
+        let c = Completion {
+            status: Status::Stage1NotPresent as u8 | Status::WRITE_FAULT,
+            result: 1,
+            bytes_completed: 0x1234_5678,
+            ..Completion::default()
+        }
+        .with_phase(true);
+        let bytes = c.to_bytes();
+        assert_eq!(c.publish_word().to_le_bytes(), bytes[..8]);
+        assert_ne!(c.publish_word() & Completion::PUBLISH_PHASE, 0);
+        assert_eq!(c.status(), Some(Status::Stage1NotPresent));
+        assert!(c.is_write_fault());
+    }
+}
