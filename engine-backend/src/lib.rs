@@ -1,4 +1,32 @@
-//! Byway's engine.
+//! Byway's engine: what the guest's descriptors mean and how they are carried out.
+//!
+//! [`interface`] is the only way in. Below it, from the bottom up: [`memory`] is the one
+//! layer that touches guest memory; [`stage2`], [`stage1`] and [`iotlb`] translate;
+//! [`epoch`] tells control threads when no worker can still use an old right;
+//! [`capability`] and [`context`] decide who may touch what; [`queue`], [`ops`],
+//! [`backend`] and [`worker`] are the data plane; [`domain`], [`control`], [`device`] and
+//! [`engine`] the control plane. No module names one above it.
 #![deny(missing_docs)]
 
+pub mod address_space;
+pub mod backend;
+pub mod capability;
+pub mod context;
+pub mod control;
+pub mod device;
+pub mod domain;
+pub mod engine;
+pub mod epoch;
 pub mod interface;
+pub mod iotlb;
+pub mod memory;
+pub mod ops;
+pub mod queue;
+pub mod stage1;
+pub mod stage2;
+pub mod stats;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod worker;
+
+pub use engine::{Engine, EngineConfig};
