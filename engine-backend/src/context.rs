@@ -1,1 +1,5 @@
-//! To be written.
+//! Contexts.
+
+/// What one guest process opens.
+#[derive(Debug)]
+pub struct Context {}

@@ -1,1 +1,285 @@
-//! To be written.
+//! Work queues, the engine's side: a submission ring, a completion ring and a header
+//! line in guest memory (SPEC section 2).
+//!
+//! Owns the ring's protocol ([`ring`]), the completion interrupt ([`interrupt`]) and
+//! the queue's counters. A [`WorkQueue`] is what control threads share; the position
+//! in the ring belongs to the one worker that serves it, as a [`Served`].
+//!
+//! Must never believe anything it reads in the ring, read a descriptor twice, or wait.
+
+mod interrupt;
+mod ring;
+mod span_memory;
+
+#[cfg(loom)]
+mod loom_model;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use byway_protocols::ring::QueueState;
+use byway_protocols::{Completion, Descriptor, RingPosition, Status};
+
+use crate::context::Context;
+use crate::memory::HostSpan;
+use interrupt::Interrupt;
+use ring::EngineRing;
+use span_memory::SpanMemory;
+
+pub use ring::Ticket;
+
+/// Where a queue's interrupts and its end are reported. Called by workers: must not
+/// block, allocate or make a system call other than signalling an eventfd.
+pub trait CompletionSink: Send + Sync {
+    /// A descriptor that asked for an interrupt has completed. Not called again for
+    /// this queue until [`WorkQueue::arm`].
+    fn completed(&self, queue: u32);
+    /// The engine stopped serving the queue by itself, for this reason.
+    fn dead(&self, queue: u32, status: Status);
+}
+
+/// What a queue is made of. The areas are zeroed, 64-byte aligned and do not overlap;
+/// `ring` holds `entries` descriptors, `completions` as many completions, `header` one
+/// header line.
+pub struct QueueParts {
+    /// Engine-wide number, never used twice.
+    pub id: u32,
+    /// Domain that owns it.
+    pub domain: u32,
+    /// Context whose address space and capabilities its descriptors name.
+    pub context: Arc<Context>,
+    /// Start of the ring.
+    pub entries: RingPosition,
+    /// Descriptors.
+    pub ring: HostSpan,
+    /// Completions.
+    pub completions: HostSpan,
+    /// Header line.
+    pub header: HostSpan,
+    /// Polled for as long as it lives.
+    pub no_park: bool,
+    /// Instance of the engine, for the header.
+    pub instance: u32,
+    /// Interrupts go there.
+    pub sink: Arc<dyn CompletionSink>,
+}
+
+/// A work queue as control threads know it.
+pub struct WorkQueue {
+    id: u32,
+    domain: u32,
+    context: Arc<Context>,
+    start: RingPosition,
+    memory: SpanMemory,
+    no_park: bool,
+    sink: Arc<dyn CompletionSink>,
+    interrupt: Interrupt,
+    served: AtomicBool,
+    counts: Counts,
+}
+
+/// Counters of one queue; written by its worker only.
+#[derive(Debug, Default)]
+struct Counts {
+    descriptors: AtomicU64,
+    bytes: AtomicU64,
+    failures: AtomicU64,
+}
+
+/// What a queue has done since it was created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct QueueStats {
+    /// Descriptors completed.
+    pub descriptors: u64,
+    /// Bytes done by them.
+    pub bytes: u64,
+    /// Descriptors that ended in another status than success.
+    pub failures: u64,
+}
+
+impl WorkQueue {
+    /// A queue in the making: the header says running, nobody serves it yet
+    /// ([`crate::worker::Workers::attach`]).
+    ///
+    /// # Panics
+    /// When an area is shorter than `entries` asks; whoever resolved them has
+    /// computed their lengths.
+    #[must_use]
+    pub fn new(parts: QueueParts) -> Self {
+        let memory = SpanMemory::new(
+            parts.entries.entries(),
+            parts.ring,
+            parts.completions,
+            parts.header,
+        );
+        memory.store_instance(parts.instance);
+        memory.store_state(QueueState::Running);
+        Self {
+            id: parts.id,
+            domain: parts.domain,
+            context: parts.context,
+            start: parts.entries,
+            memory,
+            no_park: parts.no_park,
+            sink: parts.sink,
+            interrupt: Interrupt::default(),
+            served: AtomicBool::new(false),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Engine-wide number.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+    /// Domain that owns it.
+    #[must_use]
+    pub fn domain(&self) -> u32 {
+        self.domain
+    }
+    /// Context that its descriptors act for.
+    #[must_use]
+    pub fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+    /// Whether it is never parked.
+    #[must_use]
+    pub fn no_park(&self) -> bool {
+        self.no_park
+    }
+
+    /// Allows the next completion interrupt. One that came meanwhile is raised now.
+    pub fn arm(&self) {
+        if self.interrupt.arm() {
+            self.sink.completed(self.id);
+        }
+    }
+
+    /// What the queue has done so far.
+    #[must_use]
+    pub fn stats(&self) -> QueueStats {
+        QueueStats {
+            descriptors: self.counts.descriptors.load(Ordering::Relaxed),
+            bytes: self.counts.bytes.load(Ordering::Relaxed),
+            failures: self.counts.failures.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl std::fmt::Debug for WorkQueue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WorkQueue")
+            .field("id", &self.id)
+            .field("domain", &self.domain)
+            .field("entries", &self.start.entries())
+            .field("no_park", &self.no_park)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A queue in the hands of the worker that serves it: the only reader of its ring.
+#[derive(Debug)]
+pub struct Served {
+    queue: Arc<WorkQueue>,
+    ring: EngineRing<SpanMemory>,
+    stats: QueueStats,
+}
+
+impl Served {
+    /// Takes the queue over from its beginning.
+    ///
+    /// # Panics
+    /// When it was taken over before: a queue has one reader in its life.
+    #[must_use]
+    pub fn new(queue: Arc<WorkQueue>) -> Self {
+        let before = queue.served.swap(true, Ordering::Relaxed);
+        assert!(!before, "queue {} is served already", queue.id);
+        Self {
+            ring: EngineRing::new(queue.memory.clone(), queue.start),
+            queue,
+            stats: QueueStats::default(),
+        }
+    }
+
+    /// The shared part.
+    #[must_use]
+    pub fn queue(&self) -> &Arc<WorkQueue> {
+        &self.queue
+    }
+
+    /// Whether a descriptor waits: its publishing word, for [`Self::take`].
+    #[inline(always)]
+    #[must_use]
+    pub fn poll(&self) -> Option<u64> {
+        self.ring.poll()
+    }
+
+    /// Copies the waiting descriptor out, once; `word` is what [`Self::poll`] gave.
+    #[inline(always)]
+    #[must_use]
+    pub fn take(&mut self, word: u64) -> (Ticket, Descriptor) {
+        self.ring.take(word)
+    }
+
+    /// Publishes how a descriptor ended that has touched `bytes` bytes, `interrupt`
+    /// telling whether it asked for one.
+    #[inline(always)]
+    pub fn complete(
+        &mut self,
+        ticket: Ticket,
+        completion: &Completion,
+        bytes: u64,
+        interrupt: bool,
+    ) {
+        self.ring.complete(ticket, completion);
+        self.stats.descriptors += 1;
+        self.stats.bytes += bytes;
+        self.stats.failures +=
+            u64::from(!completion.status().is_some_and(Status::is_success));
+        if interrupt && self.queue.interrupt.raise() {
+            self.queue.sink.completed(self.queue.id);
+        }
+    }
+
+    /// Makes counters and `taken` visible to observers; once a chunk.
+    #[inline]
+    pub fn publish(&self) {
+        let counts = &self.queue.counts;
+        counts.descriptors.store(self.stats.descriptors, Ordering::Relaxed);
+        counts.bytes.store(self.stats.bytes, Ordering::Relaxed);
+        counts.failures.store(self.stats.failures, Ordering::Relaxed);
+        self.ring.memory().store_taken(self.ring.taken());
+    }
+
+    /// Asks the submitter for a kick and looks once more. False: work came meanwhile.
+    pub fn park(&self) -> bool {
+        self.ring.park()
+    }
+
+    /// Asks for no kick any more.
+    pub fn unpark(&self) {
+        self.ring.unpark();
+    }
+
+    /// Ends the queue: whatever was published and not taken ends in
+    /// [`Status::Aborted`], at most one ring full of it, and the header says dead.
+    pub fn abort(&mut self) {
+        let aborted = Completion {
+            status: Status::Aborted as u8,
+            ..Completion::default()
+        };
+        for _ in 0..self.ring.entries() {
+            let Some(word) = self.poll() else { break };
+            let (ticket, _) = self.take(word);
+            self.complete(ticket, &aborted, 0, false);
+        }
+        self.publish();
+        self.queue.memory.store_state(QueueState::Dead);
+    }
+
+    /// Reports that the engine stopped serving the queue by itself.
+    pub fn report_dead(&self, status: Status) {
+        self.queue.sink.dead(self.queue.id, status);
+    }
+}

@@ -1,0 +1,125 @@
+//! The engine's side of a ring's protocol (SPEC section 2), over any memory, so that
+//! loom can run the very code that serves guests.
+//!
+//! Everything read here was written by a guest: a word is looked at for its phase
+//! bit, then copied out once, and nothing is believed about it.
+
+use byway_protocols::descriptor::Word0;
+use byway_protocols::{Completion, Descriptor, RingPosition};
+
+/// The memory of one work queue. `slot` is below the number of entries.
+pub(crate) trait RingMemory {
+    /// Bytes 0-7 of a descriptor; acquire.
+    fn load_word(&self, slot: u32) -> u64;
+    /// Bytes 8-63 of a descriptor, each word read once.
+    fn load_rest(&self, slot: u32) -> [u64; 7];
+    /// Bytes 8-31 of a completion.
+    fn store_rest(&self, slot: u32, words: [u64; 3]);
+    /// Bytes 0-7 of a completion; release.
+    fn store_word(&self, slot: u32, word: u64);
+    /// `need_kick` of the header.
+    fn store_need_kick(&self, need: bool);
+    /// A sequentially consistent fence.
+    fn fence(&self);
+}
+
+/// Which entry a taken descriptor came from; completes it once.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ticket {
+    slot: u32,
+    phase: bool,
+}
+
+/// Where the engine is in one ring.
+#[derive(Debug)]
+pub(crate) struct EngineRing<M> {
+    memory: M,
+    next: RingPosition,
+}
+
+impl<M: RingMemory> EngineRing<M> {
+    /// At the start of a zeroed ring.
+    pub(crate) fn new(memory: M, start: RingPosition) -> Self {
+        Self {
+            memory,
+            next: start,
+        }
+    }
+
+    /// The publishing word of the next descriptor, when there is one: one load.
+    #[inline(always)]
+    pub(crate) fn poll(&self) -> Option<u64> {
+        let word = self.memory.load_word(self.next.slot());
+        let phase = word & u64::from(Word0::PHASE) != 0;
+        (phase == self.next.phase()).then_some(word)
+    }
+
+    /// Copies the descriptor out that [`Self::poll`] found, and goes on to the next.
+    #[inline(always)]
+    pub(crate) fn take(&mut self, word: u64) -> (Ticket, Descriptor) {
+        let slot = self.next.slot();
+        let phase = self.next.phase();
+        let [status_array, src, dst, size_handle, op0, op1, op2] = self.memory.load_rest(slot);
+        self.next.advance();
+        let descriptor = Descriptor {
+            word0: word as u32,
+            flags_opcode: (word >> 32) as u32,
+            status_array,
+            src,
+            dst,
+            size: size_handle as u32,
+            int_handle: (size_handle >> 32) as u16,
+            reserved38: (size_handle >> 48) as u16,
+            op0,
+            op1,
+            op2,
+        };
+        (Ticket { slot, phase }, descriptor)
+    }
+
+    /// Publishes how a descriptor ended, with the phase of its lap.
+    #[inline(always)]
+    pub(crate) fn complete(&self, ticket: Ticket, completion: &Completion) {
+        let Ticket { slot, phase } = ticket;
+        self.memory.store_rest(
+            slot,
+            [completion.fault_addr, completion.op0, completion.op1],
+        );
+        self.memory
+            .store_word(slot, completion.with_phase(phase).publish_word());
+    }
+
+    /// Asks for a kick and looks once more. False: a descriptor came in between, the
+    /// queue stays awake.
+    pub(crate) fn park(&self) -> bool {
+        self.memory.store_need_kick(true);
+        // Store-load: the request for a kick before the last look. Pairs with the
+        // submitter's fence between publishing and reading `need_kick`.
+        self.memory.fence();
+        if self.poll().is_some() {
+            self.memory.store_need_kick(false);
+            return false;
+        }
+        true
+    }
+
+    /// Asks for no kick any more.
+    pub(crate) fn unpark(&self) {
+        self.memory.store_need_kick(false);
+    }
+
+    /// Descriptors taken since creation, modulo 2^32.
+    pub(crate) fn taken(&self) -> u32 {
+        self.next.count()
+    }
+
+    /// Entries of the ring.
+    pub(crate) fn entries(&self) -> u32 {
+        self.next.entries()
+    }
+
+    /// The memory below.
+    pub(crate) fn memory(&self) -> &M {
+        &self.memory
+    }
+}
