@@ -1,1 +1,1 @@
-//! To be written.
+//! Stage 1: virtual to guest-physical by the guest's own page tables.
