@@ -1,0 +1,1 @@
+//! Random sequences of capability operations against a naive model.
