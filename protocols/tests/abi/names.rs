@@ -1,0 +1,357 @@
+//! Every named number of the ABI, grouped as in the specification and in the C header.
+
+use byway_protocols::capability::CapabilityState;
+use byway_protocols::control::{
+    RequestKind, bind_flags, features, invalidate_scope, queue_flags, revoke_flags,
+};
+use byway_protocols::event::EventKind;
+use byway_protocols::ring::QueueState;
+use byway_protocols::{
+    ABI_VERSION, Completion, ControlStatus, Flags, Opcode, PAGE_SIZE, Rights, Status, Word0,
+    capability, config, control, descriptor, invalidation, ring,
+};
+
+/// Names that belong together.
+pub struct Group {
+    /// Subject of their table in the specification.
+    pub subject: &'static str,
+    /// Heading in the C header.
+    pub heading: &'static str,
+    /// What their names begin with in C.
+    pub prefix: &'static str,
+    /// Column of the table that holds the name.
+    pub name_column: usize,
+    /// Column that holds the number.
+    pub number_column: usize,
+    /// Base in which the specification writes the number.
+    pub radix: u32,
+    /// Column that explains it.
+    pub meaning_column: usize,
+    /// Name and number.
+    pub members: Vec<(&'static str, u64)>,
+}
+
+/// All groups in the order of the header.
+pub fn groups() -> Vec<Group> {
+    vec![
+        constants(),
+        Group {
+            radix: 16,
+            meaning_column: 3,
+            ..codes(
+                "Opcode",
+                "Operations: bits 24-31 of byway_descriptor.flags_opcode (section 4)",
+                "OP",
+                Opcode::ALL.iter().map(|&o| (o.name(), o as u64)).collect(),
+            )
+        },
+        bits(
+            "flags",
+            "Flags: bits 0-23 of byway_descriptor.flags_opcode (section 3.2)",
+            "FLAG",
+            vec![
+                ("FENCE", Flags::FENCE.0.into()),
+                ("BLOCK_ON_FAULT", Flags::BLOCK_ON_FAULT.0.into()),
+                ("COMPLETION_VALID", Flags::COMPLETION_VALID.0.into()),
+                ("REQUEST_COMPLETION", Flags::REQUEST_COMPLETION.0.into()),
+                ("REQUEST_INTERRUPT", Flags::REQUEST_INTERRUPT.0.into()),
+                ("CHECK_RESULT", Flags::CHECK_RESULT.0.into()),
+                ("CACHE_CONTROL", Flags::CACHE_CONTROL.0.into()),
+                ("STRICT_ORDER", Flags::STRICT_ORDER.0.into()),
+                ("FILL_16", Flags::FILL_16.0.into()),
+            ],
+        ),
+        Group {
+            radix: 16,
+            ..codes(
+                "Status",
+                "Statuses: bits 0-6 of byway_completion.status (section 6)",
+                "STATUS",
+                Status::ALL.iter().map(|&s| (s.name(), s as u64)).collect(),
+            )
+        },
+        codes(
+            "QueueState",
+            "byway_queue_header.state (section 2.3)",
+            "QUEUE_STATE",
+            [QueueState::None, QueueState::Running, QueueState::Dead]
+                .iter()
+                .map(|&s| (debug_name(s), s as u64))
+                .collect(),
+        ),
+        bits(
+            "Rights",
+            "Rights of a capability (section 7.1)",
+            "RIGHT",
+            vec![
+                ("READ", Rights::READ.0.into()),
+                ("WRITE", Rights::WRITE.0.into()),
+                ("GRANT", Rights::GRANT.0.into()),
+            ],
+        ),
+        codes(
+            "CapabilityState",
+            "byway_cap_query_reply.state (section 7.6)",
+            "CAPABILITY",
+            [
+                CapabilityState::Live,
+                CapabilityState::Revoked,
+                CapabilityState::Expired,
+            ]
+            .iter()
+            .map(|&s| (debug_name(s), s as u64))
+            .collect(),
+        ),
+        Group {
+            meaning_column: 4,
+            ..codes(
+                "RequestKind",
+                "byway_request_header.kind (section 8.1)",
+                "REQUEST",
+                RequestKind::ALL
+                    .iter()
+                    .map(|&k| (k.name(), k as u64))
+                    .collect(),
+            )
+        },
+        codes(
+            "ControlStatus",
+            "byway_reply_header.status (section 8.1)",
+            "CONTROL",
+            ControlStatus::ALL
+                .iter()
+                .map(|&s| (s.name(), s as u64))
+                .collect(),
+        ),
+        bits(
+            "features",
+            "Features of QUERY (section 8.2)",
+            "FEATURE",
+            vec![
+                ("INVALIDATION_PAGE", features::INVALIDATION_PAGE),
+                ("PAGE_REQUESTS", features::PAGE_REQUESTS),
+                ("LEVELS_5", features::LEVELS_5),
+                ("EXPIRY", features::EXPIRY),
+                ("BYTE_QUOTA", features::BYTE_QUOTA),
+                ("ENDPOINTS", features::ENDPOINTS),
+            ],
+        ),
+        bits(
+            "bind_flags",
+            "byway_bind_request.flags (section 8.2)",
+            "BIND",
+            vec![
+                ("NXE", bind_flags::NXE.into()),
+                ("PAGES_1G", bind_flags::PAGES_1G.into()),
+                ("NO_AD", bind_flags::NO_AD.into()),
+            ],
+        ),
+        bits(
+            "queue_flags",
+            "byway_queue_create_request.flags (section 8.2)",
+            "QUEUE",
+            vec![("NO_PARK", queue_flags::NO_PARK.into())],
+        ),
+        bits(
+            "revoke_flags",
+            "byway_cap_slot_request.flags of CAP_REVOKE (section 8.2)",
+            "REVOKE",
+            vec![("DESCENDANTS_ONLY", revoke_flags::DESCENDANTS_ONLY.into())],
+        ),
+        codes(
+            "invalidate_scope",
+            "byway_invalidate_request.scope (section 8.2)",
+            "INVALIDATE",
+            vec![
+                ("DOMAIN", invalidate_scope::DOMAIN.into()),
+                ("PASID", invalidate_scope::PASID.into()),
+                ("RANGE", invalidate_scope::RANGE.into()),
+            ],
+        ),
+        Group {
+            meaning_column: 3,
+            ..codes(
+                "EventKind",
+                "byway_event.kind (section 8.3)",
+                "EVENT",
+                events(),
+            )
+        },
+    ]
+}
+
+/// A part of a packed word, which no structure's layout tells.
+pub struct PackedWord {
+    /// Name in C.
+    pub c_name: &'static str,
+    /// Name of the constant in the crate.
+    pub rust_name: &'static str,
+    /// Value in C.
+    pub value: u64,
+    /// What it is.
+    pub meaning: &'static str,
+}
+
+/// The parts of packed words.
+pub fn packed_words() -> [PackedWord; 8] {
+    [
+        PackedWord {
+            c_name: "BYWAY_SLOT_BITS",
+            rust_name: "SLOT_MAX",
+            value: Word0::SLOT_MAX.count_ones().into(),
+            meaning: "bits of a slot in word 0; the destination's follow the source's",
+        },
+        PackedWord {
+            c_name: "BYWAY_WORD0_RESERVED",
+            rust_name: "RESERVED",
+            value: Word0::RESERVED.into(),
+            meaning: "bit of word 0 that must be 0",
+        },
+        PackedWord {
+            c_name: "BYWAY_WORD0_PHASE",
+            rust_name: "PHASE",
+            value: Word0::PHASE.into(),
+            meaning: "phase bit of word 0",
+        },
+        PackedWord {
+            c_name: "BYWAY_FLAGS_MASK",
+            rust_name: "MASK",
+            value: Flags::MASK.into(),
+            meaning: "the flags' part of flags_opcode",
+        },
+        PackedWord {
+            c_name: "BYWAY_OPCODE_SHIFT",
+            rust_name: "MASK",
+            value: Flags::MASK.count_ones().into(),
+            meaning: "where the operation code begins in flags_opcode",
+        },
+        PackedWord {
+            c_name: "BYWAY_STATUS_WRITE_FAULT",
+            rust_name: "WRITE_FAULT",
+            value: Status::WRITE_FAULT.into(),
+            meaning: "bit of byway_completion.status: the faulting access was a write",
+        },
+        PackedWord {
+            c_name: "BYWAY_COMPLETION_PHASE",
+            rust_name: "PHASE",
+            value: Completion::PHASE.into(),
+            meaning: "bit of byway_completion.phase",
+        },
+        PackedWord {
+            c_name: "BYWAY_PUBLISH_PHASE",
+            rust_name: "PUBLISH_PHASE",
+            value: Completion::PUBLISH_PHASE,
+            meaning: "phase bit of bytes 0-7 as one word, in descriptors and completions",
+        },
+    ]
+}
+
+/// `pub const` items of the crate that are not numbers of the ABI, or that repeat others.
+pub const NOT_LISTED: &[&str] = &[
+    "ALL",
+    "C_COUNT",
+    "C_TYPE",
+    "LAYOUT",
+    "NONE",
+    "SIZE",
+    "VIRTIO_IDS",
+];
+
+fn constants() -> Group {
+    Group {
+        subject: "constants",
+        heading: "Constants (section 1)",
+        prefix: "",
+        name_column: 0,
+        number_column: 1,
+        radix: 10,
+        meaning_column: 2,
+        members: vec![
+            ("ABI_VERSION", ABI_VERSION.into()),
+            ("PAGE_SIZE", PAGE_SIZE),
+            ("ENTRIES_MIN", ring::ENTRIES_MIN.into()),
+            ("ENTRIES_MAX", ring::ENTRIES_MAX.into()),
+            ("SLOT_MAX", Word0::SLOT_MAX.into()),
+            ("TRANSFER_BYTES_MAX", descriptor::TRANSFER_BYTES_MAX.into()),
+            ("BATCH_COUNT_MAX", descriptor::BATCH_COUNT_MAX.into()),
+            ("DEPTH_MAX", capability::DEPTH_MAX.into()),
+            ("PASID_PHYSICAL", control::PASID_PHYSICAL.into()),
+            ("PASID_MAX", control::PASID_MAX.into()),
+            ("NAME_BYTES", control::NAME_BYTES as u64),
+            ("MESSAGE_BYTES_MAX", control::MESSAGE_BYTES_MAX as u64),
+            ("MAGIC", config::MAGIC.into()),
+            ("CONTROL_QUEUE", config::CONTROL_QUEUE.into()),
+            ("EVENT_QUEUE", config::EVENT_QUEUE.into()),
+            ("QUEUE_COUNT", config::QUEUE_COUNT.into()),
+            ("RANGES", invalidation::RANGES as u64),
+            ("WORKERS", invalidation::WORKERS as u64),
+            ("BUSY_OFFSET", invalidation::BUSY_OFFSET as u64),
+            ("RANGES_OFFSET", invalidation::RANGES_OFFSET as u64),
+        ],
+    }
+}
+
+/// The event kinds, found by trying every code: the crate keeps no list of them.
+fn events() -> Vec<(&'static str, u64)> {
+    (0..=u16::MAX)
+        .filter_map(|code| EventKind::from_code(code).map(|k| (debug_name(k), code.into())))
+        .collect()
+}
+
+/// Numbers in the column before the name.
+fn codes(
+    subject: &'static str,
+    heading: &'static str,
+    prefix: &'static str,
+    members: Vec<(&'static str, u64)>,
+) -> Group {
+    Group {
+        subject,
+        heading,
+        prefix,
+        name_column: 1,
+        number_column: 0,
+        radix: 10,
+        meaning_column: 2,
+        members,
+    }
+}
+
+/// As [`codes`], for single bits, which are written in hexadecimal with `0x`.
+fn bits(
+    subject: &'static str,
+    heading: &'static str,
+    prefix: &'static str,
+    members: Vec<(&'static str, u64)>,
+) -> Group {
+    Group {
+        radix: 16,
+        ..codes(subject, heading, prefix, members)
+    }
+}
+
+/// The name of a variant without fields.
+fn debug_name<T: std::fmt::Debug>(value: T) -> &'static str {
+    format!("{value:?}").leak()
+}
+
+/// `CamelCase` and `SCREAMING_CASE` to `SCREAMING_CASE`.
+pub fn screaming(name: &str) -> String {
+    let mut out = String::new();
+    let mut previous = '_';
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && (previous.is_ascii_lowercase() || previous.is_ascii_digit()) {
+            out.push('_');
+        }
+        out.push(c.to_ascii_uppercase());
+        previous = c;
+    }
+    out
+}
+
+#[test]
+fn names_are_cut_at_capitals() {
+    assert_eq!(screaming("Stage1NotPresent"), "STAGE1_NOT_PRESENT");
+    assert_eq!(screaming("Crc64"), "CRC64");
+    assert_eq!(screaming("NO_AD"), "NO_AD");
+}
