@@ -2,9 +2,14 @@
 //!
 //! An [`AddressSpace`] is a page-table root of a guest, or guest-physical memory itself.
 //! Workers use it without locks; control threads end it with [`AddressSpace::kill`] and
-//! invalidate it, then wait for a grace period.
+//! invalidate it, then wait for a grace period. It must never outlive its meaning: a
+//! number is given once, so no cached translation of one space is ever taken for
+//! another's.
 
 pub mod walk;
+
+#[cfg(test)]
+mod tests;
 
 pub use crate::stage2::Access;
 pub use walk::{Fault, Translation};
@@ -13,6 +18,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::memory::GuestMemory;
+use crate::stage1::Format;
+
+/// Bits of CR3 that choose linear-address masking, not the root table.
+const CR3_LAM: u64 = 0b11 << 61;
 
 /// A root table and how the guest's CPU would read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,40 +64,74 @@ pub enum RootError {
     MaxPhyAddr(u8),
 }
 
+/// The root, ready for walks.
+#[derive(Debug)]
+enum Translator {
+    Physical,
+    Tables { format: Format, root: u64 },
+}
+
 /// One address space of one domain.
 #[derive(Debug)]
 pub struct AddressSpace {
     id: u64,
     memory: Arc<GuestMemory>,
     root: Root,
+    translator: Translator,
     generation: AtomicU64,
     alive: AtomicBool,
 }
 
+/// 64 bits, since a guest can bind and unbind for as long as it likes: 32 bits could be
+/// used up within a day, and then either the number is used twice or the engine stops.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl AddressSpace {
-    fn new(memory: Arc<GuestMemory>, root: Root) -> Self {
+    fn new(memory: Arc<GuestMemory>, root: Root, translator: Translator) -> Self {
         Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             memory,
             root,
+            translator,
             generation: AtomicU64::new(0),
             alive: AtomicBool::new(true),
         }
     }
+
     /// Guest-physical addressing.
     #[must_use]
     pub fn physical(memory: Arc<GuestMemory>) -> Self {
-        Self::new(memory, Root::Physical)
+        Self::new(memory, Root::Physical, Translator::Physical)
     }
-    /// Addressing by a guest's page tables.
+
+    /// Addressing by a guest's page tables. That the root lies in RAM is checked here for
+    /// the driver's sake; should the RAM go later, walks end in status 42.
     ///
     /// # Errors
     /// See [`RootError`].
     pub fn tables(memory: Arc<GuestMemory>, tables: Tables) -> Result<Self, RootError> {
-        Ok(Self::new(memory, Root::Tables(tables)))
+        if !matches!(tables.levels, 4 | 5) {
+            return Err(RootError::Levels(tables.levels));
+        }
+        let format = Format::new(
+            tables.levels,
+            tables.maxphyaddr,
+            tables.nxe,
+            tables.pages_1g,
+            tables.no_ad,
+        )
+        .ok_or(RootError::MaxPhyAddr(tables.maxphyaddr))?;
+        let root = tables.gpa & !CR3_LAM & !0xfff;
+        if root >> tables.maxphyaddr != 0 || memory.contiguous(root, 4096).is_none() {
+            return Err(RootError::OutsideRam(root));
+        }
+        Ok(Self::new(
+            memory,
+            Root::Tables(tables),
+            Translator::Tables { format, root },
+        ))
     }
+
     /// Number of this address space: unique in the process, never used twice.
     #[must_use]
     #[inline]
@@ -101,7 +144,7 @@ impl AddressSpace {
     pub fn memory(&self) -> &Arc<GuestMemory> {
         &self.memory
     }
-    /// What it translates by.
+    /// What it translates by, as given.
     #[must_use]
     pub fn root(&self) -> &Root {
         &self.root
@@ -112,7 +155,7 @@ impl AddressSpace {
     pub fn is_alive(&self) -> bool {
         self.alive.load(Ordering::Acquire)
     }
-    /// Ends it: later translations are refused. A grace period later no access
+    /// Ends it: every later translation is refused. A grace period later no access
     /// through it is in flight.
     pub fn kill(&self) {
         self.alive.store(false, Ordering::SeqCst);
@@ -123,9 +166,14 @@ impl AddressSpace {
     pub fn invalidate_all(&self) {
         self.generation.fetch_add(1, Ordering::SeqCst);
     }
+    /// How often [`Self::invalidate_all`] was called.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
     /// Changes whenever every cached translation of this space is to be dropped: the
-    /// stage-1 generation plus the stage-2 epoch. Both only grow, so an equal sum means
-    /// that both are equal.
+    /// stage-1 generation plus the stage-2 epoch. Both only grow, so a sum that is the
+    /// same as before means that both are.
     #[must_use]
     #[inline]
     pub fn version(&self) -> u64 {

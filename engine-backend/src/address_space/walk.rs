@@ -3,7 +3,8 @@
 
 use byway_protocols::Status;
 
-use super::AddressSpace;
+use super::{AddressSpace, Translator};
+use crate::stage1;
 use crate::stage2::{Access, HostAddr};
 
 /// Why an access did not happen.
@@ -24,25 +25,57 @@ pub struct Translation {
     pub host: HostAddr,
     /// Guest-physical address of the very byte.
     pub gpa: u64,
-    /// Size of the naturally aligned block around it that both stages map as one, in bytes.
+    /// Size of the naturally aligned block around it that both stages map as one: 4 KiB,
+    /// 2 MiB or 1 GiB, in bytes.
     pub page_bytes: u64,
-    /// Size of the guest's own page, in bytes; 4096 for guest-physical addressing.
+    /// Size of the guest's own page, in bytes: at least `page_bytes`, and equal to it in
+    /// guest-physical addressing.
     pub guest_page_bytes: u64,
-    /// Whether D was set, so that later writes need no walk.
+    /// Whether D is set in both stages, so that later writes need no walk.
     pub writable: bool,
 }
 
 /// Walks both stages for one address.
 ///
-/// Must run inside a chunk, or on a thread that does not let a grace period pass: see
+/// Must run inside a chunk, or on a thread that keeps the grace period from passing: see
 /// [`crate::memory::Retired::free`].
 ///
 /// # Errors
-/// See [`Fault`].
-pub fn translate(_space: &AddressSpace, addr: u64, access: Access) -> Result<Translation, Fault> {
-    Err(Fault {
-        status: Status::Stage2Pending,
-        write: access == Access::Write,
+/// See [`Fault`]. A space that was killed gives [`Status::Revoked`].
+pub fn translate(space: &AddressSpace, addr: u64, access: Access) -> Result<Translation, Fault> {
+    let write = access == Access::Write;
+    let fault = |status| Fault {
+        status,
+        write,
         addr,
-    })
+    };
+    if !space.is_alive() {
+        return Err(fault(Status::Revoked));
+    }
+    match &space.translator {
+        Translator::Physical => {
+            let hit = space
+                .memory
+                .stage2()
+                .walk(addr, access)
+                .map_err(|f| fault(f.status()))?;
+            Ok(Translation {
+                host: hit.host,
+                gpa: addr,
+                page_bytes: hit.leaf_bytes,
+                guest_page_bytes: hit.leaf_bytes,
+                writable: write,
+            })
+        }
+        Translator::Tables { format, root } => {
+            let hit = stage1::walk(&space.memory, format, *root, addr, access).map_err(fault)?;
+            Ok(Translation {
+                host: hit.host,
+                gpa: hit.gpa,
+                page_bytes: hit.page_bytes.min(hit.leaf_bytes),
+                guest_page_bytes: hit.page_bytes,
+                writable: write,
+            })
+        }
+    }
 }

@@ -1,17 +1,95 @@
 //! Range invalidations on their way from control threads to the workers.
 
-/// Bounded, lock-free inboxes, one per worker.
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_queue::ArrayQueue;
+
+use super::Iotlb;
+
+/// Ranges that one worker can be behind by; a worker further behind drops everything.
+const INBOX_RANGES: usize = 256;
+
+/// A range of one address space.
+#[derive(Debug, Clone, Copy)]
+struct Range {
+    space_id: u64,
+    addr: u64,
+    pages: u64,
+}
+
+/// One worker's inbox, on cache lines of its own: the worker looks at it in every chunk.
 #[derive(Debug)]
-pub struct Invalidations {}
+#[repr(align(128))]
+struct Inbox {
+    /// Something was put in since the worker last looked.
+    pending: AtomicBool,
+    /// A range found no room: everything is to be dropped.
+    overflowed: AtomicBool,
+    ranges: ArrayQueue<Range>,
+}
+
+/// Bounded, lock-free inboxes, one per worker.
+///
+/// An invalidation is done when, after [`Self::push`], a grace period has passed: a chunk
+/// that began earlier has ended, and one that begins later finds the range in its inbox.
+#[derive(Debug)]
+pub struct Invalidations {
+    inboxes: Box<[Inbox]>,
+}
 
 impl Invalidations {
     /// Inboxes for `workers` workers, numbered from 0.
     #[must_use]
-    pub fn new(_workers: usize) -> Self {
-        Self {}
+    pub fn new(workers: usize) -> Self {
+        let inbox = || Inbox {
+            pending: AtomicBool::new(false),
+            overflowed: AtomicBool::new(false),
+            ranges: ArrayQueue::new(INBOX_RANGES),
+        };
+        Self {
+            inboxes: std::iter::repeat_with(inbox).take(workers).collect(),
+        }
     }
+
     /// Tells every worker to drop what overlaps `pages` pages of 4096 bytes from `addr` on
-    /// in the address space `space_id`; 0 pages mean all of it. A grace period
-    /// later no access by an old translation is in flight.
-    pub fn push(&self, _space_id: u64, _addr: u64, _pages: u64) {}
+    /// in the address space `space_id`; 0 pages mean all of it, for which
+    /// [`crate::address_space::AddressSpace::invalidate_all`] is cheaper. Never waits.
+    pub fn push(&self, space_id: u64, addr: u64, pages: u64) {
+        let range = Range {
+            space_id,
+            addr,
+            pages,
+        };
+        for inbox in &self.inboxes {
+            if inbox.ranges.push(range).is_err() {
+                inbox.overflowed.store(true, Ordering::SeqCst);
+            }
+            inbox.pending.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether anything waits for a worker.
+    #[inline(always)]
+    pub(super) fn is_pending(&self, worker: usize) -> bool {
+        self.inboxes[worker].pending.load(Ordering::Acquire)
+    }
+
+    /// Empties a worker's inbox into its IOTLB.
+    #[cold]
+    pub(super) fn deliver(&self, worker: usize, iotlb: &mut Iotlb) {
+        let inbox = &self.inboxes[worker];
+        // Cleared before looking: what is put in from here on sets it again.
+        inbox.pending.swap(false, Ordering::SeqCst);
+        if inbox.overflowed.swap(false, Ordering::SeqCst) {
+            iotlb.flush();
+        }
+        // Bounded: what was there when the chunk began is among as many as there is room
+        // for, and the rest has set `pending` again.
+        for _ in 0..INBOX_RANGES {
+            let Some(range) = inbox.ranges.pop() else {
+                break;
+            };
+            iotlb.drop_range(range.space_id, range.addr, range.pages);
+        }
+    }
 }

@@ -1,11 +1,25 @@
 //! The IOTLB: one per worker, in front of the walkers.
+//!
+//! Owns cached translations, nothing else. An entry is good for the address space whose
+//! number it carries, in the version (stage-1 generation plus stage-2 epoch) that was
+//! read *before* its walk: a change during the walk makes it stale at once. It allows
+//! writes only when the walk that filled it set D in both stages. Faults are never
+//! cached, and an entry that does not allow the access is walked again before it faults.
+//!
+//! Ranges are invalidated by messages ([`Invalidations`]) that the worker carries out at
+//! the start of its next chunk.
 
+mod entry;
 mod invalidations;
+#[cfg(test)]
+mod tests;
 
 pub use invalidations::Invalidations;
 
+use crate::address_space::walk;
 use crate::address_space::{AddressSpace, Fault};
 use crate::stage2::{Access, HostAddr};
+use entry::{Array, Entry, Size};
 
 /// A translated piece of memory, up to the end of its page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +48,10 @@ pub struct IotlbStats {
 /// One worker's cache of translations.
 #[derive(Debug)]
 pub struct Iotlb {
+    /// The last translation used for reading, and for writing: a copy of an entry below,
+    /// so that a stream of accesses to one page costs a few comparisons.
+    last: [Entry; 2],
+    arrays: [Array; 3],
     stats: IotlbStats,
 }
 
@@ -44,17 +62,26 @@ impl Default for Iotlb {
 }
 
 impl Iotlb {
-    /// An empty one; all its memory is allocated here.
+    /// An empty one with room for 2048 translations of 4 KiB, 512 of 2 MiB and 16 of
+    /// 1 GiB; all its memory is allocated here.
     #[must_use]
     pub fn new() -> Self {
         Self {
+            last: [Entry::EMPTY; 2],
+            arrays: [
+                Array::new(Size::Page4K, 512),
+                Array::new(Size::Page2M, 128),
+                Array::new(Size::Page1G, 4),
+            ],
             stats: IotlbStats::default(),
         }
     }
-    /// Translates, walking on a miss. Must run inside a chunk.
+
+    /// Translates, walking on a miss. Must run inside a chunk, after
+    /// [`Self::catch_up`]; what it returns is good until that chunk ends.
     ///
     /// # Errors
-    /// As the walk says; faults are never cached.
+    /// As the walk says.
     #[inline]
     pub fn translate(
         &mut self,
@@ -62,22 +89,90 @@ impl Iotlb {
         addr: u64,
         access: Access,
     ) -> Result<Span, Fault> {
-        let t = crate::address_space::walk::translate(space, addr, access)?;
-        Ok(Span {
-            host: t.host,
-            bytes: t.page_bytes - (addr & (t.page_bytes - 1)),
-            gpa: t.gpa,
-        })
+        let version = space.version();
+        let last = &self.last[access as usize];
+        if last.matches(space.id(), version, addr, access == Access::Write) {
+            self.stats.hits += 1;
+            return Ok(span(last, addr));
+        }
+        self.look_up(space, version, addr, access)
     }
+
+    fn look_up(
+        &mut self,
+        space: &AddressSpace,
+        version: u64,
+        addr: u64,
+        access: Access,
+    ) -> Result<Span, Fault> {
+        let write = access == Access::Write;
+        for array in &self.arrays {
+            if let Some(entry) = array.find(space.id(), version, addr, write) {
+                self.stats.hits += 1;
+                self.last[access as usize] = *entry;
+                return Ok(span(entry, addr));
+            }
+        }
+        self.stats.misses += 1;
+        let walked =
+            walk::translate(space, addr, access).inspect_err(|_| self.stats.faults += 1)?;
+        let entry = Entry::new(space.id(), version, addr, &walked);
+        self.stats.walks[entry.size() as usize] += 1;
+        self.arrays[entry.size() as usize].insert(entry);
+        self.last[access as usize] = entry;
+        Ok(span(&entry, addr))
+    }
+
     /// Carries out the invalidations that wait for this worker. To be called
     /// at the start of every chunk, after its fence; one load when none waits.
+    ///
+    /// # Panics
+    /// When `worker` is not below the number that `invalidations` was made for.
     #[inline]
-    pub fn catch_up(&mut self, _invalidations: &Invalidations, _worker: usize) {}
+    pub fn catch_up(&mut self, invalidations: &Invalidations, worker: usize) {
+        if invalidations.is_pending(worker) {
+            invalidations.deliver(worker, self);
+        }
+    }
+
+    /// Drops every translation that stems from a page of the guest which overlaps `pages`
+    /// pages of 4096 bytes from `addr` on; 0 pages mean the whole space.
+    pub fn drop_range(&mut self, space_id: u64, addr: u64, pages: u64) {
+        let (first, last) = match pages.checked_sub(1) {
+            None => (0, u64::MAX),
+            Some(more) => (
+                addr & !0xfff,
+                more.checked_mul(4096)
+                    .and_then(|bytes| (addr | 0xfff).checked_add(bytes))
+                    .unwrap_or(u64::MAX),
+            ),
+        };
+        self.last = [Entry::EMPTY; 2];
+        for array in &mut self.arrays {
+            array.drop_range(space_id, first, last);
+        }
+    }
+
     /// Drops everything.
-    pub fn flush(&mut self) {}
+    pub fn flush(&mut self) {
+        self.last = [Entry::EMPTY; 2];
+        for array in &mut self.arrays {
+            array.flush();
+        }
+    }
+
     /// What it counted.
     #[must_use]
     pub fn stats(&self) -> IotlbStats {
         self.stats
+    }
+}
+
+#[inline(always)]
+fn span(entry: &Entry, addr: u64) -> Span {
+    Span {
+        host: entry.host(addr),
+        bytes: entry.bytes_left(addr),
+        gpa: entry.gpa(addr),
     }
 }
