@@ -40,3 +40,8 @@ pub const ABI_VERSION: u32 = 1;
 
 /// Size of a page that addresses in control messages are aligned to, in bytes.
 pub const PAGE_SIZE: u64 = 4096;
+
+/// The examples of `README.md`, so that they are compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadMe;
