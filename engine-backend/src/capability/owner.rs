@@ -66,17 +66,25 @@ impl Owner {
     /// The caller passes a capability over this owner's memory.
     pub fn revoke(self: &Arc<Self>, capability: &Capability) -> Grave {
         let mut tree = self.tree();
-        capability.mark();
-        self.bump();
-        let id = tree.bury(capability);
+        // Each bump has every capability over this memory asked anew, so none is spent
+        // on what is dead already: a holder could slow others down by it.
+        let id = if capability.is_valid() {
+            capability.mark();
+            self.bump();
+            tree.bury(capability)
+        } else {
+            None
+        };
         self.grave(id)
     }
     /// Ends what was derived from a capability, not itself. Done after a grace period.
     pub fn revoke_descendants(self: &Arc<Self>, capability: &Capability) -> Grave {
         let mut tree = self.tree();
-        capability.mark_children();
-        self.bump();
         let id = tree.bury_children(capability.entry());
+        if id.is_some() {
+            capability.mark_children();
+            self.bump();
+        }
         self.grave(id)
     }
     /// Ends whatever was given along links that have ended. Done after a grace period.

@@ -1,0 +1,85 @@
+//! Reset and detach of a domain, and what the operator does to links.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use byway_protocols::Event;
+use byway_protocols::event::EventKind;
+
+use super::spaces::Spaces;
+use super::{Core, Domain};
+use crate::capability::Link;
+
+impl Domain {
+    /// Back to the state after creation, RAM kept. When it returns nothing that
+    /// the domain asked for is in flight, nobody holds a usable capability over its memory,
+    /// and its peers have been told. Numbers are not used again.
+    pub fn reset(&self) {
+        let was_ready = self.ready.swap(false, Ordering::SeqCst);
+        self.features.store(0, Ordering::Relaxed);
+
+        // First the rights, all at once, so that peers stop as well while the queues
+        // are being ended one by one.
+        self.tables().spaces.iter().for_each(|space| space.kill());
+        for id in self.queue_ids() {
+            // Gone meanwhile is as good.
+            let _ = self.destroy_queue(id);
+        }
+        drop(
+            self.core
+                .exchange()
+                .withdraw_where(|o| o.from == self.id || o.to == self.id),
+        );
+        for id in self.context_ids() {
+            if let Ok(grave) = self.close_context(id) {
+                self.core.reap_all(grave);
+            }
+        }
+        self.tables().spaces = Spaces::new(&self.memory);
+
+        self.instance
+            .store(self.core.next_instance(), Ordering::Relaxed);
+        self.events.clear();
+        if was_ready {
+            for peer in self.core.peers().linked(self.id) {
+                if peer.is_ready() {
+                    peer.events().push(Event {
+                        kind: EventKind::DomainGone as u16,
+                        object: self.id,
+                        ..Event::default()
+                    });
+                }
+            }
+        }
+    }
+
+    fn queue_ids(&self) -> Vec<u32> {
+        self.tables().queues.ids()
+    }
+    fn context_ids(&self) -> Vec<u32> {
+        self.tables().contexts.ids()
+    }
+}
+
+impl Core {
+    /// Ends links, and revokes what was given along them. Returns after the last access.
+    pub fn end_links(&self, links: &[Arc<Link>]) {
+        if links.is_empty() {
+            return;
+        }
+        for link in links {
+            link.end();
+        }
+        // What was given along a link may be over anybody's memory.
+        let graves: Vec<_> = self
+            .peers()
+            .all()
+            .iter()
+            .map(|domain| domain.owner.bury_ended())
+            .collect();
+        self.epochs().synchronize();
+        for grave in graves {
+            self.bury(grave, None);
+        }
+    }
+}
