@@ -53,13 +53,12 @@ impl Mapping {
             len,
             registration: None,
         };
-        let registration = Registration::new(base.as_ptr().addr(), len, dead).ok_or_else(|| {
-            MemoryError::Region {
+        let registration =
+            Registration::new(base.as_ptr().addr(), len, dead).ok_or(MemoryError::Region {
                 guest_addr: region.guest_addr,
                 size: region.size,
                 what: "too many regions in this process",
-            }
-        })?;
+            })?;
         mapping.registration = Some(registration);
         // Advice: where the host offers no huge pages for this file, small ones do.
         let _ = mapping.advise(libc::MADV_HUGEPAGE);

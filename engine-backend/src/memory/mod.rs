@@ -11,6 +11,8 @@ mod mapping;
 pub mod sigbus;
 mod span;
 #[cfg(test)]
+pub(crate) mod test_ram;
+#[cfg(test)]
 mod tests;
 
 pub use crate::stage2::HostAddr;
@@ -223,7 +225,7 @@ impl GuestMemory {
     /// See [`Stage2Fault`].
     #[inline]
     pub(crate) fn table_entry(&self, gpa: u64) -> Result<GuestEntry<'_>, Stage2Fault> {
-        debug_assert_eq!(gpa % 8, 0);
+        debug_assert!(gpa.is_multiple_of(8));
         let hit = self.stage2.walk(gpa & !7, Access::Write)?;
         // SAFETY: aligned, translated for writing, and used within this walk.
         Ok(unsafe { GuestEntry::new(hit.host) })
@@ -240,7 +242,7 @@ fn check_file(region: &MemoryRegion) -> Result<(), MemoryError> {
     } = *region;
     if [guest_addr, size, file_offset]
         .iter()
-        .any(|x| x % 4096 != 0)
+        .any(|x| !x.is_multiple_of(4096))
         || size == 0
     {
         return Err(MemoryError::BadArgument(format!(

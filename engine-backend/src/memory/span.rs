@@ -87,7 +87,7 @@ impl HostSpan {
         let size = size_of::<T>();
         let addr = self.ptr.as_ptr().wrapping_add(offset);
         assert!(
-            self.len >= size && offset <= self.len - size && addr.addr() % size == 0,
+            self.len >= size && offset <= self.len - size && addr.addr().is_multiple_of(size),
             "access outside the span, or misaligned"
         );
         addr.cast()

@@ -60,7 +60,8 @@ pub(super) fn map(table: &Table, level: u32, start: u64, end: u64, host: HostAdd
     for slice in slices(level, start, end) {
         let frame = host.0 + (slice.start - start);
         let entry = table.load(slice.index);
-        let fits = level < LEVELS && slice.is_whole(level) && frame % level_bytes(level) == 0;
+        let fits =
+            level < LEVELS && slice.is_whole(level) && frame.is_multiple_of(level_bytes(level));
         if fits && !entry.is_present() {
             table.store(slice.index, Entry::leaf(frame, level, perms));
             continue;

@@ -96,6 +96,7 @@ impl Entry {
     /// accessed and dirty bits included.
     pub(super) const fn split(self, level: u32, n: u64) -> Self {
         let large = if level > 2 { LARGE } else { 0 };
-        Self(self.0 & !LARGE | large | n * level_bytes(level - 1))
+        let part = n * level_bytes(level - 1);
+        Self(self.0 & !LARGE | large | part)
     }
 }

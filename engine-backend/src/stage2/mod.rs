@@ -219,7 +219,8 @@ impl Stage2 {
     /// See [`Stage2Error`]; nothing has changed then.
     pub fn map(&self, gpa: u64, host: HostAddr, len: u64, perms: Perms) -> Result<(), Stage2Error> {
         let end = range_end(gpa, len)?;
-        if host.0 % 4096 != 0 || host.0.checked_add(len).is_none_or(|end| end >> 52 != 0) {
+        if !host.0.is_multiple_of(4096) || host.0.checked_add(len).is_none_or(|end| end >> 52 != 0)
+        {
             return Err(Stage2Error::Misaligned { gpa, len });
         }
         if !perms.is_mappable() {
@@ -276,6 +277,24 @@ impl Stage2 {
         walk::walk(&self.root, gpa, access)
     }
 
+    /// The cells that a walk for `gpa` reads, with their levels, root first.
+    #[cfg(test)]
+    pub(crate) fn path(&self, gpa: u64) -> Vec<(u32, &AtomicU64)> {
+        let mut path = Vec::new();
+        let mut table: &Table = &self.root;
+        for level in (1..=LEVELS).rev() {
+            let cell = table.cell(entry::index(gpa, level));
+            let entry = entry::Entry(cell.load(Ordering::Acquire));
+            path.push((level, cell));
+            if !entry.is_present() || entry.is_leaf(level) {
+                break;
+            }
+            // SAFETY: present and not a leaf; tests free nothing meanwhile.
+            table = unsafe { table::child(entry) };
+        }
+        path
+    }
+
     fn edit(&self) -> std::sync::MutexGuard<'_, ()> {
         // The lock guards no data that a panic could have left half changed.
         self.editing.lock().unwrap_or_else(PoisonError::into_inner)
@@ -289,7 +308,7 @@ impl Drop for Stage2 {
 }
 
 fn range_end(gpa: u64, len: u64) -> Result<u64, Stage2Error> {
-    if gpa % 4096 != 0 || len % 4096 != 0 || len == 0 {
+    if !gpa.is_multiple_of(4096) || !len.is_multiple_of(4096) || len == 0 {
         return Err(Stage2Error::Misaligned { gpa, len });
     }
     gpa.checked_add(len)
