@@ -1,1 +1,21 @@
-//! Placeholder.
+//! Byway's virtual machine monitor as a library; the `byway` command is a thin layer above it.
+//!
+//! It owns guest RAM and vCPUs, registers each VM with the engine and exposes the paravirtual
+//! virtio device. It never touches a transfer: notifications and interrupts are eventfds
+//! between guest and engine, and the bytes move in the engine's workers.
+
+#![deny(missing_docs)]
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+compile_error!("Byway's VMM runs on x86-64 Linux only");
+
+pub mod acpi;
+pub mod devices;
+pub mod exits;
+pub mod host;
+pub mod irq;
+pub mod layout;
+pub mod loader;
+pub mod memory;
+pub mod vcpu;
+pub mod vm;

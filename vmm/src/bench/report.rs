@@ -1,0 +1,153 @@
+//! What the benchmark measured, as programs and as people read it.
+
+use std::fmt;
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde::{Deserialize, Serialize};
+
+use crate::demo::report::bytes_name;
+
+/// Everything that `byway bench --json FILE` writes.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct BenchReport {
+    /// Whether the shorter programme ran.
+    pub quick: bool,
+    /// CPU model of the host.
+    pub cpu: String,
+    /// Figures side by side in one run, each with its target.
+    pub ratios: Ratios,
+    /// A row per measurement.
+    pub rows: Vec<Row>,
+    /// What was not measured, and why.
+    pub not_measured: Vec<String>,
+    /// Time of the whole run in seconds.
+    pub seconds: f64,
+}
+
+/// The figures that have targets. `None`: not measured; [`BenchReport::not_measured`] says why.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Ratios {
+    /// 64 B put alone, submit to completion seen in ring 3, over the cache-line round trip.
+    pub put64_rtt_over_pingpong: Option<f64>,
+    /// Time per 64 B put with 64 in flight, over the same round trip.
+    pub op64_ns_over_pingpong: Option<f64>,
+    /// 1 MiB put over the best host memcpy.
+    pub put_1m_over_memcpy: Option<f64>,
+    /// Exits other than host interrupts per polled transfer.
+    pub exits_per_op: Option<f64>,
+    /// From the start of the first VMM to the first transfer's completion, both VMs, in seconds.
+    pub boot_to_first_transfer_s: Option<f64>,
+    /// 99.9th percentile of a revocation while 1 GiB copies run, in microseconds.
+    pub revoke_us_p999: Option<f64>,
+}
+
+/// One measurement. Fields that do not apply are absent.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Row {
+    /// What was measured.
+    pub case: String,
+    /// Bytes of one operation.
+    pub size: u64,
+    /// Operations in flight.
+    pub depth: u64,
+    /// Gigabytes (10^9 bytes) per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gbps: Option<f64>,
+    /// Operations per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ops_per_s: Option<f64>,
+    /// Median latency in nanoseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p50_ns: Option<f64>,
+    /// 99th percentile in nanoseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p99_ns: Option<f64>,
+    /// Exits other than host interrupts per operation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exits_per_op: Option<f64>,
+    /// Samples taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples: Option<u64>,
+    /// Share of samples during which the host took a core away or a page fault came; those are left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disturbed_share: Option<f64>,
+    /// Anything else worth knowing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// A figure's name, value, and largest (or smallest) value that meets the target.
+struct Target {
+    name: &'static str,
+    value: Option<f64>,
+    bound: f64,
+    at_most: bool,
+}
+
+impl Ratios {
+    fn targets(&self) -> [Target; 6] {
+        let at_most = |name, value, bound| Target { name, value, bound, at_most: true };
+        [
+            at_most("put64_rtt_over_pingpong", self.put64_rtt_over_pingpong, 1.6),
+            at_most("op64_ns_over_pingpong", self.op64_ns_over_pingpong, 0.35),
+            Target { name: "put_1m_over_memcpy", value: self.put_1m_over_memcpy, bound: 0.9, at_most: false },
+            at_most("exits_per_op", self.exits_per_op, 0.0),
+            at_most("boot_to_first_transfer_s", self.boot_to_first_transfer_s, 2.0),
+            at_most("revoke_us_p999", self.revoke_us_p999, 50.0),
+        ]
+    }
+}
+
+fn number(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(String::new, |v| format!("{v:.digits$}"))
+}
+
+impl fmt::Display for BenchReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rows = Table::new();
+        rows.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+        rows.set_header(["case", "size", "depth", "GB/s", "Mops/s", "p50 ns", "p99 ns", "exits/op", "disturbed", "note"]);
+        for row in &self.rows {
+            rows.add_row([
+                row.case.clone(),
+                if row.size == 0 { String::new() } else { bytes_name(row.size) },
+                if row.depth == 0 { String::new() } else { row.depth.to_string() },
+                number(row.gbps, 2),
+                number(row.ops_per_s.map(|v| v / 1e6), 3),
+                number(row.p50_ns, 0),
+                number(row.p99_ns, 0),
+                number(row.exits_per_op, 6),
+                number(row.disturbed_share.map(|v| v * 100.0), 1) + if row.disturbed_share.is_some() { " %" } else { "" },
+                row.note.clone().unwrap_or_default(),
+            ]);
+        }
+        for column in 1..9 {
+            if let Some(column) = rows.column_mut(column) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        writeln!(f, "{rows}")?;
+        let mut figures = Table::new();
+        figures.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+        figures.set_header(["figure", "measured", "target", ""]);
+        for target in self.ratios.targets() {
+            let met = target.value.map(|v| if target.at_most { v <= target.bound } else { v >= target.bound });
+            figures.add_row([
+                target.name.to_owned(),
+                target.value.map_or_else(|| "not measured".to_owned(), |v| format!("{v:.3}")),
+                format!("{} {}", if target.at_most { "at most" } else { "at least" }, target.bound),
+                match met {
+                    Some(true) => "met",
+                    Some(false) => "missed",
+                    None => "",
+                }
+                .to_owned(),
+            ]);
+        }
+        writeln!(f, "{figures}")?;
+        for why in &self.not_measured {
+            writeln!(f, "not measured: {why}")?;
+        }
+        write!(f, "{} - {:.1} s", self.cpu, self.seconds)
+    }
+}

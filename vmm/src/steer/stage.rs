@@ -1,0 +1,185 @@
+//! Two VMs wired up: alice holds a capability over a buffer of bob's process. What the demo, the benchmark and
+//! the whole-system tests play on.
+
+use anyhow::{Context as _, Result, ensure};
+use byway_agent::Process;
+use byway_agent::commands::{ComparePattern, FillPattern, NO_MISMATCH};
+use byway_engine::interface::{Action, Admin, LinkPolicy};
+use byway_engine::{Engine, EngineConfig};
+use byway_protocols::Rights;
+
+use super::{Direction, Guest, GuestSpec, PAGE_2M};
+use crate::measure::pin;
+
+/// How large the stage is.
+#[derive(Debug, Clone, Copy)]
+pub struct StageSpec {
+    /// RAM of each VM in bytes.
+    pub memory_bytes: u64,
+    /// Bytes of each side's buffer.
+    pub buffer_bytes: u64,
+}
+
+impl Default for StageSpec {
+    /// 256 MiB of RAM, buffers of 16 MiB.
+    fn default() -> Self {
+        Self { memory_bytes: 256 << 20, buffer_bytes: 16 << 20 }
+    }
+}
+
+/// Entries of alice's work queue.
+const QUEUE_ENTRIES: u64 = 128;
+/// Label under which bob offers his buffer.
+const LABEL: u64 = 0x627_566;
+
+/// Two running VMs and the engine between them.
+pub struct Stage {
+    /// The VM that submits.
+    pub alice: Guest,
+    /// The VM whose memory it reaches.
+    pub bob: Guest,
+    /// Bytes of each side's buffer.
+    pub buffer_bytes: u64,
+    /// Alice's buffer, a virtual address of her process.
+    pub alice_buffer: u64,
+    /// Bob's buffer, a virtual address of his process.
+    pub bob_buffer: u64,
+    /// Slot in which alice holds the capability over bob's buffer.
+    pub slot: u16,
+    /// Slot in which bob holds what he offered.
+    pub bob_slot: u16,
+    /// The core that the engine's worker polls on.
+    pub engine_core: usize,
+    /// The engine. Last, so that the VMs end before it.
+    pub engine: Engine,
+}
+
+impl Stage {
+    /// Boots both VMs and hands alice the capability.
+    ///
+    /// # Errors
+    /// When the host lacks something or a guest does not do as told.
+    pub fn set(spec: StageSpec, say: &mut dyn FnMut(&str)) -> Result<Self> {
+        let cores = pin::allowed_cores();
+        let guest_core = cores[0];
+        let engine_core = *cores.last().unwrap_or(&guest_core);
+        let engine = Engine::new(EngineConfig::for_cores(&[engine_core])).context("cannot start the engine")?;
+        for name in ["alice", "bob", "carol"] {
+            engine.act(Action::CreateDomain { name: name.to_owned(), quotas: Default::default() })?;
+        }
+        for (from, to) in [("bob", "alice"), ("alice", "bob")] {
+            engine.act(Action::Link(LinkPolicy {
+                from: from.to_owned(),
+                to: to.to_owned(),
+                read: true,
+                write: true,
+                grant: true,
+                max_bytes: 0,
+            }))?;
+        }
+        say("booting alice and bob");
+        let guest = |name: &str| GuestSpec {
+            name: name.to_owned(),
+            memory_bytes: spec.memory_bytes,
+            pin: Some(guest_core),
+        };
+        let alice = Guest::boot(&guest("alice"), &engine)?;
+        let bob = Guest::boot(&guest("bob"), &engine)?;
+
+        say("opening contexts, offering the capability");
+        let alice_buffer = open(&alice, spec.buffer_bytes)?;
+        let bob_buffer = open(&bob, spec.buffer_bytes)?;
+        let (bob_slot, slot) = give(&alice, &bob, bob_buffer, spec.buffer_bytes)?;
+        Ok(Self {
+            alice,
+            bob,
+            buffer_bytes: spec.buffer_bytes,
+            alice_buffer,
+            bob_buffer,
+            slot,
+            bob_slot,
+            engine_core,
+            engine,
+        })
+    }
+
+    /// Bob drops what he revoked and offers his buffer anew; alice accepts.
+    ///
+    /// # Errors
+    /// When a guest does not answer or the engine refuses.
+    pub fn give_again(&mut self) -> Result<()> {
+        self.bob.drop_capability(Process::App, self.bob_slot)?;
+        (self.bob_slot, self.slot) = give(&self.alice, &self.bob, self.bob_buffer, self.buffer_bytes)?;
+        Ok(())
+    }
+
+    /// The guest that a direction's bytes come from, with its buffer.
+    fn source(&self, direction: Direction) -> (&Guest, u64) {
+        match direction {
+            Direction::Put => (&self.alice, self.alice_buffer),
+            Direction::Get => (&self.bob, self.bob_buffer),
+        }
+    }
+
+    /// The guest that they go to, with its buffer.
+    fn destination(&self, direction: Direction) -> (&Guest, u64) {
+        match direction {
+            Direction::Put => (&self.bob, self.bob_buffer),
+            Direction::Get => (&self.alice, self.alice_buffer),
+        }
+    }
+
+    /// Has the source's process fill its buffer with the pattern of `seed`.
+    ///
+    /// # Errors
+    /// When a guest does not answer.
+    pub fn fill_source(&self, direction: Direction, seed: u64) -> Result<()> {
+        let (guest, va) = self.source(direction);
+        guest.call(Process::App, FillPattern { va, len: self.buffer_bytes, seed })?;
+        self.bob.sleep()
+    }
+
+    /// Has the destination's process check every byte against the pattern of `seed`, and its checksum against
+    /// the source's.
+    ///
+    /// # Errors
+    /// When a byte differs.
+    pub fn verify_destination(&self, direction: Direction, seed: u64) -> Result<()> {
+        let (guest, va) = self.destination(direction);
+        let found = guest.call(Process::App, ComparePattern { va, len: self.buffer_bytes, seed })?;
+        let received = guest.checksum(Process::App, va, self.buffer_bytes)?;
+        let (source, source_va) = self.source(direction);
+        let sent = source.checksum(Process::App, source_va, self.buffer_bytes)?;
+        self.bob.sleep()?;
+        ensure!(
+            found.mismatch == NO_MISMATCH,
+            "{} received a wrong byte at offset {:#x}",
+            guest.name(),
+            found.mismatch
+        );
+        ensure!(received == sent, "checksums differ: sent {sent:#018x}, received {received:#018x}");
+        Ok(())
+    }
+}
+
+/// Opens a context and a queue in the guest's first process, and allocates its buffer.
+fn open(guest: &Guest, buffer_bytes: u64) -> Result<u64> {
+    guest.open_context(Process::App)?;
+    guest.create_queue(Process::App, QUEUE_ENTRIES, 0)?;
+    guest.alloc(Process::App, buffer_bytes, PAGE_2M)
+}
+
+/// Bob offers his buffer, alice accepts: his slot and hers.
+fn give(alice: &Guest, bob: &Guest, buffer: u64, bytes: u64) -> Result<(u16, u16)> {
+    let rights = Rights::READ | Rights::WRITE | Rights::GRANT;
+    let bob_slot = bob.derive(Process::App, 0, buffer, bytes, rights)?;
+    bob.offer(Process::App, bob_slot, "alice", rights, LABEL)?;
+    bob.sleep()?;
+    let accepted = alice.accept(Process::App, LABEL)?;
+    ensure!(
+        accepted.length == bytes,
+        "alice was given {} bytes instead of {bytes}",
+        accepted.length
+    );
+    Ok((bob_slot, accepted.slot))
+}

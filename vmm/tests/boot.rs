@@ -1,0 +1,214 @@
+//! VMs on /dev/kvm with guests of a few instructions: boot, end, crash, stop, count.
+//! Without KVM these tests print why and do nothing.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use byway_vmm::exits::RunExit;
+use byway_vmm::vcpu::{Cause, Outcome};
+use byway_vmm::vm::{Vm, VmConfig, VmError};
+use common::{CODE, RESET, SPIN, config, kvm_is_here, print};
+use vm_memory::{Bytes, GuestAddress};
+
+const LONG: Option<Duration> = Some(Duration::from_secs(20));
+
+fn code(parts: &[&[u8]]) -> Vec<u8> {
+    parts.concat()
+}
+
+#[test]
+fn a_guest_prints_and_powers_off() {
+    if !kvm_is_here() {
+        return;
+    }
+    let (config, console) = config("hello", &code(&[&print("hello\n"), &RESET, &SPIN]));
+    let mut vm = Vm::new(config, None).unwrap();
+    vm.start().unwrap();
+    assert!(matches!(vm.wait(LONG), Some(Outcome::PoweredOff)));
+    assert!(vm.stop().is_clean());
+    assert_eq!(console.text(), "hello\n");
+    assert_eq!(vm.vcpu_counts(0).unwrap().get(RunExit::Io), 7);
+    assert!(matches!(vm.start(), Err(VmError::Config(_))));
+}
+
+#[test]
+fn acpi_power_off_ends_the_vm() {
+    if !kvm_is_here() {
+        return;
+    }
+    // mov dx, 0x600; mov al, 0x34; out dx, al: SLP_EN and the sleep type of S5.
+    let off = [0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee];
+    let (config, _console) = config("acpi", &code(&[&off, &SPIN]));
+    let mut vm = Vm::new(config, None).unwrap();
+    vm.start().unwrap();
+    assert!(matches!(vm.wait(LONG), Some(Outcome::PoweredOff)));
+}
+
+#[test]
+fn a_triple_fault_is_reported_with_registers_and_harms_no_other() {
+    if !kvm_is_here() {
+        return;
+    }
+    let (other, _) = config("other", &SPIN);
+    let mut other = Vm::new(other, None).unwrap();
+    other.start().unwrap();
+
+    // mov eax, 0x1234abcd; lidt [an empty table]; ud2
+    let mut fault = vec![0xb8, 0xcd, 0xab, 0x34, 0x12];
+    let table = CODE as u32 + 0x100;
+    fault.extend([0x0f, 0x01, 0x1d]);
+    fault.extend(table.to_le_bytes());
+    fault.extend([0x0f, 0x0b]);
+    fault.resize(0x110, 0);
+    let (config, _console) = config("fault", &fault);
+    let mut vm = Vm::new(config, None).unwrap();
+    vm.start().unwrap();
+    let Some(Outcome::Crashed(crash)) = vm.wait(LONG) else {
+        panic!("no crash: {:?}", vm.outcome());
+    };
+    assert!(
+        matches!(crash.cause, Cause::TripleFault | Cause::Emulation { .. }),
+        "{crash}"
+    );
+    let text = crash.to_string();
+    assert!(text.contains("rax 000000001234abcd"), "{text}");
+    assert!(text.contains("code 0f 0b"), "{text}");
+    assert!(!vm.stop().is_clean());
+
+    assert!(other.outcome().is_none());
+    assert!(matches!(other.stop(), Outcome::Stopped));
+}
+
+#[test]
+fn stopping_takes_a_running_and_a_sleeping_guest() {
+    if !kvm_is_here() {
+        return;
+    }
+    for body in [&SPIN[..], &[0xf4, 0xeb, 0xfd]] {
+        for _ in 0..20 {
+            let (config, _console) = config("stop", body);
+            let mut vm = Vm::new(config, None).unwrap();
+            vm.start().unwrap();
+            let began = Instant::now();
+            assert!(matches!(vm.stop(), Outcome::Stopped));
+            assert!(began.elapsed() < Duration::from_secs(5));
+        }
+    }
+}
+
+#[test]
+fn several_vcpus_start_and_stop() {
+    if !kvm_is_here() {
+        return;
+    }
+    let (mut config, console) = config("smp", &code(&[&print("up"), &RESET, &SPIN]));
+    config.cpus = 4;
+    let mut vm = Vm::new(config, None).unwrap();
+    vm.start().unwrap();
+    assert!(matches!(vm.wait(LONG), Some(Outcome::PoweredOff)));
+    vm.stop();
+    assert_eq!(console.text(), "up");
+    assert_eq!(vm.vcpu_count(), 4);
+}
+
+#[test]
+fn the_witness_sees_deliberate_exits_and_their_absence() {
+    if !kvm_is_here() {
+        return;
+    }
+    // Waits for a word at 3 MiB, then makes four port exits, sets the word to 2, spins.
+    let mut guest = vec![0xbb, 0x00, 0x00, 0x30, 0x00]; // mov ebx, 0x300000
+    guest.extend([0x83, 0x3b, 0x01]); // cmp dword [ebx], 1
+    guest.extend([0x75, 0xfb]); // jne back
+    guest.extend(print("four"));
+    guest.extend([0xc7, 0x03, 0x02, 0, 0, 0]); // mov dword [ebx], 2
+    guest.extend(SPIN);
+    let (config, console) = config("witness", &guest);
+    let mut vm = Vm::new(config, None).unwrap();
+    vm.start().unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+
+    let before = vm.vcpu_exits(0).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    let idle = vm.vcpu_exits(0).unwrap().delta(&before);
+    assert_eq!(
+        idle.kvm_run_returns, 0,
+        "a spinning guest came out: {idle:?}"
+    );
+
+    let word = GuestAddress(0x30_0000);
+    vm.ram().memory().write_obj(1u32, word).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while vm.ram().memory().read_obj::<u32>(word).unwrap() != 2 {
+        assert!(Instant::now() < deadline, "guest does not go on");
+        std::thread::yield_now();
+    }
+    let seen = vm.vcpu_exits(0).unwrap().delta(&before);
+    assert!(seen.sees_an_exit());
+    assert_eq!(seen.kvm_run_returns, 4);
+    assert_eq!(console.text(), "four");
+    if !seen.missing.contains(&"exits") {
+        assert!(seen.exits >= 4, "{seen:?}");
+    }
+    assert_eq!(
+        vm.vcpu_exits(9).unwrap_err().to_string(),
+        "there is no vCPU 9"
+    );
+}
+
+#[test]
+fn the_wake_interrupt_reaches_the_interrupt_controller() {
+    if !kvm_is_here() {
+        return;
+    }
+    let (config, _console) = config("wake", &SPIN);
+    let mut vm = Vm::new(config, None).unwrap();
+    vm.start().unwrap();
+    // IRQ 6 is masked by default, so the edge shows in the 8259's request register.
+    vm.wake().unwrap();
+    let requested = |vm: &Vm| {
+        let mut chip = kvm_bindings::kvm_irqchip::default();
+        vm.kvm().get_irqchip(&mut chip).unwrap();
+        // SAFETY: chip 0 is the master PIC, so `pic` is the union's live member.
+        unsafe { chip.chip.pic.irr }
+    };
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while requested(&vm) & 1 << 6 == 0 {
+        assert!(Instant::now() < deadline, "no interrupt request");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn pinning_to_a_cpu_that_is_not_there_is_an_error() {
+    if !kvm_is_here() {
+        return;
+    }
+    for cpu in [1023, usize::MAX] {
+        let (mut config, _console) = config("pin", &SPIN);
+        config.pin = vec![cpu];
+        let mut vm = Vm::new(config, None).unwrap();
+        let error = vm.start().unwrap_err().to_string();
+        assert!(error.contains(&format!("host CPU {cpu}")), "{error}");
+    }
+}
+
+#[test]
+fn impossible_configurations_are_refused() {
+    if !kvm_is_here() {
+        return;
+    }
+    let changes: [fn(&mut VmConfig); 5] = [
+        |config| config.cpus = 0,
+        |config| config.cpus = 200,
+        |config| config.mailbox_bytes = 4097,
+        |config| config.mailbox_bytes = 32 << 20,
+        |config| config.ram.size = 0,
+    ];
+    for change in changes {
+        let (mut config, _console) = config("bad", &SPIN);
+        change(&mut config);
+        assert!(Vm::new(config, None).is_err());
+    }
+}
