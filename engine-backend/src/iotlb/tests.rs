@@ -140,14 +140,14 @@ fn op() -> impl Strategy<Value = Op> {
         ]
     };
     let entry = (8 * MIB / K4..16 * MIB / K4, 0..16u64).prop_map(|(frame, choice)| {
-        frame * K4
-            | match choice {
-                0 => 0,
-                1 => 0b011,
-                2..5 => 0b101,
-                5 => USER | 1 << 51,
-                _ => USER,
-            }
+        let flags = match choice {
+            0 => 0,
+            1 => 0b011,
+            2..5 => 0b101,
+            5 => USER | 1 << 51,
+            _ => USER,
+        };
+        (frame * K4) | flags
     });
     prop_oneof![
         12 => (0..2u64, 0..BLOCKS, 0..4usize, any::<bool>()).prop_map(|(s, b, p, w)| Op::Access(s, b, p, w)),
@@ -275,13 +275,13 @@ fn a_translation_is_kept_until_its_page_is_invalidated() {
     let space = &guest.spaces[0];
     let mut iotlb = Iotlb::new();
     let invalidations = Invalidations::new(2);
-    guest.set_page(0, 0, 0, 8 * MIB | USER);
-    guest.set_page(0, 0, 1, 9 * MIB | USER);
+    guest.set_page(0, 0, 0, (8 * MIB) | USER);
+    guest.set_page(0, 0, 1, (9 * MIB) | USER);
     assert_eq!(
         iotlb.translate(space, 5, Access::Read).unwrap().gpa,
         8 * MIB + 5
     );
-    guest.set_page(0, 0, 0, 10 * MIB | USER);
+    guest.set_page(0, 0, 0, (10 * MIB) | USER);
     invalidations.push(space.id(), K4, 1);
     invalidations.push(space.id() + 1_000_000, 0, 1);
     iotlb.catch_up(&invalidations, WORKER);
@@ -303,7 +303,7 @@ fn a_translation_is_kept_until_its_page_is_invalidated() {
     // Every worker is told.
     let mut other = Iotlb::new();
     other.translate(space, K4, Access::Read).unwrap();
-    guest.set_page(0, 0, 1, 11 * MIB | USER);
+    guest.set_page(0, 0, 1, (11 * MIB) | USER);
     other.catch_up(&invalidations, 0);
     assert_eq!(
         other.translate(space, K4, Access::Read).unwrap().gpa,
@@ -316,7 +316,7 @@ fn a_translation_read_before_is_walked_again_for_the_first_write() {
     let guest = Guest::new();
     let space = &guest.spaces[0];
     let mut iotlb = Iotlb::new();
-    guest.set_page(0, 0, 0, 8 * MIB | USER);
+    guest.set_page(0, 0, 0, (8 * MIB) | USER);
     iotlb.translate(space, 0, Access::Read).unwrap();
     assert_eq!(guest.leaf(0, 0, 0) >> 5 & 3, 1);
     iotlb.translate(space, 0, Access::Write).unwrap();
@@ -342,11 +342,11 @@ fn faults_are_not_cached() {
         }
     );
     // The guest mends it and, as on a CPU, need not invalidate anything.
-    guest.set_page(0, 0, 0, 8 * MIB | 0b101);
+    guest.set_page(0, 0, 0, (8 * MIB) | 0b101);
     assert!(iotlb.translate(space, 8, Access::Read).is_ok());
     let fault = iotlb.translate(space, 8, Access::Write).unwrap_err();
     assert_eq!(fault.status, Status::Stage1Permission);
-    guest.set_page(0, 0, 0, 8 * MIB | USER);
+    guest.set_page(0, 0, 0, (8 * MIB) | USER);
     assert!(iotlb.translate(space, 8, Access::Write).is_ok());
     assert_eq!(iotlb.stats().faults, 2);
 }
@@ -374,7 +374,7 @@ fn ranges_at_the_end_of_the_address_space_do_not_wrap() {
     };
     for (addr, pages, dropped) in [
         (u64::MAX, 1, false),
-        (u64::MAX & !0xfff, u64::MAX, false),
+        (!0xfff, u64::MAX, false),
         (K4, u64::MAX, false),
         (0, u64::MAX, true),
         (0, 1 << 52, true),

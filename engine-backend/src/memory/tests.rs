@@ -58,13 +58,13 @@ fn bad_regions_are_refused_and_change_nothing() {
         assert!(message.contains("expected multiples of 4096"), "{message}");
     }
     assert!(bad(&|r| r.file_offset = 4096).contains("the file has 0x100000 bytes only"));
-    assert!(bad(&|r| r.file_offset = u64::MAX & !0xfff).contains("the file has"));
+    assert!(bad(&|r| r.file_offset = !0xfff).contains("the file has"));
     assert!(bad(&|r| r.guest_addr = MIB).contains("overlaps"));
     assert!(bad(&|r| r.guest_addr = 2 * MIB - 4096).contains("overlaps"));
     assert!(bad(&|r| r.guest_addr = 4096).contains("overlaps"));
     assert!(bad(&|r| r.guest_addr = 1 << 48).contains("48 bits"));
     assert!(bad(&|r| r.guest_addr = (1 << 48) - 4096).contains("48 bits"));
-    assert!(bad(&|r| r.guest_addr = u64::MAX & !0xfff).contains("48 bits"));
+    assert!(bad(&|r| r.guest_addr = !0xfff).contains("48 bits"));
     assert_eq!(memory.regions(), [(MIB, MIB)]);
     assert_eq!(memory.stage2().epoch(), 0);
 }
