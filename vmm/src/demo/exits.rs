@@ -48,6 +48,8 @@ impl Witness {
     /// # Errors
     /// What `timed` returns, and when bob was awake.
     pub fn window<T>(&mut self, stage: &Stage, timed: impl FnOnce(&Stage) -> Result<T>) -> Result<T> {
+        // A parked queue would be kicked, which is an exit; that is counted as a wake-up, outside the polled figures.
+        stage.wake_queue()?;
         stage.alice.settle()?;
         ensure!(stage.bob.is_asleep(), "bob's vCPU is not in hlt, so the window would measure it too");
         let before = (stage.alice.exits()?, stage.bob.exits()?);

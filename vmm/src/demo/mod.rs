@@ -1,4 +1,95 @@
 //! `byway demo`: two VMs exchange memory through the engine, and everything that is promised about it is
 //! shown and checked.
 
+pub mod exits;
+pub mod refusals;
 pub mod report;
+pub mod revocation;
+pub mod transfers;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::steer::{Stage, StageSpec};
+use exits::Witness;
+use report::{DemoReport, bytes_name};
+
+/// What `byway demo` takes.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct DemoArgs {
+    /// Write the results as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// Shows everything; the result is an error unless all of it held.
+///
+/// # Errors
+/// When the host lacks something, or anything that the demo checks did not hold. The JSON file is written in
+/// the second case too.
+pub fn run(args: &DemoArgs) -> Result<()> {
+    let report = play()?;
+    println!("{report}");
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string_pretty(&report)?;
+        std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if !report.verified {
+        bail!("the demo did not hold: {}", report.failures.join("; "));
+    }
+    Ok(())
+}
+
+/// Round trips of the ping-pong.
+const PINGS: u64 = 100_000;
+
+/// Plays the demo. What does not hold is in the report's `failures`.
+///
+/// # Errors
+/// When the stage cannot be set at all.
+pub fn play() -> Result<DemoReport> {
+    let started = Instant::now();
+    let bar = ProgressBar::new(transfers::SIZES.len() as u64 * 2 * transfers::ROUNDS * StageSpec::default().buffer_bytes);
+    bar.set_style(ProgressStyle::with_template("{bar:30} {bytes:>10} of {total_bytes} {msg}")?);
+    let mut stage = Stage::set(StageSpec::default(), &mut |what| bar.set_message(what.to_owned()))?;
+    let mut report = DemoReport::default();
+    if let Err(error) = show(&mut stage, &mut report, &bar) {
+        report.failures.push(format!("{error:#}"));
+    }
+    bar.finish_and_clear();
+    match report.exits.caused_by_transfers() {
+        Some(0) => {}
+        Some(n) => report.failures.push(format!("polled transfers caused {n} exits")),
+        None if report.failures.is_empty() => {
+            report.failures.push("exits were not measured: the witness did not see a deliberate one".to_owned());
+        }
+        None => {}
+    }
+    report.verified = report.failures.is_empty();
+    report.seconds = started.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+/// The acts, in order. What is known so far is in `report` even when one fails.
+fn show(stage: &mut Stage, report: &mut DemoReport, bar: &ProgressBar) -> Result<()> {
+    report.pingpong_ns = stage.ping_pong(PINGS).context("ping-pong")?;
+    let mut witness = Witness::proven(stage).context("witness")?;
+    bar.set_message("put and get, every byte verified by the receiver");
+    let sweep = transfers::sweep(stage, &mut witness, |bytes| bar.set_position(bytes))?;
+    report.sizes = sweep.rows;
+    report.transfers = sweep.transfers;
+    report.bytes = sweep.bytes;
+    report.exits = witness.close(stage).context("idle spin")?;
+
+    bar.set_message("refusals");
+    report.refused = refusals::provoke(stage).context("refusals")?;
+    bar.set_message(format!("revoking during copies of {}", bytes_name(stage.buffer_bytes)));
+    let revocations = revocation::rounds(stage, |_, _| {}).context("revocation")?;
+    report.revoke_us_max = revocations.us_max;
+    report.transfers += revocations.transfers;
+    report.refused.extend(revocations.refused);
+    Ok(())
+}

@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 
 /// Everything that `byway demo --json FILE` writes.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct DemoReport {
     /// Whether every byte arrived, every refusal came, and every check held.
     pub verified: bool,

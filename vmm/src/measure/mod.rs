@@ -7,6 +7,7 @@ pub mod memcpy;
 pub mod pin;
 pub mod quantile;
 pub mod thread_load;
+pub mod tsc;
 
 pub use quantile::Quantiles;
 pub use thread_load::ThreadLoad;

@@ -1,15 +1,18 @@
 //! Two VMs wired up: alice holds a capability over a buffer of bob's process. What the demo, the benchmark and
 //! the whole-system tests play on.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, Result, ensure};
 use byway_agent::Process;
-use byway_agent::commands::{ComparePattern, FillPattern, NO_MISMATCH};
+use byway_agent::commands::{ComparePattern, FillPattern, NO_MISMATCH, PingPong};
 use byway_engine::interface::{Action, Admin, LinkPolicy};
 use byway_engine::{Engine, EngineConfig};
-use byway_protocols::Rights;
+use byway_protocols::{Rights, Status};
 
 use super::{Direction, Guest, GuestSpec, PAGE_2M};
-use crate::measure::pin;
+use crate::measure::{ThreadLoad, pin};
 
 /// How large the stage is.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +32,9 @@ impl Default for StageSpec {
 
 /// Entries of alice's work queue.
 const QUEUE_ENTRIES: u64 = 128;
+/// How long an idle queue is polled before it parks. Long enough that a measurement's gap between two commands
+/// of the host does not park it, since a kick would be an exit.
+pub const POLLED: Duration = Duration::from_millis(100);
 /// Label under which bob offers his buffer.
 const LABEL: u64 = 0x627_566;
 
@@ -48,6 +54,8 @@ pub struct Stage {
     pub slot: u16,
     /// Slot in which bob holds what he offered.
     pub bob_slot: u16,
+    /// Time from the start of the first VMM to the completion of the first transfer.
+    pub boot_to_first_transfer: Duration,
     /// The core that the engine's worker polls on.
     pub engine_core: usize,
     /// The engine. Last, so that the VMs end before it.
@@ -78,6 +86,7 @@ impl Stage {
             }))?;
         }
         say("booting alice and bob");
+        let started = Instant::now();
         let guest = |name: &str| GuestSpec {
             name: name.to_owned(),
             memory_bytes: spec.memory_bytes,
@@ -90,7 +99,7 @@ impl Stage {
         let alice_buffer = open(&alice, spec.buffer_bytes)?;
         let bob_buffer = open(&bob, spec.buffer_bytes)?;
         let (bob_slot, slot) = give(&alice, &bob, bob_buffer, spec.buffer_bytes)?;
-        Ok(Self {
+        let mut stage = Self {
             alice,
             bob,
             buffer_bytes: spec.buffer_bytes,
@@ -98,8 +107,68 @@ impl Stage {
             bob_buffer,
             slot,
             bob_slot,
+            boot_to_first_transfer: Duration::ZERO,
             engine_core,
             engine,
+        };
+        stage.wake_queue()?;
+        stage.boot_to_first_transfer = started.elapsed();
+        Ok(stage)
+    }
+
+    /// One small put, so that alice's queue is polled for the next [`POLLED`].
+    ///
+    /// # Errors
+    /// When it does not end in success.
+    pub fn wake_queue(&self) -> Result<()> {
+        let put = Direction::Put.descriptor(self, 64);
+        let completion = self.alice.execute_one(Process::App, &put)?;
+        ensure!(
+            completion.status() == Some(Status::Success),
+            "a put of 64 bytes ended with status {:#04x}",
+            completion.status
+        );
+        Ok(())
+    }
+
+    /// Waits until the worker has parked alice's queue and sleeps, so that its core is free.
+    pub fn quiesce(&self) {
+        std::thread::sleep(POLLED + POLLED / 4);
+    }
+
+    /// What the host has done to the worker's thread so far.
+    ///
+    /// # Errors
+    /// When the thread cannot be observed.
+    pub fn worker_load(&self) -> Result<ThreadLoad> {
+        let tid = self.engine.worker_tids().first().copied().context("the engine has no worker")?;
+        Ok(ThreadLoad::of(tid)?)
+    }
+
+    /// Mean round trip of a cache line between alice's process and a thread on the engine's core, in nanoseconds. The
+    /// worker sleeps meanwhile.
+    ///
+    /// # Errors
+    /// When alice does not answer.
+    pub fn ping_pong(&self, iterations: u64) -> Result<f64> {
+        self.quiesce();
+        let mailbox = self.alice.mailbox();
+        self.alice.settle()?;
+        mailbox.channel(Process::App).reset_pings();
+        let answered = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                if pin::pin_current_thread(self.engine_core).is_ok() {
+                    let deadline = Instant::now() + Duration::from_secs(10);
+                    let channel = mailbox.channel(Process::App);
+                    answered.store(channel.answer_pings(iterations, || Instant::now() < deadline), Ordering::Relaxed);
+                }
+            });
+            let done = self.alice.call(Process::App, PingPong { iterations });
+            if done.is_err() {
+                mailbox.channel(Process::App).stop(true);
+            }
+            done.map(|done| self.alice.ticks_to_ns(done.ticks) as f64 / done.iterations.max(1) as f64)
         })
     }
 

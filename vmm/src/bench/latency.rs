@@ -1,0 +1,94 @@
+//! Small puts held against the cache-line round trip of the same two cores, in alternating windows.
+
+use anyhow::{Context as _, Result};
+use byway_agent::Process;
+
+use super::quiet::{Quiet, Watch};
+use super::report::Row;
+use crate::measure::Quantiles;
+use crate::steer::{Direction, RunSpec, Stage};
+
+/// Round trips per ping-pong window.
+const PINGS: u64 = 100_000;
+/// Puts per window, one at a time.
+const ALONE: u64 = 50_000;
+/// Puts per window, 64 in flight.
+const DEEP: u64 = 400_000;
+/// Size of a put in bytes.
+const SIZE: u64 = 64;
+
+/// What the windows gave: medians over quiet windows, in nanoseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct SmallPuts {
+    /// Cache-line round trip.
+    pub pingpong_ns: f64,
+    /// Mean time of a put alone, in the median window.
+    pub alone_ns: f64,
+    /// Mean time per put with 64 in flight, in the median window.
+    pub deep_ns: f64,
+}
+
+/// Measures `windows` windows of each kind.
+///
+/// # Errors
+/// When a guest does not do as told, or a transfer fails.
+pub fn measure(stage: &Stage, windows: u32, rows: &mut Vec<Row>) -> Result<Quiet<SmallPuts>> {
+    let mut pingpong = Watch::default();
+    let mut alone = Watch::default();
+    let mut deep = Watch::default();
+    let mut samples = Vec::new();
+    for _ in 0..windows {
+        pingpong.window(stage, || stage.ping_pong(PINGS))?;
+        let put = |iterations, depth, samples| RunSpec {
+            descriptor: Direction::Put.descriptor(stage, SIZE),
+            iterations,
+            depth,
+            src_stride: SIZE,
+            dst_stride: SIZE,
+            samples,
+        };
+        stage.wake_queue()?;
+        alone.window(stage, || {
+            let done = stage.alice.run(Process::App, &put(ALONE, 1, ALONE)).context("64 B puts alone")?;
+            samples.extend(done.samples_ns);
+            Ok(done.ns as f64 / done.completed.max(1) as f64)
+        })?;
+        stage.wake_queue()?;
+        deep.window(stage, || {
+            let spec = put(DEEP.min(stage.buffer_bytes / SIZE), 64, 0);
+            let done = stage.alice.run(Process::App, &spec).context("64 B puts, 64 in flight")?;
+            Ok(done.ns as f64 / done.completed.max(1) as f64)
+        })?;
+    }
+    let samples = Quantiles::new(samples);
+    rows.push(Row {
+        case: "cache-line round trip".to_owned(),
+        p50_ns: pingpong.median(),
+        disturbed_share: Some(pingpong.disturbed_share()),
+        ..Row::default()
+    });
+    rows.push(Row {
+        case: "put".to_owned(),
+        size: SIZE,
+        depth: 1,
+        p50_ns: Some(samples.p50() as f64),
+        p99_ns: Some(samples.p99() as f64),
+        ops_per_s: alone.median().map(|ns| 1e9 / ns),
+        gbps: alone.median().map(|ns| SIZE as f64 / ns),
+        samples: Some(samples.len() as u64),
+        disturbed_share: Some(alone.disturbed_share()),
+        ..Row::default()
+    });
+    rows.push(Row {
+        case: "put".to_owned(),
+        size: SIZE,
+        depth: 64,
+        ops_per_s: deep.median().map(|ns| 1e9 / ns),
+        gbps: deep.median().map(|ns| SIZE as f64 / ns),
+        disturbed_share: Some(deep.disturbed_share()),
+        ..Row::default()
+    });
+    Ok(pingpong.quiet("cache-line round trip").and(alone.quiet("64 B put alone"), |pingpong_ns, alone_ns| {
+        SmallPuts { pingpong_ns, alone_ns, deep_ns: 0.0 }
+    }).and(deep.quiet("64 B put, 64 in flight"), |puts, deep_ns| SmallPuts { deep_ns, ..puts }))
+}

@@ -1,0 +1,95 @@
+//! `byway bench`: the figures that the project holds itself to, measured side by side in one run.
+//!
+//! Never a test: nothing fails because a machine is slow. Ratios are taken between alternating windows on the same
+//! cores; windows that the host disturbed are told apart ([`quiet`]).
+
+mod exits;
+mod latency;
+pub mod quiet;
+pub mod report;
+mod revocation;
+mod sizes;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::steer::{Stage, StageSpec};
+use report::BenchReport;
+
+/// What `byway bench` takes.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct BenchArgs {
+    /// Measure in under two minutes: fewer sizes and windows
+    #[arg(long)]
+    pub quick: bool,
+    /// Write the results as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// When the host lacks something, a guest fails, or the file cannot be written.
+pub fn run(args: &BenchArgs) -> Result<()> {
+    let report = measure(args.quick)?;
+    println!("{report}");
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string_pretty(&report)?;
+        std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Measures everything.
+///
+/// # Errors
+/// When the host lacks something or a guest fails.
+pub fn measure(quick: bool) -> Result<BenchReport> {
+    let started = Instant::now();
+    let (windows, copies, revocations) = if quick { (15, 12, 1100) } else { (60, 40, 5000) };
+    let bar = ProgressBar::new(u64::from(revocations) + 300);
+    bar.set_style(ProgressStyle::with_template("{bar:30} {percent:>3}% {msg}")?);
+    let mut report = BenchReport { quick, cpu: cpu_model(), ..BenchReport::default() };
+    let missing = &mut report.not_measured;
+
+    let stage = Stage::set(StageSpec::default(), &mut |what| bar.set_message(what.to_owned()))?;
+    report.ratios.boot_to_first_transfer_s = Some(stage.boot_to_first_transfer.as_secs_f64());
+
+    bar.set_message("small puts beside the cache-line round trip");
+    if let Some(small) = latency::measure(&stage, windows, &mut report.rows)?.or_note(missing) {
+        report.ratios.put64_rtt_over_pingpong = Some(small.alone_ns / small.pingpong_ns);
+        report.ratios.op64_ns_over_pingpong = Some(small.deep_ns / small.pingpong_ns);
+    }
+    bar.inc(100);
+    bar.set_message("exits");
+    report.ratios.exits_per_op = exits::measure(&stage, &mut report.rows)?.or_note(missing);
+    bar.inc(50);
+    bar.set_message("1 MiB puts beside memcpy");
+    report.ratios.put_1m_over_memcpy =
+        sizes::against_memcpy(&stage, copies, &mut report.rows)?.or_note(missing);
+    bar.inc(50);
+    bar.set_message("sizes and depths");
+    sizes::sweep(&stage, quick, &mut report.rows)?;
+    bar.inc(100);
+    drop(stage);
+
+    bar.set_message("revocation during copies of 1 GiB");
+    let large = StageSpec { memory_bytes: 1280 << 20, buffer_bytes: 1 << 30 };
+    let mut stage = Stage::set(large, &mut |_| {})?;
+    report.ratios.revoke_us_p999 =
+        revocation::measure(&mut stage, revocations, &mut report.rows, || bar.inc(1))?.or_note(missing);
+    bar.finish_and_clear();
+    report.seconds = started.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+fn cpu_model() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    info.lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
+        .map_or_else(|| "unknown CPU".to_owned(), |(_, name)| name.trim().to_owned())
+}

@@ -1,0 +1,131 @@
+//! Throughput over sizes and depths, both directions, and the large put held against the host's best memcpy.
+
+use anyhow::{Context as _, Result};
+use byway_agent::Process;
+
+use super::quiet::{Quiet, Watch};
+use super::report::Row;
+use crate::measure::memcpy::{self, BestCopy, GuestLikeMemory};
+use crate::measure::pin;
+use crate::steer::{Direction, RunSpec, Stage};
+
+/// Bytes of the transfer that is compared with memcpy.
+const LARGE: u64 = 1 << 20;
+/// Transfers per window of the comparison.
+const REPEAT: u64 = 400;
+
+/// Rows for sizes and depths.
+///
+/// # Errors
+/// When a guest does not do as told, or a transfer fails.
+pub fn sweep(stage: &Stage, quick: bool, rows: &mut Vec<Row>) -> Result<()> {
+    let sizes: &[u64] = if quick {
+        &[4 << 10, 64 << 10, 1 << 20, 16 << 20]
+    } else {
+        &[256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20]
+    };
+    for &size in sizes {
+        for direction in Direction::BOTH {
+            for depth in [1, 32] {
+                let count = (stage.buffer_bytes.min(16 << 20) / size).max(1);
+                let passes = ((256 << 20) / (count * size)).clamp(1, 16);
+                stage.wake_queue()?;
+                let mut ns = 0;
+                for _ in 0..passes {
+                    let done = stage
+                        .alice
+                        .run(
+                            Process::App,
+                            &RunSpec {
+                                descriptor: direction.descriptor(stage, size),
+                                iterations: count,
+                                depth: depth.min(count),
+                                src_stride: size,
+                                dst_stride: size,
+                                samples: 0,
+                            },
+                        )
+                        .with_context(|| format!("{} of {size} bytes", direction.name()))?;
+                    ns += done.ns;
+                }
+                let operations = (passes * count) as f64;
+                rows.push(Row {
+                    case: direction.name().to_owned(),
+                    size,
+                    depth,
+                    gbps: Some(operations * size as f64 / ns.max(1) as f64),
+                    ops_per_s: Some(operations * 1e9 / ns.max(1) as f64),
+                    ..Row::default()
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// 1 MiB puts over the best host memcpy: same size, same kind of memory, same core, windows in turn.
+///
+/// # Errors
+/// When a guest does not do as told, or the host lacks memory.
+pub fn against_memcpy(stage: &Stage, windows: u32, rows: &mut Vec<Row>) -> Result<Quiet<f64>> {
+    let memory = GuestLikeMemory::new(2 * LARGE as usize).context("no memory for the host's copy")?;
+    let mut puts = Watch::default();
+    let mut best = BestCopy { kernel: "none", gbps: 0.0 };
+    let mut ratios = Watch::default();
+    for _ in 0..windows {
+        let host = stage.on_engine_core(|| memcpy::best_copy(&memory, LARGE as usize, REPEAT as usize / 4, 2))?;
+        if host.gbps > best.gbps {
+            best = host;
+        }
+        stage.wake_queue()?;
+        let before = stage.worker_load()?;
+        let done = stage.alice.run(
+            Process::App,
+            &RunSpec {
+                descriptor: Direction::Put.descriptor(stage, LARGE),
+                iterations: REPEAT,
+                depth: 2,
+                src_stride: 0,
+                dst_stride: 0,
+                samples: 0,
+            },
+        )?;
+        let after = stage.worker_load()?;
+        let gbps = (done.completed * LARGE) as f64 / done.ns.max(1) as f64;
+        puts.add(gbps, &before, &after);
+        ratios.add(gbps / host.gbps, &before, &after);
+    }
+    rows.push(Row {
+        case: "host memcpy".to_owned(),
+        size: LARGE,
+        depth: 1,
+        gbps: Some(best.gbps),
+        note: Some(best.kernel.to_owned()),
+        ..Row::default()
+    });
+    rows.push(Row {
+        case: "put, same buffers".to_owned(),
+        size: LARGE,
+        depth: 2,
+        gbps: puts.median(),
+        disturbed_share: Some(puts.disturbed_share()),
+        ..Row::default()
+    });
+    Ok(ratios.quiet("1 MiB put over memcpy"))
+}
+
+impl Stage {
+    /// Runs `work` on a thread bound to the engine's core, once the worker has parked.
+    fn on_engine_core<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        self.quiesce();
+        std::thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    pin::pin_current_thread(self.engine_core)?;
+                    Ok(work())
+                })
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}

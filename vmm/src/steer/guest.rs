@@ -1,0 +1,359 @@
+//! [`Guest`]: one VM with the built-in image, and typed commands to its processes.
+
+use std::io;
+use std::ptr::NonNull;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use byway_agent::commands::{self, Request, Status as AgentStatus};
+use byway_agent::{CallError, GuestState, HostMailbox, Process};
+use byway_engine::Engine;
+use byway_engine::interface::Admin;
+use byway_protocols::{Completion, ControlStatus, Descriptor, Rights};
+
+use super::run::{RunDone, RunSpec, Running};
+use crate::devices::serial::{Console, SerialSink};
+use crate::exits::ExitSnapshot;
+use crate::loader::KernelSource;
+use crate::memory::{HugePages, RamConfig};
+use crate::vm::{Vm, VmConfig};
+
+/// Page size for [`Guest::alloc`]: 4 KiB pages, deliberately scattered in guest RAM.
+pub const PAGE_4K: u64 = 4096;
+/// Page size for [`Guest::alloc`]: 2 MiB pages.
+pub const PAGE_2M: u64 = 2 << 20;
+
+/// Longest that any one command may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Bytes of a descriptor and of a completion in the bulk area.
+const DESCRIPTOR_BYTES: usize = Descriptor::SIZE;
+const COMPLETION_BYTES: usize = Completion::SIZE;
+
+/// What a guest is made of.
+#[derive(Debug, Clone)]
+pub struct GuestSpec {
+    /// Name of the VM and of its domain.
+    pub name: String,
+    /// RAM in bytes, the mailbox included.
+    pub memory_bytes: u64,
+    /// Host core of the vCPU.
+    pub pin: Option<usize>,
+}
+
+/// What a control request that may be refused came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// Carried out.
+    Done,
+    /// Refused by the engine.
+    Refused(ControlStatus),
+}
+
+/// A capability that was accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted {
+    /// Slot that holds it.
+    pub slot: u16,
+    /// Bytes that it spans.
+    pub length: u64,
+    /// Its rights.
+    pub rights: Rights,
+}
+
+/// A VM with the built-in image.
+pub struct Guest {
+    name: String,
+    /// Declared before the VM, whose RAM it points into.
+    mailbox: HostMailbox<'static>,
+    console: Console,
+    /// Ticks of the guest's time-stamp counter per microsecond.
+    tsc_khz: u64,
+    vm: Vm,
+}
+
+impl Guest {
+    /// Boots the image and waits until its first process answers. The domain must have been created.
+    ///
+    /// # Errors
+    /// When the VM cannot be made, or the guest crashes or does not come up; its console is part of the message.
+    pub fn boot(spec: &GuestSpec, engine: &Engine) -> Result<Self> {
+        let console = Console::default();
+        let domain = engine.attach(&spec.name)?;
+        let config = VmConfig {
+            name: spec.name.clone(),
+            kernel: KernelSource::Image(crate::guest_image()),
+            initrd: None,
+            cmdline: String::new(),
+            ram: RamConfig { size: spec.memory_bytes, huge_pages: HugePages::Auto, populate: true },
+            cpus: 1,
+            pin: spec.pin.into_iter().collect(),
+            serial: SerialSink::Capture(console.clone()),
+            device_id: crate::devices::byway::DEFAULT_DEVICE_ID,
+            mailbox_bytes: byway_agent::layout::MAILBOX_BYTES as u64,
+        };
+        let mut vm = Vm::new(config, Some(domain)).with_context(|| format!("cannot build VM {}", spec.name))?;
+        let (gpa, bytes) = vm.mailbox().context("the VM has no mailbox")?;
+        let base = vm
+            .ram()
+            .host_ptr(gpa, usize::try_from(bytes)?)
+            .and_then(NonNull::new)
+            .context("the mailbox is not in RAM")?;
+        // SAFETY: the mailbox lies in the VM's RAM, page-aligned, with the size that the agent asks for; the RAM lives as
+        // long as `vm`, which this value owns beside the mailbox. Only atomics and volatile accesses touch it.
+        let mailbox = unsafe { HostMailbox::new(base) };
+        vm.start().with_context(|| format!("cannot start VM {}", spec.name))?;
+        let guest = Self { name: spec.name.clone(), mailbox, console, tsc_khz: 0, vm };
+        guest.wait_ready()?;
+        let tsc_khz = guest.measure_tsc()?;
+        Ok(Self { tsc_khz, ..guest })
+    }
+
+    fn wait_ready(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !(self.mailbox.is_set_up() && self.mailbox.state() == Some(GuestState::Ready)) {
+            if Instant::now() > deadline || self.vm.outcome().is_some() {
+                bail!("{}", self.trouble("does not come up"));
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        Ok(())
+    }
+
+    /// The guest's time-stamp counter runs at the host's rate (KVM offsets it, nothing more), so the host's own
+    /// is measured against its clock.
+    fn measure_tsc(&self) -> Result<u64> {
+        let khz = crate::measure::tsc::khz();
+        ensure!(khz > 0, "the host's time-stamp counter stands still");
+        Ok(khz)
+    }
+
+    fn trouble(&self, what: &str) -> String {
+        let mut text = format!("guest {} {what}", self.name);
+        if self.mailbox.is_set_up() && self.mailbox.state() == Some(GuestState::Crashed) {
+            let crash = self.mailbox.crash();
+            text += &format!(
+                "; its kernel stopped: vector {:#x} error {:#x} rip {:#x} cr2 {:#x} {}",
+                crash.vector,
+                crash.error,
+                crash.rip,
+                crash.cr2,
+                crash.message()
+            );
+        }
+        if let Some(outcome) = self.vm.outcome() {
+            text += &format!("; the VM ended: {outcome:?}");
+        }
+        let console = self.console.text();
+        if !console.is_empty() {
+            text += &format!("; console:\n{console}");
+        }
+        text
+    }
+
+    /// Name of the VM and its domain.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The VM itself.
+    #[must_use]
+    pub fn vm(&self) -> &Vm {
+        &self.vm
+    }
+
+    /// The VM itself.
+    pub fn vm_mut(&mut self) -> &mut Vm {
+        &mut self.vm
+    }
+
+    /// The mailbox.
+    #[must_use]
+    pub fn mailbox(&self) -> &HostMailbox<'static> {
+        &self.mailbox
+    }
+
+    /// What the guest has written to its console so far.
+    #[must_use]
+    pub fn console(&self) -> String {
+        self.console.text()
+    }
+
+    /// Nanoseconds in `ticks` of the guest's time-stamp counter.
+    #[must_use]
+    pub fn ticks_to_ns(&self, ticks: u64) -> u64 {
+        (u128::from(ticks) * 1_000_000 / u128::from(self.tsc_khz)) as u64
+    }
+
+    /// Has `process` carry out `request`, waking the guest when it sleeps.
+    ///
+    /// # Errors
+    /// When the guest fails at it or does not answer.
+    pub fn call<R: Request>(&self, process: Process, request: R) -> Result<R::Reply> {
+        match self.try_call(process, request)? {
+            Ok(reply) => Ok(reply),
+            Err(failure) => Err(anyhow!("{failure}")).with_context(|| format!("{}: {}", self.name, R::NAME)),
+        }
+    }
+
+    /// As [`Self::call`], with the guest's own failures apart.
+    ///
+    /// # Errors
+    /// When the guest does not answer.
+    pub fn try_call<R: Request>(&self, process: Process, request: R) -> Result<Result<R::Reply, commands::Failure>> {
+        self.wake()?;
+        let mut wait = Wait::new();
+        match self.mailbox.call(process, request, || wait.turn() && self.vm.outcome().is_none()) {
+            Ok(reply) => Ok(Ok(reply)),
+            Err(CallError::Failed(failure)) => Ok(Err(failure)),
+            Err(error) => bail!("{}", self.trouble(&error.to_string())),
+        }
+    }
+
+    fn control<R: Request>(&self, process: Process, request: R) -> Result<Control> {
+        match self.try_call(process, request)? {
+            Ok(_) => Ok(Control::Done),
+            Err(failure) if failure.status == AgentStatus::Refused => u32::try_from(failure.details[0])
+                .ok()
+                .and_then(ControlStatus::from_code)
+                .map(Control::Refused)
+                .with_context(|| format!("unknown control status {:#x}", failure.details[0])),
+            Err(failure) => Err(anyhow!("{failure}")).with_context(|| R::NAME),
+        }
+    }
+
+    /// Whether the vCPU is in `hlt`.
+    #[must_use]
+    pub fn is_asleep(&self) -> bool {
+        self.mailbox.state() == Some(GuestState::Sleeping)
+    }
+
+    /// Puts the vCPU into `hlt` until the next command. Does nothing when it is there.
+    ///
+    /// # Errors
+    /// When the guest does not answer.
+    pub fn sleep(&self) -> Result<()> {
+        if self.is_asleep() {
+            return Ok(());
+        }
+        let process = self.mailbox.running().unwrap_or(Process::App);
+        // The answer comes when it wakes up.
+        let _wakes_up = self.mailbox.channel(process).begin(commands::Sleep {});
+        self.wait_for(GuestState::Sleeping, || Ok(()))
+    }
+
+    /// Gets the vCPU out of `hlt`.
+    ///
+    /// # Errors
+    /// When the guest does not come back.
+    pub fn wake(&self) -> Result<()> {
+        if !self.is_asleep() {
+            return Ok(());
+        }
+        self.wait_for(GuestState::Ready, || Ok(self.vm.wake()?))
+    }
+
+    /// Waits for a state, nudging once a millisecond: an interrupt that comes just before `hlt` is not lost, but
+    /// one that the guest takes for another is.
+    fn wait_for(&self, state: GuestState, nudge: impl Fn() -> io::Result<()>) -> Result<()> {
+        let mut wait = Wait::new();
+        let mut nudged = Instant::now();
+        nudge()?;
+        while self.mailbox.state() != Some(state) {
+            if !wait.turn() || self.vm.outcome().is_some() {
+                bail!("{}", self.trouble(&format!("does not become {state:?}")));
+            }
+            if nudged.elapsed() > Duration::from_millis(1) {
+                nudged = Instant::now();
+                nudge()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the guest polls for commands in ring 3 and its last exits are over.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn settle(&self) -> Result<()> {
+        self.call(Process::App, commands::Ping { token: 0 })?;
+        Ok(())
+    }
+
+    /// Exits of the vCPU so far.
+    ///
+    /// # Errors
+    /// When KVM's statistics cannot be read.
+    pub fn exits(&self) -> Result<ExitSnapshot> {
+        Ok(self.vm.vcpu_exits(0)?)
+    }
+
+    /// Lets the first process spin for `ns` nanoseconds.
+    ///
+    /// # Errors
+    /// When the guest does not answer.
+    pub fn spin(&self, ns: u64) -> Result<()> {
+        let ticks = (u128::from(ns) * u128::from(self.tsc_khz) / 1_000_000) as u64;
+        self.call(Process::App, commands::Spin { ticks })?;
+        Ok(())
+    }
+
+    /// Checksum of memory, computed by the process.
+    ///
+    /// # Errors
+    /// When the guest fails at it.
+    pub fn checksum(&self, process: Process, va: u64, len: u64) -> Result<u64> {
+        Ok(self.call(process, commands::Checksum { va, len })?.checksum)
+    }
+
+    /// Zeroed memory for the process.
+    ///
+    /// # Errors
+    /// When the guest has not that much.
+    pub fn alloc(&self, process: Process, bytes: u64, page_size: u64) -> Result<u64> {
+        Ok(self.call(process, commands::Alloc { bytes, page_size, flags: commands::ALLOC_ZERO })?.va)
+    }
+
+    /// Stores bytes at an address of the process.
+    ///
+    /// # Errors
+    /// When the guest fails at it.
+    pub fn write(&self, process: Process, va: u64, bytes: &[u8]) -> Result<()> {
+        self.mailbox.channel(process).bulk_write(0, bytes);
+        self.call(process, commands::Write { va, len: bytes.len() as u64, bulk: 0 })?;
+        Ok(())
+    }
+
+    /// Loads bytes from an address of the process.
+    ///
+    /// # Errors
+    /// When the guest fails at it.
+    pub fn read(&self, process: Process, va: u64, bytes: &mut [u8]) -> Result<()> {
+        self.call(process, commands::Read { va, len: bytes.len() as u64, bulk: 0 })?;
+        self.mailbox.channel(process).bulk_read(0, bytes);
+        Ok(())
+    }
+}
+
+/// Waits for a guest without taking its core: a few looks, then ever longer naps.
+struct Wait {
+    deadline: Instant,
+    turns: u32,
+}
+
+impl Wait {
+    fn new() -> Self {
+        Self { deadline: Instant::now() + PATIENCE, turns: 0 }
+    }
+
+    /// Naps; false when patience is at its end.
+    fn turn(&mut self) -> bool {
+        self.turns = self.turns.saturating_add(1);
+        match self.turns {
+            0..=20 => std::hint::spin_loop(),
+            21..=60 => std::thread::sleep(Duration::from_micros(20)),
+            _ => std::thread::sleep(Duration::from_micros(200)),
+        }
+        Instant::now() < self.deadline
+    }
+}

@@ -1,0 +1,15 @@
+//! A bare-metal guest that does as it is told: what the demo, the benchmark and the whole-system tests stand on.
+//!
+//! [`Guest`] boots the built-in image in a VM and gives its processes commands through the agent mailbox in guest
+//! RAM, so that steering causes no exit. [`Stage`] is two of them, linked, with a capability given. Nothing here is
+//! on the data path or needed by users' own guests.
+
+mod direction;
+mod guest;
+mod run;
+mod stage;
+
+pub use direction::Direction;
+pub use guest::{Accepted, Control, Guest, GuestSpec, PAGE_2M, PAGE_4K};
+pub use run::{RunDone, RunSpec, Running};
+pub use stage::{Stage, StageSpec};
