@@ -6,6 +6,7 @@ use std::sync::Arc;
 use byway_protocols::ControlStatus;
 
 use super::Domain;
+use super::core::next_number;
 use crate::capability::{Capability, Grave, Held};
 use crate::context::Context;
 
@@ -58,7 +59,7 @@ impl Domain {
         if tables.contexts.len() >= self.quotas.contexts as usize {
             return Err(ControlStatus::Quota);
         }
-        let id = self.core.next_context()?;
+        let id = next_number(&self.next_context)?;
         let open = Open {
             root: Capability::root(&self.owner, Arc::clone(&space)),
             context: Arc::new(Context::new(id, self.id, space, slots)),

@@ -20,6 +20,8 @@ pub struct CoreLimits {
     pub slots_max: u32,
     /// How long a queue is polled without finding work, in microseconds.
     pub park_us: u32,
+    /// Bit n of byte n/8: opcode n is supported.
+    pub opcodes: [u8; 32],
 }
 
 /// The shared part of an engine, below its threads.
@@ -34,9 +36,9 @@ pub struct Core {
     revokes: Latencies,
     graves: Mutex<VecDeque<Buried>>,
     next_domain: AtomicU32,
-    next_context: AtomicU32,
-    next_queue: AtomicU32,
     next_offer: AtomicU64,
+    /// What workers call queues by.
+    queue_keys: Mutex<Keys>,
     next_instance: AtomicU32,
 }
 
@@ -71,9 +73,8 @@ impl Core {
             revokes: Latencies::default(),
             graves: Mutex::default(),
             next_domain: AtomicU32::new(1),
-            next_context: AtomicU32::new(1),
-            next_queue: AtomicU32::new(1),
             next_offer: AtomicU64::new(1),
+            queue_keys: Mutex::default(),
             next_instance: AtomicU32::new(instance),
         }
     }
@@ -124,13 +125,15 @@ impl Core {
     /// # Errors
     /// [`ControlStatus::HostFailure`] when all were used: none is used twice.
     pub fn next_domain(&self) -> Result<u32, ControlStatus> {
-        next(&self.next_domain)
+        next_number(&self.next_domain)
     }
-    pub(super) fn next_context(&self) -> Result<u32, ControlStatus> {
-        next(&self.next_context)
+    /// A key for a new queue among those that live.
+    pub(super) fn take_queue_key(&self) -> u32 {
+        self.queue_keys().take()
     }
-    pub(super) fn next_queue(&self) -> Result<u32, ControlStatus> {
-        next(&self.next_queue)
+    /// The workers have forgotten the queue that had this key.
+    pub(super) fn return_queue_key(&self, key: u32) {
+        self.queue_keys().put_back(key);
     }
     pub(super) fn next_offer(&self) -> u64 {
         self.next_offer.fetch_add(1, Ordering::Relaxed)
@@ -195,15 +198,41 @@ impl Core {
         }
     }
 
+    fn queue_keys(&self) -> MutexGuard<'_, Keys> {
+        // Each change is one push, pop or increment.
+        self.queue_keys.lock().unwrap_or_else(|e| e.into_inner())
+    }
     fn graves(&self) -> MutexGuard<'_, VecDeque<Buried>> {
         // Each change is one push or pop.
         self.graves.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 
+/// Small numbers that are unique among those in use. Domains number their queues
+/// themselves, so that none can use up another's numbers; these tell the workers' queues
+/// apart, of all domains.
+#[derive(Debug, Default)]
+struct Keys {
+    free: Vec<u32>,
+    /// Keys ever made; quotas keep it far below its end.
+    made: u32,
+}
+
+impl Keys {
+    fn take(&mut self) -> u32 {
+        self.free.pop().unwrap_or_else(|| {
+            self.made += 1;
+            self.made
+        })
+    }
+    fn put_back(&mut self, key: u32) {
+        self.free.push(key);
+    }
+}
+
 /// The next number, or a failure once they have run out: a number that came back could
 /// be taken for the object that had it before.
-fn next(counter: &AtomicU32) -> Result<u32, ControlStatus> {
+pub(super) fn next_number(counter: &AtomicU32) -> Result<u32, ControlStatus> {
     counter
         .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_add(1))
         .map_err(|_| ControlStatus::HostFailure)
@@ -214,10 +243,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn keys_in_use_differ() {
+        let mut keys = Keys::default();
+        let (a, b) = (keys.take(), keys.take());
+        assert_ne!(a, b);
+        keys.put_back(a);
+        assert_eq!(keys.take(), a);
+        assert_ne!(keys.take(), b);
+    }
+
+    #[test]
     fn numbers_run_out_instead_of_coming_back() {
         let counter = AtomicU32::new(u32::MAX - 1);
-        assert_eq!(next(&counter), Ok(u32::MAX - 1));
-        assert_eq!(next(&counter), Err(ControlStatus::HostFailure));
-        assert_eq!(next(&counter), Err(ControlStatus::HostFailure));
+        assert_eq!(next_number(&counter), Ok(u32::MAX - 1));
+        assert_eq!(next_number(&counter), Err(ControlStatus::HostFailure));
+        assert_eq!(next_number(&counter), Err(ControlStatus::HostFailure));
     }
 }

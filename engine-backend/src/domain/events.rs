@@ -8,8 +8,6 @@ use byway_protocols::{Event, Status};
 use crossbeam_queue::ArrayQueue;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::queue::CompletionSink;
-
 /// Events that wait at most; more are counted and dropped.
 const ROOM: usize = 4096;
 
@@ -76,17 +74,17 @@ impl Events {
         while self.queue.pop().is_some() {}
         self.lost.store(0, Ordering::Relaxed);
     }
-}
 
-impl CompletionSink for Events {
-    fn completed(&self, queue: u32) {
+    /// A queue's completion interrupt.
+    pub fn completion(&self, queue: u32) {
         self.push(Event {
             kind: EventKind::Completion as u16,
             object: queue,
             ..Event::default()
         });
     }
-    fn dead(&self, queue: u32, status: Status) {
+    /// The engine stopped serving a queue.
+    pub fn queue_dead(&self, queue: u32, status: Status) {
         self.push(Event {
             kind: EventKind::QueueDead as u16,
             object: queue,
@@ -104,7 +102,7 @@ mod tests {
     fn what_does_not_fit_is_counted() {
         let events = Events::new().unwrap();
         for i in 0..ROOM as u32 + 3 {
-            events.completed(i);
+            events.completion(i);
         }
         assert_eq!(events.take_lost(), 3);
         assert_eq!(events.take_lost(), 0);
@@ -116,13 +114,13 @@ mod tests {
     #[test]
     fn one_signal_until_the_reader_looks() {
         let events = Events::new().unwrap();
-        events.completed(1);
-        events.completed(2);
+        events.completion(1);
+        events.completion(2);
         assert_eq!(events.signal().read().unwrap(), 1);
-        events.completed(3);
+        events.completion(3);
         assert!(events.signal().read().is_err());
         events.begin();
-        events.dead(4, Status::RegionGone);
+        events.queue_dead(4, Status::RegionGone);
         assert_eq!(events.signal().read().unwrap(), 1);
     }
 }

@@ -78,6 +78,9 @@ pub struct Domain {
     /// Features in force since QUERY.
     features: AtomicU64,
     instance: AtomicU32,
+    // Each domain counts for itself: one that runs out of numbers stops itself only.
+    next_context: AtomicU32,
+    next_queue: AtomicU32,
 }
 
 /// What the guest has created.
@@ -114,6 +117,8 @@ impl Domain {
             ready: AtomicBool::new(false),
             features: AtomicU64::new(0),
             instance: AtomicU32::new(core.next_instance()),
+            next_context: AtomicU32::new(1),
+            next_queue: AtomicU32::new(1),
             quotas,
             core,
         }

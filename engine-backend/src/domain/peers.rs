@@ -54,6 +54,11 @@ impl Peers {
     pub fn get(&self, id: u32) -> Option<Arc<Domain>> {
         self.state().domains.get(&id)?.upgrade()
     }
+    /// A domain by name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<Arc<Domain>> {
+        self.all().into_iter().find(|d| d.name() == name)
+    }
     /// All domains, by number.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Domain>> {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use byway_protocols::{Completion, ControlStatus, Descriptor, QueueHeader, RingPosition, Status};
 
-use super::{Domain, add_stats};
+use super::core::next_number;
+use super::{Domain, Events, add_stats};
 use crate::capability::Charge;
 use crate::memory::HostSpan;
 use crate::queue::{CompletionSink, QueueParts, QueueStats, WorkQueue};
@@ -63,6 +64,21 @@ impl Queues {
     }
 }
 
+/// Tells the driver of a queue by the number that it knows.
+struct Sink {
+    events: Arc<Events>,
+    queue: u32,
+}
+
+impl CompletionSink for Sink {
+    fn completed(&self, _key: u32) {
+        self.events.completion(self.queue);
+    }
+    fn dead(&self, _key: u32, status: Status) {
+        self.events.queue_dead(self.queue, status);
+    }
+}
+
 /// Whether two areas share a byte. Neither wraps: they were resolved in RAM.
 fn overlap(a: Area, b: Area) -> bool {
     a.0 < b.0 + b.1 && b.0 < a.0 + a.1
@@ -90,9 +106,13 @@ impl Domain {
             true => Some(self.unparked.charge().ok_or(ControlStatus::Quota)?),
             false => None,
         };
-        let id = self.core.next_queue()?;
+        let id = next_number(&self.next_queue)?;
+        let sink = Sink {
+            events: Arc::clone(&self.events),
+            queue: id,
+        };
         let queue = Arc::new(WorkQueue::new(QueueParts {
-            id,
+            id: self.core.take_queue_key(),
             domain: self.id,
             context,
             entries: wanted.entries,
@@ -101,7 +121,7 @@ impl Domain {
             header,
             no_park: wanted.no_park,
             instance: self.instance(),
-            sink: Arc::clone(&self.events) as Arc<dyn CompletionSink>,
+            sink: Arc::new(sink),
         }));
         let entry = Entry {
             context: wanted.context,
@@ -176,13 +196,14 @@ impl Domain {
             .collect();
         for (id, queue) in stopped {
             self.stop(Some(queue));
-            self.events.dead(id, Status::RegionGone);
+            self.events.queue_dead(id, Status::RegionGone);
         }
     }
 
     fn stop(&self, queue: Option<Arc<WorkQueue>>) {
         let Some(queue) = queue else { return };
         self.core.workers().detach(queue.id());
+        self.core.return_queue_key(queue.id());
         add_stats(&mut self.tables().totals, queue.stats());
     }
 }

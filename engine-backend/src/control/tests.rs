@@ -1,0 +1,1 @@
+//! Control requests against a domain with real RAM.

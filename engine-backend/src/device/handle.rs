@@ -1,0 +1,275 @@
+//! [`Handle`]: the VMM's side of a device, and the verbs behind it.
+
+use std::sync::Arc;
+
+use byway_protocols::config::{CONTROL_QUEUE, MAGIC, QUEUE_COUNT};
+use byway_protocols::{ABI_VERSION, ConfigSpace};
+
+use super::ram::Ram;
+use super::vring::{Running, SIZE_MAX};
+use super::{Device, Source, State};
+use crate::interface::{Domain, DomainError, MemoryRegion, Vring};
+use crate::memory::MemoryError;
+
+/// VIRTIO_F_VERSION_1: the device is one of virtio 1.x.
+const VIRTIO_F_VERSION_1: u64 = 1 << 32;
+/// All that is offered.
+const FEATURES: u64 = VIRTIO_F_VERSION_1;
+
+/// A VMM's hold on its domain; dropping it detaches.
+///
+/// Keeps what serves the device, `K`, alive.
+#[derive(Debug)]
+pub struct Handle<K> {
+    device: Arc<Device>,
+    _keep: K,
+}
+
+impl<K> Handle<K> {
+    /// A handle on a device whose domain the caller has claimed
+    /// ([`crate::domain::Domain::claim`]).
+    #[must_use]
+    pub fn new(device: Arc<Device>, keep: K) -> Self {
+        Self {
+            device,
+            _keep: keep,
+        }
+    }
+}
+
+impl<K> Drop for Handle<K> {
+    fn drop(&mut self) {
+        self.device.detach(false);
+        self.device.domain.unclaim();
+    }
+}
+
+impl<K: Send> Domain for Handle<K> {
+    fn features(&self) -> u64 {
+        FEATURES
+    }
+    fn set_features(&mut self, features: u64) -> Result<(), DomainError> {
+        if features & !FEATURES != 0 {
+            return Err(DomainError::BadArgument(format!(
+                "features {features:#x}: only {FEATURES:#x} were offered"
+            )));
+        }
+        self.device.with_state(|state| state.features = features);
+        Ok(())
+    }
+    fn queue_count(&self) -> usize {
+        usize::from(QUEUE_COUNT)
+    }
+    fn queue_max_size(&self) -> u16 {
+        SIZE_MAX
+    }
+    fn read_config(&self, offset: u32, data: &mut [u8]) {
+        let space = ConfigSpace {
+            magic: MAGIC,
+            version: ABI_VERSION,
+        };
+        let bytes = space.to_bytes();
+        for (i, byte) in data.iter_mut().enumerate() {
+            let at = (offset as usize).checked_add(i);
+            *byte = at.and_then(|at| bytes.get(at)).copied().unwrap_or(0);
+        }
+    }
+    fn add_region(&mut self, region: MemoryRegion) -> Result<(), DomainError> {
+        self.device.add_region(region)
+    }
+    fn remove_region(&mut self, guest_addr: u64, size: u64) -> Result<(), DomainError> {
+        self.device
+            .with_state(|state| self.device.take_region(state, guest_addr, size))
+    }
+    fn start_vring(&mut self, index: usize, vring: Vring) -> Result<(), DomainError> {
+        self.device
+            .with_state(|state| self.device.start_vring(state, index, vring))
+    }
+    fn stop_vring(&mut self, index: usize) -> Result<u16, DomainError> {
+        self.device
+            .with_state(|state| self.device.stop_vring(state, index))
+    }
+    fn reset(&mut self) {
+        self.device.with_state(|state| self.device.reset(state));
+    }
+    fn pause(&mut self) {
+        self.device.with_state(|state| {
+            state.paused = true;
+            self.device.settle(state);
+        });
+    }
+    fn resume(&mut self) {
+        self.device.with_state(|state| {
+            state.paused = false;
+            self.device.settle(state);
+        });
+        // Whatever came meanwhile was left lying.
+        self.device.domain.events().poke();
+    }
+}
+
+impl Device {
+    fn add_region(&self, region: MemoryRegion) -> Result<(), DomainError> {
+        let gone = self.with_state(|state| state.removed);
+        if gone {
+            return Err(removed());
+        }
+        // Mapping, and above all populating, takes long: not with the lock held.
+        self.domain
+            .memory()
+            .add_region(region)
+            .map_err(memory_error)?;
+        self.with_state(|state| {
+            state.ram = Ram::of(self.domain.memory());
+            if state.removed {
+                for (gpa, size) in self.domain.memory().regions() {
+                    // Gone meanwhile is as good.
+                    let _ = self.take_region(state, gpa, size);
+                }
+                return Err(removed());
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes a region away; returns after the last access.
+    pub(super) fn take_region(
+        &self,
+        state: &mut State,
+        gpa: u64,
+        size: u64,
+    ) -> Result<(), DomainError> {
+        let retired = self
+            .domain
+            .memory()
+            .remove_region(gpa, size)
+            .map_err(memory_error)?;
+        for vring in state.vrings.iter_mut().flatten() {
+            if vring.touches(gpa, size) {
+                vring.break_off();
+            }
+        }
+        state.ram = Ram::of(self.domain.memory());
+        self.domain.stop_queues_in(gpa, size);
+        self.domain.core().epochs().synchronize();
+        // SAFETY: the grace period is over. Translations are used by workers in chunks
+        // only; what control threads use are spans, which keep their mapping, and the
+        // virtqueues' view of RAM, which was replaced under the lock that guards it.
+        unsafe { retired.free() };
+        Ok(())
+    }
+
+    fn start_vring(
+        &self,
+        state: &mut State,
+        index: usize,
+        vring: Vring,
+    ) -> Result<(), DomainError> {
+        if state.removed {
+            return Err(removed());
+        }
+        let slot = vring_slot(state, index)?;
+        if state.vrings[slot].is_some() {
+            return Err(DomainError::BadArgument(format!(
+                "virtqueue {index} runs already: stop it first"
+            )));
+        }
+        let running = Running::new(vring, &state.ram)?;
+        self.poller
+            .add(running.kick(), self.kick_source(slot))
+            .map_err(|source| DomainError::Host {
+                what: format!("cannot wait for virtqueue {index}'s kicks"),
+                source,
+            })?;
+        state.vrings[slot] = Some(running);
+        state.stopped &= slot != usize::from(CONTROL_QUEUE);
+        self.settle(state);
+        // Requests and events may have been waiting for it.
+        self.domain.events().poke();
+        Ok(())
+    }
+
+    fn stop_vring(&self, state: &mut State, index: usize) -> Result<u16, DomainError> {
+        let slot = vring_slot(state, index)?;
+        let base = self.drop_vring(state, slot);
+        // A domain whose driver cannot speak is stopped as a whole (GET_VRING_BASE).
+        state.stopped |= slot == usize::from(CONTROL_QUEUE);
+        self.settle(state);
+        Ok(base)
+    }
+
+    fn drop_vring(&self, state: &mut State, slot: usize) -> u16 {
+        let Some(running) = state.vrings[slot].take() else {
+            return 0;
+        };
+        self.poller.remove(running.kick());
+        running.base()
+    }
+
+    pub(super) fn reset(&self, state: &mut State) {
+        for slot in 0..state.vrings.len() {
+            self.drop_vring(state, slot);
+        }
+        state.pending = None;
+        state.sequence = 0;
+        state.features = 0;
+        self.domain.reset();
+        state.stopped = false;
+        self.settle(state);
+    }
+
+    /// Tells the workers whether the domain is to be served: it is unless the VMM has
+    /// paused it or stopped its control virtqueue.
+    pub(super) fn settle(&self, state: &mut State) {
+        let quiet = state.paused || state.stopped;
+        if quiet == state.quiet {
+            return;
+        }
+        state.quiet = quiet;
+        let workers = self.domain.core().workers();
+        if quiet {
+            workers.pause_domain(self.domain.id());
+        } else {
+            workers.resume_domain(self.domain.id());
+        }
+    }
+
+    fn kick_source(&self, slot: usize) -> Source {
+        if slot == usize::from(CONTROL_QUEUE) {
+            Source::ControlKick(self.domain.id())
+        } else {
+            Source::EventKick(self.domain.id())
+        }
+    }
+}
+
+/// The index, if the device has such a virtqueue.
+fn vring_slot(state: &State, index: usize) -> Result<usize, DomainError> {
+    let count = state.vrings.len();
+    (index < count)
+        .then_some(index)
+        .ok_or(DomainError::NoSuchQueue(index, count))
+}
+
+fn removed() -> DomainError {
+    DomainError::BadArgument("the operator has removed this domain".to_owned())
+}
+
+fn memory_error(e: MemoryError) -> DomainError {
+    match e {
+        MemoryError::BadArgument(what) => DomainError::BadArgument(what),
+        MemoryError::Region {
+            guest_addr,
+            size,
+            what,
+        } => DomainError::Region {
+            guest_addr,
+            size,
+            what: what.to_string(),
+        },
+        MemoryError::Host { what, source } => DomainError::Host {
+            what: what.to_string(),
+            source,
+        },
+    }
+}

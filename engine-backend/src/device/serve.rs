@@ -1,0 +1,194 @@
+//! The control thread's part: carrying out requests and delivering events.
+
+use std::time::Instant;
+
+use byway_protocols::Event;
+use byway_protocols::config::{CONTROL_QUEUE, EVENT_QUEUE};
+use byway_protocols::control::{MESSAGE_BYTES_MAX, ReplyHeader};
+use byway_protocols::event::EventKind;
+
+use super::vring::{Broken, Chain, Running};
+use super::{Device, State};
+use crate::control;
+
+/// Requests carried out before the next domain has its turn.
+const REQUESTS_PER_TURN: usize = 16;
+/// Events delivered before the next domain has its turn.
+const EVENTS_PER_TURN: usize = 256;
+
+/// One byte more than the longest message, to tell a longer one.
+const COPY_MAX: usize = MESSAGE_BYTES_MAX + 1;
+
+impl Device {
+    /// Does a turn's work for the driver; true when there may be more.
+    pub fn serve(&self) -> bool {
+        self.domain.events().begin();
+        let Some(mut state) = self.try_state() else {
+            return false;
+        };
+        if state.paused {
+            return false;
+        }
+        if self.domain.memory().is_dead() {
+            self.quarantine(&mut state);
+            return false;
+        }
+        let more_requests = self.serve_requests(&mut state);
+        // After the requests, which may have caused some.
+        let more_events = self.serve_events(&mut state);
+        more_requests || more_events
+    }
+
+    fn serve_requests(&self, state: &mut State) -> bool {
+        let State { ram, vrings, .. } = state;
+        let Some(vring) = serviceable(&mut vrings[usize::from(CONTROL_QUEUE)]) else {
+            return false;
+        };
+        for turn in 0..=REQUESTS_PER_TURN {
+            if turn == REQUESTS_PER_TURN {
+                return true;
+            }
+            let started = Instant::now();
+            let outcome = vring.take(ram).and_then(|chain| {
+                let Some(chain) = chain else { return Ok(None) };
+                let (bytes, revoked) = self.carry_out(&chain);
+                let bytes = bytes.as_ref().map_or(&[][..], control::Reply::bytes);
+                vring.put(ram, &chain, bytes)?;
+                Ok(Some(revoked))
+            });
+            match outcome {
+                Ok(None) => return false,
+                Ok(Some(revoked)) => {
+                    if revoked {
+                        self.record_revoke(started);
+                    }
+                    vring.notify(ram);
+                }
+                Err(e) => {
+                    self.give_up(vring, "control", &e);
+                    return false;
+                }
+            }
+        }
+        false
+    }
+
+    /// The reply to a chain, if it gets one, and whether something was revoked.
+    fn carry_out(&self, chain: &Chain<COPY_MAX>) -> (Option<control::Reply>, bool) {
+        if chain.readable().is_empty() || chain.room() < ReplyHeader::SIZE {
+            // A bare doorbell, or no room to say anything.
+            return (None, false);
+        }
+        let handled = control::handle(&self.domain, chain.readable(), chain.room());
+        (Some(handled.reply), handled.revoked)
+    }
+
+    fn record_revoke(&self, started: Instant) {
+        let ns = started.elapsed().as_nanos();
+        let ns = u64::try_from(ns).unwrap_or(u64::MAX);
+        self.domain.core().revokes().record(ns);
+    }
+
+    fn serve_events(&self, state: &mut State) -> bool {
+        let State {
+            ram,
+            vrings,
+            pending,
+            sequence,
+            ..
+        } = state;
+        let Some(vring) = serviceable(&mut vrings[usize::from(EVENT_QUEUE)]) else {
+            return false;
+        };
+        let mut delivered = false;
+        let mut outcome = Ok(true);
+        for _ in 0..EVENTS_PER_TURN {
+            let next = pending.take().or_else(|| self.next_event(sequence));
+            let Some(event) = next else {
+                outcome = Ok(false);
+                break;
+            };
+            let chain = match vring.take::<0>(ram) {
+                Ok(Some(chain)) => chain,
+                Ok(None) => {
+                    *pending = Some(event);
+                    outcome = Ok(false);
+                    break;
+                }
+                Err(e) => {
+                    outcome = Err(e);
+                    break;
+                }
+            };
+            let bytes = event.to_bytes();
+            let fits = chain.room() >= bytes.len();
+            let bytes = if fits { &bytes[..] } else { &[] };
+            if let Err(e) = vring.put(ram, &chain, bytes) {
+                outcome = Err(e);
+                break;
+            }
+            delivered = true;
+            if !fits {
+                *pending = Some(event);
+            }
+        }
+        if delivered {
+            vring.notify(ram);
+        }
+        outcome.unwrap_or_else(|e| {
+            self.give_up(vring, "event", &e);
+            false
+        })
+    }
+
+    /// The next event with its number. Those that were lost have had numbers too.
+    fn next_event(&self, sequence: &mut u32) -> Option<Event> {
+        let events = self.domain.events();
+        let lost = events.take_lost();
+        let event = if lost == 0 {
+            events.pop()?
+        } else {
+            *sequence = sequence.wrapping_add(lost as u32);
+            Event {
+                kind: EventKind::Lost as u16,
+                length: lost,
+                ..Event::default()
+            }
+        };
+        let numbered = Event {
+            sequence: *sequence,
+            ..event
+        };
+        *sequence = sequence.wrapping_add(1);
+        Some(numbered)
+    }
+
+    fn give_up(&self, vring: &mut Running, which: &str, why: &Broken) {
+        vring.break_off();
+        tracing::warn!(
+            domain = self.domain.name(),
+            "{which} virtqueue is broken and waits for a reset: {why}"
+        );
+    }
+
+    /// A region lost its backing: the engine's pages are not the guest's any more.
+    fn quarantine(&self, state: &mut State) {
+        let was_served = state.vrings.iter().flatten().any(|v| !v.is_broken());
+        if was_served {
+            tracing::error!(
+                domain = self.domain.name(),
+                "guest memory lost its backing (truncated, punched or failed): detached"
+            );
+            self.domain.reset();
+            state
+                .vrings
+                .iter_mut()
+                .flatten()
+                .for_each(Running::break_off);
+        }
+    }
+}
+
+fn serviceable(vring: &mut Option<Running>) -> Option<&mut Running> {
+    vring.as_mut().filter(|v| !v.is_broken())
+}

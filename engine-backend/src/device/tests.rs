@@ -1,0 +1,1 @@
+//! The device end to end, over virtqueues in a memfd.

@@ -1,0 +1,176 @@
+//! [`EngineConfig`]: what the operator sets once, and the bounds of quotas.
+
+use byway_protocols::Word0;
+use byway_protocols::ring::{ENTRIES_MAX, ENTRIES_MIN};
+use serde::{Deserialize, Serialize};
+
+use crate::epoch::WORKERS_MAX;
+use crate::interface::{AdminError, Quotas};
+use crate::worker::WorkerConfig;
+
+/// Settings of an engine. Unknown keys are refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EngineConfig {
+    /// Threads that poll work queues, 1 to 64.
+    pub workers: u32,
+    /// Processors that worker 0, 1, … are pinned to; those without one float.
+    pub worker_cpus: Vec<usize>,
+    /// Processor that the control thread is pinned to; it floats without one.
+    pub control_cpu: Option<usize>,
+    /// How long a queue is polled without finding work before it is parked, in
+    /// microseconds, up to 1 second.
+    pub park_us: u32,
+    /// Most slots of a context, slot 0 included; 1 to 32768.
+    pub slots_max: u32,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        let workers = WorkerConfig::default();
+        Self {
+            workers: 1,
+            worker_cpus: workers.cpus,
+            control_cpu: None,
+            park_us: workers.park_us,
+            slots_max: 4096,
+        }
+    }
+}
+
+/// A setting is out of range.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("engine setting {name} = {value}: expected {expected}")]
+pub struct ConfigError {
+    /// Its name.
+    pub name: &'static str,
+    /// What it was set to.
+    pub value: String,
+    /// What it can be set to.
+    pub expected: String,
+}
+
+/// Slots that a descriptor can name.
+const SLOTS_MAX: u32 = Word0::SLOT_MAX as u32 + 1;
+const PARK_US_MAX: u32 = 1_000_000;
+
+impl EngineConfig {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let range = |name, value: u32, min: u32, max: u32| {
+            if (min..=max).contains(&value) {
+                return Ok(());
+            }
+            Err(ConfigError {
+                name,
+                value: value.to_string(),
+                expected: format!("{min} to {max}"),
+            })
+        };
+        range("workers", self.workers, 1, WORKERS_MAX as u32)?;
+        range("park_us", self.park_us, 0, PARK_US_MAX)?;
+        range("slots_max", self.slots_max, 1, SLOTS_MAX)?;
+        let cpus = self.worker_cpus.iter().chain(&self.control_cpu);
+        for &cpu in cpus {
+            if cpu >= libc::CPU_SETSIZE as usize {
+                return Err(ConfigError {
+                    name: "worker_cpus, control_cpu",
+                    value: cpu.to_string(),
+                    expected: format!("processors below {}", libc::CPU_SETSIZE),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn worker_config(&self) -> WorkerConfig {
+        WorkerConfig {
+            count: self.workers as usize,
+            cpus: self.worker_cpus.clone(),
+            park_us: self.park_us,
+            ..WorkerConfig::default()
+        }
+    }
+}
+
+/// Largest value of a quota that counts objects.
+const OBJECTS_MAX: u32 = 1 << 20;
+
+/// Refuses quotas that the engine's tables could not keep.
+pub(super) fn check_quotas(quotas: &Quotas) -> Result<(), AdminError> {
+    let counts = [
+        ("address_spaces", quotas.address_spaces),
+        ("contexts", quotas.contexts),
+        ("queues", quotas.queues),
+        ("capabilities", quotas.capabilities),
+        ("offers", quotas.offers),
+        ("no_park_queues", quotas.no_park_queues),
+    ];
+    for (name, value) in counts {
+        if value > OBJECTS_MAX {
+            return Err(AdminError::BadQuota(format!(
+                "{name} = {value}: expected 0 to {OBJECTS_MAX}"
+            )));
+        }
+    }
+    let entries = quotas.queue_entries;
+    if !entries.is_power_of_two() || !(ENTRIES_MIN..=ENTRIES_MAX).contains(&entries) {
+        return Err(AdminError::BadQuota(format!(
+            "queue_entries = {entries}: expected a power of two from {ENTRIES_MIN} to {ENTRIES_MAX}"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_in_range() {
+        assert_eq!(EngineConfig::default().check(), Ok(()));
+        assert_eq!(check_quotas(&Quotas::default()), Ok(()));
+    }
+
+    #[test]
+    fn settings_out_of_range_are_named() {
+        let bad = |config: EngineConfig| config.check().unwrap_err().to_string();
+        let base = EngineConfig::default();
+        let e = bad(EngineConfig {
+            workers: 0,
+            ..base.clone()
+        });
+        assert_eq!(e, "engine setting workers = 0: expected 1 to 64");
+        let e = bad(EngineConfig {
+            workers: 65,
+            ..base.clone()
+        });
+        assert!(e.contains("workers = 65"), "{e}");
+        let e = bad(EngineConfig {
+            slots_max: 32769,
+            ..base.clone()
+        });
+        assert!(e.contains("slots_max"), "{e}");
+        let e = bad(EngineConfig {
+            control_cpu: Some(1 << 20),
+            ..base
+        });
+        assert!(e.contains("control_cpu"), "{e}");
+    }
+
+    #[test]
+    fn quotas_out_of_range_are_named() {
+        let bad = |quotas: Quotas| check_quotas(&quotas).unwrap_err().to_string();
+        let e = bad(Quotas {
+            offers: u32::MAX,
+            ..Quotas::default()
+        });
+        assert!(e.contains("offers = 4294967295"), "{e}");
+        for entries in [0, 1, 3, 65536] {
+            let e = bad(Quotas {
+                queue_entries: entries,
+                ..Quotas::default()
+            });
+            assert!(e.contains("queue_entries"), "{e}");
+        }
+    }
+}

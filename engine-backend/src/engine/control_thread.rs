@@ -1,0 +1,156 @@
+//! [`ControlThread`]: the one thread that serves all domains' virtqueues.
+//!
+//! Domains take turns: whoever asks for much waits for the others in between. What is
+//! left over goes to clearing away what was revoked.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::Devices;
+use crate::device::{Poller, Source};
+use crate::domain::Core;
+
+/// The running thread. Dropping it stops it and waits for its end.
+#[derive(Debug)]
+pub(super) struct ControlThread {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    core: Arc<Core>,
+    poller: Arc<Poller>,
+    devices: Arc<Devices>,
+    stop: AtomicBool,
+    wake: EventFd,
+    tid: AtomicI32,
+}
+
+impl ControlThread {
+    pub(super) fn start(
+        core: Arc<Core>,
+        poller: Arc<Poller>,
+        devices: Arc<Devices>,
+        cpu: Option<usize>,
+    ) -> io::Result<Self> {
+        let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        poller.add(&wake, Source::Wake)?;
+        let shared = Arc::new(Shared {
+            core,
+            poller,
+            devices,
+            stop: AtomicBool::new(false),
+            wake,
+            tid: AtomicI32::new(0),
+        });
+        let (report, started) = mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new()
+            .name("byway-control".to_owned())
+            .spawn({
+                let shared = Arc::clone(&shared);
+                move || {
+                    // SAFETY: `gettid` has no preconditions.
+                    shared
+                        .tid
+                        .store(unsafe { libc::gettid() }, Ordering::Relaxed);
+                    let pinned = cpu.map_or(Ok(()), pin);
+                    let go = pinned.is_ok();
+                    // The starter waits for it.
+                    let _ = report.send(pinned);
+                    if go {
+                        shared.run();
+                    }
+                }
+            })?;
+        let this = Self {
+            shared,
+            thread: Some(thread),
+        };
+        match started.recv() {
+            Ok(Ok(())) => Ok(this),
+            Ok(Err(e)) => Err(e),
+            Err(_) => Err(io::Error::other("the control thread ended at once")),
+        }
+    }
+
+    /// Has it look for work that no eventfd tells of.
+    pub(super) fn wake(&self) {
+        // An eventfd that is full is readable anyway.
+        let _ = self.shared.wake.write(1);
+    }
+    pub(super) fn tid(&self) -> i32 {
+        self.shared.tid.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for ControlThread {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.wake();
+        if let Some(thread) = self.thread.take() {
+            // It panics only where the engine is broken; nothing to add to its message.
+            let _ = thread.join();
+        }
+        self.shared.poller.remove(&self.shared.wake);
+    }
+}
+
+impl Shared {
+    fn run(&self) {
+        // Domains with work, each once, in the order of their turns.
+        let mut turns = VecDeque::new();
+        let mut all_reaped = true;
+        while !self.stop.load(Ordering::Acquire) {
+            let block = turns.is_empty() && all_reaped;
+            let waited = self
+                .poller
+                .wait(block, |source| self.note(source, &mut turns));
+            if let Err(e) = waited {
+                // Only a bad descriptor or argument is left: the engine cannot be
+                // controlled any more, but what runs goes on.
+                tracing::error!("the control thread cannot wait for requests and ends: {e}");
+                return;
+            }
+            if let Some(id) = turns.pop_front()
+                && let Some(device) = self.devices.find(id)
+                && device.serve()
+            {
+                turns.push_back(id);
+            }
+            all_reaped = self.core.reap();
+        }
+    }
+
+    fn note(&self, source: Source, turns: &mut VecDeque<u32>) {
+        let id = match source {
+            Source::Wake => return,
+            Source::ControlKick(id) => {
+                // The doorbell first: it is what a parked queue waits for.
+                self.core.workers().wake(id);
+                id
+            }
+            Source::EventKick(id) | Source::Events(id) => id,
+        };
+        if !turns.contains(&id) {
+            turns.push_back(id);
+        }
+    }
+}
+
+fn pin(cpu: usize) -> io::Result<()> {
+    // SAFETY: an all-zero `cpu_set_t` is an empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `cpu` is below CPU_SETSIZE, which the configuration's check ensures.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: the set is valid for its size; 0 means the calling thread.
+    match unsafe { libc::sched_setaffinity(0, size_of_val(&set), &set) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
