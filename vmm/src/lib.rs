@@ -10,8 +10,11 @@
 compile_error!("Byway's VMM runs on x86-64 Linux only");
 
 pub mod acpi;
+pub mod config;
 pub mod devices;
+pub mod exit_status;
 pub mod exits;
+mod guest;
 pub mod host;
 pub mod irq;
 pub mod layout;
@@ -19,3 +22,5 @@ pub mod loader;
 pub mod memory;
 pub mod vcpu;
 pub mod vm;
+
+pub use guest::{GUEST_MAILBOX_BYTES, guest_image};

@@ -143,6 +143,11 @@ impl GuestRam {
         self.memory.iter().map(GuestMemoryRegion::len).sum()
     }
 
+    /// First address after the last byte of RAM.
+    pub fn end(&self) -> u64 {
+        self.ranges().last().map_or(0, |(start, size)| start + size)
+    }
+
     /// `(first address, bytes)` of each region, ascending.
     pub fn ranges(&self) -> Vec<(u64, u64)> {
         self.memory

@@ -159,12 +159,12 @@ impl Vm {
 
         let vcpus = create_vcpus(&kvm, &vm, config.cpus)?;
         let windows: Vec<_> = device.iter().map(|_| BYWAY_WINDOW).collect();
-        let mailbox = mailbox_range(&ram, config.mailbox_bytes);
+        let mailbox = mailbox_range(&ram, config.mailbox_bytes)?;
         let cmdline = command_line(&config, &windows, mailbox);
         let rsdp = acpi::write(ram.memory(), config.cpus, &windows)?;
         let entry = loader::load(
             ram.memory(),
-            &MemoryMap::new(&ram.ranges(), config.mailbox_bytes),
+            &MemoryMap::new(&ram.ranges(), mailbox.map_or(0, |(at, _)| ram.end() - at)),
             &Payload {
                 kernel: &config.kernel,
                 initrd: config.initrd.as_deref(),
@@ -476,10 +476,22 @@ fn add_byway_device(
     Ok(transport)
 }
 
-/// The top of the last region of RAM.
-fn mailbox_range(ram: &GuestRam, bytes: u64) -> Option<(u64, u64)> {
-    let (start, size) = *ram.ranges().last()?;
-    (bytes != 0 && bytes <= size).then(|| (start + size - bytes, bytes))
+/// The top of RAM, from a 2 MiB boundary so that a guest can map it by large pages.
+fn mailbox_range(ram: &GuestRam, bytes: u64) -> Result<Option<(u64, u64)>, VmError> {
+    if bytes == 0 {
+        return Ok(None);
+    }
+    let floor = ram.ranges().last().map_or(0, |(start, _)| *start);
+    ram.end()
+        .checked_sub(bytes)
+        .map(|at| at & !(layout::LARGE_PAGE_SIZE - 1))
+        .filter(|at| *at >= floor.max(layout::HIGH_RAM))
+        .map(|at| Some((at, bytes)))
+        .ok_or_else(|| {
+            VmError::Config(format!(
+                "a mailbox of {bytes} bytes does not fit into RAM above {floor:#x}; change the VM's memory"
+            ))
+        })
 }
 
 /// Adds to the command line what a guest without ACPI needs to know.

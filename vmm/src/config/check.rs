@@ -1,0 +1,372 @@
+//! Checks a file's values and turns them into what the rest of the program uses.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::{Range, RangeInclusive};
+use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
+
+use byway_engine::interface::LinkPolicy;
+use toml::Spanned;
+
+use super::file::{EngineTable, FileConfig, LinkTable, VmTable};
+use super::{
+    ByteSize, ConfigError, EngineSettings, RunConfig, SPIN_US_MAX, VMS_MAX, VmEntry, WORKERS_MAX,
+};
+use crate::devices::byway::DEFAULT_DEVICE_ID;
+use crate::devices::serial::SerialSink;
+use crate::guest::{GUEST_MAILBOX_BYTES, guest_image};
+use crate::layout::{COMMAND_LINE_MAX, LARGE_PAGE_SIZE, PAGE_SIZE};
+use crate::loader::KernelSource;
+use crate::memory::{HugePages, RAM_MAX, RAM_MIN, RamConfig};
+use crate::vm::{CPUS_MAX, VmConfig};
+
+/// Name of the built-in image in `image = "..."`.
+const BUILT_IN: &str = "byway-guest";
+/// Least RAM for the built-in image: its own, the mailbox and something to work with.
+const BUILT_IN_RAM_MIN: u64 = 64 << 20;
+/// Most bytes in a VM's name.
+const NAME_MAX: usize = 32;
+/// Highest virtio device id.
+const DEVICE_ID_MAX: u64 = 0xffff;
+
+/// Where a mistake would be reported.
+struct Place<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Place<'_> {
+    fn wrong(
+        &self,
+        span: Range<usize>,
+        what: impl Into<String>,
+        help: impl Into<String>,
+    ) -> ConfigError {
+        ConfigError::at(self.path, self.text, span, what, help)
+    }
+
+    /// A path in the file, relative to the file. It must be that of a file.
+    fn file(&self, value: &Spanned<String>) -> Result<PathBuf, ConfigError> {
+        let folder = self.path.parent().unwrap_or(Path::new(""));
+        let path = folder.join(value.get_ref());
+        if path.is_file() {
+            return Ok(path);
+        }
+        Err(self.wrong(
+            value.span(),
+            format!("there is no file {}", path.display()),
+            "give the path of a file that exists, relative to this one",
+        ))
+    }
+
+    fn number(
+        &self,
+        value: &Spanned<u64>,
+        range: RangeInclusive<u64>,
+        what: &str,
+    ) -> Result<u64, ConfigError> {
+        let number = *value.get_ref();
+        if range.contains(&number) {
+            return Ok(number);
+        }
+        Err(self.wrong(
+            value.span(),
+            format!("{number} {what}"),
+            format!("use {} to {}", range.start(), range.end()),
+        ))
+    }
+
+    /// Host CPUs to run threads on: no more than there are threads, each there.
+    fn pins(
+        &self,
+        value: Option<Spanned<Vec<usize>>>,
+        most: usize,
+    ) -> Result<Vec<usize>, ConfigError> {
+        let Some(value) = value else {
+            return Ok(Vec::new());
+        };
+        let span = value.span();
+        let pins = value.into_inner();
+        if pins.len() > most {
+            return Err(self.wrong(
+                span,
+                format!("{} host CPUs for {most} threads", pins.len()),
+                format!("list at most {most}"),
+            ));
+        }
+        let cpus = host_cpus();
+        if let Some(cpu) = pins.iter().find(|cpu| **cpu >= cpus) {
+            return Err(self.wrong(
+                span,
+                format!("this host has no CPU {cpu}"),
+                format!("use 0 to {}", cpus - 1),
+            ));
+        }
+        Ok(pins)
+    }
+}
+
+pub(super) fn check(path: &Path, text: &str, file: FileConfig) -> Result<RunConfig, ConfigError> {
+    let place = Place { path, text };
+    if file.vm.is_empty() {
+        return Err(ConfigError::whole(
+            path,
+            "there is no VM in it",
+            "add a [[vm]] table with name, memory and kernel or image",
+        ));
+    }
+    if let Some(one_more) = file.vm.get(VMS_MAX) {
+        return Err(place.wrong(
+            one_more.span(),
+            format!("more than {VMS_MAX} VMs"),
+            "split the file",
+        ));
+    }
+    let engine = engine(&place, file.engine)?;
+    let mut vms: Vec<VmEntry> = Vec::with_capacity(file.vm.len());
+    let mut lines = HashMap::new();
+    for table in file.vm {
+        let name = table.get_ref().name.clone();
+        let entry = vm(&place, table)?;
+        let line = text[..name.span().start].matches('\n').count() + 1;
+        if let Some(first) = lines.insert(entry.vm.name.clone(), line) {
+            return Err(place.wrong(
+                name.span(),
+                format!(
+                    "{:?} is the name of another VM, in line {first}",
+                    entry.vm.name
+                ),
+                "give each VM a name of its own",
+            ));
+        }
+        vms.push(entry);
+    }
+    let links = links(&place, file.link, &vms)?;
+    Ok(RunConfig { engine, vms, links })
+}
+
+fn engine(place: &Place<'_>, table: EngineTable) -> Result<EngineSettings, ConfigError> {
+    let workers = table
+        .workers
+        .map(|value| place.number(&value, 1..=WORKERS_MAX, "workers"))
+        .transpose()?
+        .map(|workers| workers as usize);
+    let spin_us = table
+        .spin_us
+        .map(|value| place.number(&value, 0..=SPIN_US_MAX, "microseconds of spinning"))
+        .transpose()?;
+    Ok(EngineSettings {
+        workers,
+        pin: place.pins(table.pin, workers.unwrap_or(WORKERS_MAX as usize))?,
+        spin_us,
+    })
+}
+
+fn vm(place: &Place<'_>, table: Spanned<VmTable>) -> Result<VmEntry, ConfigError> {
+    let span = table.span();
+    let table = table.into_inner();
+    let name = name(place, &table.name)?;
+    let cpus = match &table.cpus {
+        Some(value) => place.number(value, 1..=CPUS_MAX.into(), "vCPUs")? as u8,
+        None => 1,
+    };
+    let (kernel, built_in) = kernel(place, span, &table)?;
+    let ram = memory(place, &table, built_in)?;
+    if table.cmdline.len() >= COMMAND_LINE_MAX {
+        return Err(place.wrong(
+            table.name.span(),
+            format!(
+                "the command line of {name:?} has {} bytes",
+                table.cmdline.len()
+            ),
+            format!("use at most {}", COMMAND_LINE_MAX - 1),
+        ));
+    }
+    let serial = serial(place, table.serial.as_ref(), &name)?;
+    let device_id = match &table.device_id {
+        Some(value) => place.number(value, 1..=DEVICE_ID_MAX, "as a virtio device id")? as u32,
+        None => DEFAULT_DEVICE_ID,
+    };
+    let initrd = table
+        .initrd
+        .as_ref()
+        .map(|path| place.file(path))
+        .transpose()?;
+    Ok(VmEntry {
+        vm: VmConfig {
+            name,
+            kernel,
+            initrd,
+            cmdline: table.cmdline,
+            ram,
+            cpus,
+            pin: place.pins(table.pin, cpus.into())?,
+            serial,
+            device_id,
+            mailbox_bytes: if built_in { GUEST_MAILBOX_BYTES } else { 0 },
+        },
+        quotas: table.quotas,
+    })
+}
+
+fn name(place: &Place<'_>, value: &Spanned<String>) -> Result<String, ConfigError> {
+    let name = value.get_ref();
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if name.is_empty() || name.len() > NAME_MAX || !name.chars().all(good) {
+        return Err(place.wrong(
+            value.span(),
+            format!("{name:?} is not a name"),
+            format!("use 1 to {NAME_MAX} characters of a-z, 0-9 and '-'"),
+        ));
+    }
+    Ok(name.clone())
+}
+
+/// The kernel, and whether it is the built-in image.
+fn kernel(
+    place: &Place<'_>,
+    span: Range<usize>,
+    table: &VmTable,
+) -> Result<(KernelSource, bool), ConfigError> {
+    match (&table.kernel, &table.image) {
+        (Some(path), None) => Ok((KernelSource::File(place.file(path)?), false)),
+        (None, Some(image)) if image.get_ref() == BUILT_IN => {
+            Ok((KernelSource::Image(guest_image()), true))
+        }
+        (None, Some(image)) => Err(place.wrong(
+            image.span(),
+            format!("there is no built-in image {:?}", image.get_ref()),
+            format!("use image = {BUILT_IN:?}, or kernel = \"path\" for a file"),
+        )),
+        (Some(_), Some(image)) => Err(place.wrong(
+            image.span(),
+            "both kernel and image are given",
+            "keep one of them",
+        )),
+        (None, None) => Err(place.wrong(
+            span,
+            format!("VM {:?} has no kernel", table.name.get_ref()),
+            format!("add kernel = \"path\" or image = {BUILT_IN:?}"),
+        )),
+    }
+}
+
+fn memory(place: &Place<'_>, table: &VmTable, built_in: bool) -> Result<RamConfig, ConfigError> {
+    let size = table.memory.get_ref().0;
+    let multiple = if table.hugepages == HugePages::Hugetlb || built_in {
+        LARGE_PAGE_SIZE
+    } else {
+        PAGE_SIZE
+    };
+    let least = if built_in { BUILT_IN_RAM_MIN } else { RAM_MIN };
+    if !(least..=RAM_MAX).contains(&size) || !size.is_multiple_of(multiple) {
+        return Err(place.wrong(
+            table.memory.span(),
+            format!("{} of memory", table.memory.get_ref()),
+            format!(
+                "use a multiple of {} from {} to {}",
+                ByteSize(multiple),
+                ByteSize(least),
+                ByteSize(RAM_MAX)
+            ),
+        ));
+    }
+    Ok(RamConfig {
+        size,
+        huge_pages: table.hugepages,
+        populate: table.populate,
+    })
+}
+
+fn serial(
+    place: &Place<'_>,
+    value: Option<&Spanned<String>>,
+    name: &str,
+) -> Result<SerialSink, ConfigError> {
+    let stdout = SerialSink::Stdout {
+        prefix: name.to_owned(),
+    };
+    let Some(value) = value else {
+        return Ok(stdout);
+    };
+    match value.get_ref().as_str() {
+        "stdout" => Ok(stdout),
+        "off" => Ok(SerialSink::Discard),
+        other => match other.strip_prefix("file:").filter(|path| !path.is_empty()) {
+            Some(path) => {
+                let folder = place.path.parent().unwrap_or(Path::new(""));
+                Ok(SerialSink::File(folder.join(path)))
+            }
+            None => Err(place.wrong(
+                value.span(),
+                format!("{other:?} is not a place for the console"),
+                "use \"stdout\", \"off\" or \"file:PATH\"",
+            )),
+        },
+    }
+}
+
+fn links(
+    place: &Place<'_>,
+    tables: Vec<Spanned<LinkTable>>,
+    vms: &[VmEntry],
+) -> Result<Vec<LinkPolicy>, ConfigError> {
+    let names: Vec<&str> = vms.iter().map(|entry| entry.vm.name.as_str()).collect();
+    let mut seen = HashSet::new();
+    let mut links = Vec::with_capacity(tables.len());
+    for table in tables {
+        let span = table.span();
+        let table = table.into_inner();
+        for end in [&table.from, &table.to] {
+            if !names.contains(&end.get_ref().as_str()) {
+                return Err(place.wrong(
+                    end.span(),
+                    format!("there is no VM {:?}", end.get_ref()),
+                    format!("use one of {}", names.join(", ")),
+                ));
+            }
+        }
+        let (from, to) = (table.from.into_inner(), table.to.into_inner());
+        if from == to {
+            return Err(place.wrong(
+                span,
+                format!("a link from {from:?} to itself"),
+                "a domain reaches its own memory without a link; remove it",
+            ));
+        }
+        if !table.read && !table.write {
+            return Err(place.wrong(
+                span,
+                format!("the link from {from:?} to {to:?} permits nothing"),
+                "add read = true or write = true, or remove it",
+            ));
+        }
+        if !seen.insert((from.clone(), to.clone())) {
+            return Err(place.wrong(
+                span,
+                format!("a second link from {from:?} to {to:?}"),
+                "merge it with the first; the other direction is a link of its own",
+            ));
+        }
+        links.push(LinkPolicy {
+            from,
+            to,
+            read: table.read,
+            write: table.write,
+            grant: table.grant,
+            max_bytes: table.max_bytes.0,
+        });
+    }
+    Ok(links)
+}
+
+/// CPUs of this host, by the kernel's count of those it could have.
+fn host_cpus() -> usize {
+    // SAFETY: takes a constant and touches no memory of ours.
+    let configured = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_CONF) };
+    usize::try_from(configured)
+        .ok()
+        .filter(|cpus| *cpus > 0)
+        .or_else(|| available_parallelism().ok().map(Into::into))
+        .unwrap_or(1)
+}

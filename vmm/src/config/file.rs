@@ -1,0 +1,71 @@
+//! The file as it is written: what serde reads, before anything is checked.
+//!
+//! Unknown keys are refused everywhere. Values that a check may complain about keep
+//! their place in the file.
+
+use byway_engine::interface::Quotas;
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::size::ByteSize;
+use crate::memory::HugePages;
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileConfig {
+    #[serde(default)]
+    pub engine: EngineTable,
+    #[serde(default)]
+    pub vm: Vec<Spanned<VmTable>>,
+    #[serde(default)]
+    pub link: Vec<Spanned<LinkTable>>,
+}
+
+/// `[engine]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EngineTable {
+    pub workers: Option<Spanned<u64>>,
+    pub pin: Option<Spanned<Vec<usize>>>,
+    pub spin_us: Option<Spanned<u64>>,
+}
+
+/// `[[vm]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct VmTable {
+    pub name: Spanned<String>,
+    pub kernel: Option<Spanned<String>>,
+    pub image: Option<Spanned<String>>,
+    pub initrd: Option<Spanned<String>>,
+    #[serde(default)]
+    pub cmdline: String,
+    pub memory: Spanned<ByteSize>,
+    pub cpus: Option<Spanned<u64>>,
+    pub pin: Option<Spanned<Vec<usize>>>,
+    #[serde(default)]
+    pub hugepages: HugePages,
+    #[serde(default)]
+    pub populate: bool,
+    pub serial: Option<Spanned<String>>,
+    pub device_id: Option<Spanned<u64>>,
+    #[serde(default)]
+    pub quotas: Quotas,
+}
+
+/// `[[link]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LinkTable {
+    pub from: Spanned<String>,
+    pub to: Spanned<String>,
+    #[serde(default)]
+    pub read: bool,
+    #[serde(default)]
+    pub write: bool,
+    #[serde(default)]
+    pub grant: bool,
+    #[serde(default)]
+    pub max_bytes: ByteSize,
+}

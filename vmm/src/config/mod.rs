@@ -1,0 +1,101 @@
+//! `vms.toml`: which VMs to run, what each may use, and who may reach whose memory.
+//!
+//! Reading is separate from running: a file is checked completely before anything starts, and
+//! every mistake names its line. See `vmm/README.md` for the keys.
+
+mod check;
+mod error;
+mod file;
+mod size;
+
+pub use error::ConfigError;
+pub use size::ByteSize;
+
+use std::fs;
+use std::path::Path;
+
+use byway_engine::interface::{LinkPolicy, Quotas};
+
+use crate::vm::VmConfig;
+
+/// Most VMs in one file.
+pub const VMS_MAX: usize = 256;
+/// Most engine workers.
+pub const WORKERS_MAX: u64 = 64;
+/// Longest time that an idle worker may spin, in microseconds.
+pub const SPIN_US_MAX: u64 = 1_000_000;
+
+/// The embedded engine's settings; what is absent is the engine's own choice.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EngineSettings {
+    /// Number of workers, 1 to [`WORKERS_MAX`].
+    pub workers: Option<usize>,
+    /// Host CPU of each worker, in order.
+    pub pin: Vec<usize>,
+    /// Microseconds that a worker spins before it sleeps, up to [`SPIN_US_MAX`].
+    pub spin_us: Option<u64>,
+}
+
+/// One VM with its limits.
+#[derive(Debug, Clone)]
+pub struct VmEntry {
+    /// The VM.
+    pub vm: VmConfig,
+    /// What it may use of the engine.
+    pub quotas: Quotas,
+}
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct RunConfig {
+    /// The embedded engine.
+    pub engine: EngineSettings,
+    /// The VMs: at least one, names unique.
+    pub vms: Vec<VmEntry>,
+    /// Links between them; each pair and direction at most once.
+    pub links: Vec<LinkPolicy>,
+}
+
+impl RunConfig {
+    /// Reads and checks a file. Relative paths in it are relative to it.
+    ///
+    /// # Errors
+    /// The first mistake, with its place.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|error| {
+            ConfigError::whole(
+                path,
+                format!("cannot be read: {error}"),
+                "give the path of a TOML file with at least one [[vm]]",
+            )
+        })?;
+        Self::parse(path, &text)
+    }
+
+    /// Checks `text` as if it had been read from `path`.
+    ///
+    /// # Errors
+    /// The first mistake, with its place.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let file = toml::from_str(text).map_err(|error| syntax_error(path, text, &error))?;
+        check::check(path, text, file)
+    }
+}
+
+fn syntax_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let message = error.message().trim();
+    let help = if message.contains("unknown field") {
+        "remove the key or correct its name"
+    } else if message.contains("missing field") {
+        "add the key to this table"
+    } else {
+        "see vmm/README.md for the keys and their values"
+    };
+    match error.span() {
+        Some(span) => ConfigError::at(path, text, span, message, help),
+        None => ConfigError::whole(path, message, help),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,236 @@
+//! Every mistake a file can have, and where it is said to be.
+
+use super::*;
+use crate::devices::serial::SerialSink;
+use crate::loader::KernelSource;
+use crate::memory::HugePages;
+use proptest::prelude::*;
+use std::io::Write;
+
+const GOOD: &str = r#"
+[engine]
+workers = 2
+spin_us = 100
+
+[[vm]]
+name = "alice"
+image = "byway-guest"
+memory = "256M"
+cpus = 2
+pin = [0]
+hugepages = "off"
+populate = true
+serial = "off"
+[vm.quotas]
+queues = 16
+
+[[vm]]
+name = "bob-2"
+kernel = "KERNEL"
+initrd = "KERNEL"
+cmdline = "console=ttyS0"
+memory = 1073741824
+serial = "file:bob.log"
+device_id = 40
+
+[[link]]
+from = "bob-2"
+to = "alice"
+read = true
+write = true
+max_bytes = "64M"
+"#;
+
+/// The good file with a real kernel path and some text replaced.
+fn parse(replace: &str, by: &str) -> Result<RunConfig, ConfigError> {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::File::create(folder.path().join("vmlinux"))
+        .unwrap()
+        .write_all(b"x")
+        .unwrap();
+    assert!(GOOD.contains(replace), "{replace}");
+    let text = GOOD.replacen(replace, by, 1).replace("KERNEL", "vmlinux");
+    RunConfig::parse(&folder.path().join("vms.toml"), &text)
+}
+
+#[track_caller]
+fn refused(replace: &str, by: &str, line: usize, what: &str) {
+    let error = parse(replace, by).unwrap_err();
+    assert_eq!(error.place.map(|place| place.0), Some(line), "{error}");
+    assert!(error.what.contains(what), "{error}");
+    assert!(!error.help.is_empty(), "{error}");
+}
+
+#[test]
+fn a_good_file_means_what_it_says() {
+    let config = parse("alice", "alice").unwrap();
+    assert_eq!(config.engine.workers, Some(2));
+    assert_eq!(config.engine.spin_us, Some(100));
+    let [alice, bob] = &config.vms[..] else {
+        panic!("{config:?}");
+    };
+    assert_eq!(alice.vm.ram.size, 256 << 20);
+    assert_eq!(alice.vm.ram.huge_pages, HugePages::Off);
+    assert!(alice.vm.ram.populate);
+    assert_eq!((alice.vm.cpus, &alice.vm.pin[..]), (2, &[0][..]));
+    assert_eq!(alice.vm.serial, SerialSink::Discard);
+    assert_eq!(alice.vm.mailbox_bytes, crate::GUEST_MAILBOX_BYTES);
+    assert!(matches!(alice.vm.kernel, KernelSource::Image(_)));
+    assert_eq!(alice.quotas.queues, 16);
+    assert_eq!(alice.quotas.contexts, Quotas::default().contexts);
+    assert_eq!(bob.vm.ram.size, 1 << 30);
+    assert_eq!(bob.vm.cpus, 1);
+    assert_eq!(bob.vm.device_id, 40);
+    assert_eq!(bob.vm.mailbox_bytes, 0);
+    assert!(bob.vm.initrd.is_some());
+    assert!(matches!(&bob.vm.serial, SerialSink::File(path) if path.ends_with("bob.log")));
+    let link = &config.links[0];
+    assert_eq!((link.from.as_str(), link.to.as_str()), ("bob-2", "alice"));
+    assert!(link.read && link.write && !link.grant);
+    assert_eq!(link.max_bytes, 64 << 20);
+}
+
+#[test]
+fn unknown_keys_are_refused_with_their_line() {
+    refused("workers = 2", "wrokers = 2", 3, "unknown field `wrokers`");
+    refused("cpus = 2", "cpu = 2", 10, "unknown field `cpu`");
+    refused("queues = 16", "queue = 16", 16, "unknown field `queue`");
+    refused("write = true", "wirte = true", 31, "unknown field `wirte`");
+    refused("[engine]", "[motor]", 2, "unknown field `motor`");
+}
+
+#[test]
+fn values_of_the_wrong_kind_are_refused_with_their_line() {
+    refused("\"256M\"", "\"lots\"", 9, "not a size");
+    refused("\"256M\"", "-1", 9, "not a size");
+    refused("cpus = 2", "cpus = \"two\"", 10, "invalid type");
+    refused(
+        "\"off\"\npopulate",
+        "\"big\"\npopulate",
+        12,
+        "unknown variant",
+    );
+    refused("read = true", "read = 1", 30, "invalid type");
+    refused("cpus = 2", "cpus = ", 10, "");
+}
+
+#[test]
+fn missing_keys_are_refused() {
+    refused("memory = \"256M\"\n", "", 6, "missing field `memory`");
+    refused("image = \"byway-guest\"\n", "", 6, "has no kernel");
+    let error = RunConfig::parse("f.toml".as_ref(), "").unwrap_err();
+    assert!(error.to_string().contains("[[vm]]"), "{error}");
+}
+
+#[test]
+fn sizes_and_counts_are_bounded() {
+    refused("cpus = 2", "cpus = 0", 10, "0 vCPUs");
+    refused("cpus = 2", "cpus = 65", 10, "65 vCPUs");
+    refused("\"256M\"", "\"1M\"", 9, "1M of memory");
+    refused("\"256M\"", "\"1000T\"", 9, "of memory");
+    refused("\"256M\"", "268435457", 9, "of memory");
+    refused("workers = 2", "workers = 0", 3, "0 workers");
+    refused("workers = 2", "workers = 1000", 3, "1000 workers");
+    refused("spin_us = 100", "spin_us = 1000001", 4, "spinning");
+    refused("device_id = 40", "device_id = 0", 25, "device id");
+    let long = format!("cmdline = \"{}\"", "x".repeat(COMMAND_LINE_MAX));
+    refused("cmdline = \"console=ttyS0\"", &long, 19, "command line");
+}
+
+use crate::layout::COMMAND_LINE_MAX;
+
+#[test]
+fn host_cpus_are_checked() {
+    refused("pin = [0]", "pin = [4096]", 11, "no CPU 4096");
+    refused(
+        "pin = [0]",
+        "pin = [0, 0, 0]",
+        11,
+        "3 host CPUs for 2 threads",
+    );
+}
+
+#[test]
+fn names_are_checked() {
+    refused("\"bob-2\"", "\"alice\"", 19, "another VM, in line 7");
+    for name in ["", "Bob", "b b", &"x".repeat(33), "böb"] {
+        refused("\"alice\"", &format!("{name:?}"), 7, "is not a name");
+    }
+}
+
+#[test]
+fn links_lead_from_one_vm_to_another() {
+    refused(
+        "to = \"alice\"",
+        "to = \"carol\"",
+        29,
+        "there is no VM \"carol\"",
+    );
+    refused("to = \"alice\"", "to = \"bob-2\"", 27, "to itself");
+    refused(
+        "read = true\nwrite = true",
+        "grant = true",
+        27,
+        "permits nothing",
+    );
+    let second = "[[link]]\nfrom = \"bob-2\"\nto = \"alice\"\nread = true\n[[link]]";
+    refused("[[link]]", second, 31, "a second link");
+}
+
+#[test]
+fn files_must_be_there() {
+    refused(
+        "kernel = \"KERNEL\"",
+        "kernel = \"nowhere\"",
+        20,
+        "there is no file",
+    );
+    refused(
+        "initrd = \"KERNEL\"",
+        "initrd = \".\"",
+        21,
+        "there is no file",
+    );
+    let error = RunConfig::load("/nonexistent.toml".as_ref()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("/nonexistent.toml: cannot be read")
+    );
+}
+
+#[test]
+fn kernels_and_consoles_are_checked() {
+    refused(
+        "\"byway-guest\"",
+        "\"other\"",
+        8,
+        "no built-in image \"other\"",
+    );
+    refused("kernel =", "image = \"byway-guest\"\nkernel =", 20, "both");
+    for place in ["file:", "tty", ""] {
+        refused("\"file:bob.log\"", &format!("{place:?}"), 24, "console");
+    }
+}
+
+#[test]
+fn too_many_vms_are_refused() {
+    let mut text = String::new();
+    for index in 0..=VMS_MAX {
+        text +=
+            &format!("[[vm]]\nname = \"v{index}\"\nimage = \"byway-guest\"\nmemory = \"64M\"\n");
+    }
+    let error = RunConfig::parse("f.toml".as_ref(), &text).unwrap_err();
+    assert_eq!(error.place, Some((4 * VMS_MAX + 1, 1)), "{error}");
+}
+
+proptest! {
+    #[test]
+    fn no_damage_is_a_panic(at in 0..GOOD.len(), byte in "[ -~\n]") {
+        let mut text = GOOD.to_owned();
+        text.replace_range(at..=at, &byte);
+        if let Err(error) = RunConfig::parse("vms.toml".as_ref(), &text) {
+            prop_assert!(error.to_string().starts_with("vms.toml"));
+        }
+    }
+}

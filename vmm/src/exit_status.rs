@@ -1,0 +1,106 @@
+//! Exit codes of the `byway` command. Scripts depend on them: they are part of its interface.
+//!
+//! | code | meaning |
+//! | --- | --- |
+//! | 0 | it did what it was asked to do |
+//! | 1 | it failed while running: a guest crashed, a check did not hold |
+//! | 2 | it was called wrongly or its configuration is wrong; nothing was started |
+//! | 3 | this host lacks something that it needs, KVM as a rule; nothing was started |
+
+use std::error::Error;
+use std::fmt;
+
+use crate::host::NoKvm;
+use crate::vm::VmError;
+
+/// Why a command did not end with 0.
+#[derive(Debug)]
+pub enum Failure {
+    /// Code 1.
+    Failed(Box<dyn Error + Send + Sync>),
+    /// Code 2.
+    Usage(Box<dyn Error + Send + Sync>),
+    /// Code 3.
+    Host(Box<dyn Error + Send + Sync>),
+}
+
+impl Failure {
+    /// Code 1, with a cause.
+    pub fn failed(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Failed(error.into())
+    }
+
+    /// Code 2, with a cause.
+    pub fn usage(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Usage(error.into())
+    }
+
+    /// Code 3, with a cause.
+    pub fn host(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Host(error.into())
+    }
+
+    /// The process' exit code.
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Host(_) => 3,
+        }
+    }
+}
+
+/// The whole chain of causes on one line.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Failed(error) | Self::Usage(error) | Self::Host(error)) = self;
+        write!(f, "{error}")?;
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl Error for Failure {}
+
+impl From<NoKvm> for Failure {
+    fn from(error: NoKvm) -> Self {
+        Self::host(error)
+    }
+}
+
+impl From<VmError> for Failure {
+    fn from(error: VmError) -> Self {
+        match error {
+            VmError::NoKvm(_) => Self::host(error),
+            VmError::Config(_) | VmError::Load(_) => Self::usage(error),
+            _ => Self::failed(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_what_the_documentation_says() {
+        assert_eq!(Failure::failed("x").code(), 1);
+        assert_eq!(Failure::usage("x").code(), 2);
+        assert_eq!(Failure::from(NoKvm::Absent).code(), 3);
+        assert_eq!(Failure::from(VmError::NoKvm(NoKvm::Forbidden)).code(), 3);
+        assert_eq!(Failure::from(VmError::Config(String::new())).code(), 2);
+    }
+
+    #[test]
+    fn causes_follow_on_the_same_line() {
+        let failure = Failure::failed(VmError::Host {
+            what: "do it",
+            source: std::io::Error::other("because"),
+        });
+        assert_eq!(failure.to_string(), "cannot do it: because");
+    }
+}
