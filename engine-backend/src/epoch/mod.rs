@@ -144,7 +144,8 @@ impl Drop for ChunkGuard<'_> {
     #[inline]
     fn drop(&mut self) {
         // Release: the chunk's accesses are over before a waiter sees the counter move.
-        self.counter.store(self.odd.wrapping_add(1), Ordering::Release);
+        self.counter
+            .store(self.odd.wrapping_add(1), Ordering::Release);
     }
 }
 

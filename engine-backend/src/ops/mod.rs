@@ -1,1 +1,188 @@
-//! To be written.
+//! Operations: what a descriptor means, carried out chunk by chunk.
+//!
+//! [`validate`] turns a private copy of a descriptor into a typed [`Execution`];
+//! [`Execution::step`] goes on with it inside one chunk ([`chunk::Chunk`]) until it is
+//! done or the chunk's [`budget`] is spent. Between chunks an execution holds numbers
+//! only: operands are looked up and translated anew, so that a right that was taken
+//! back, a page that was unmapped and a region that went are met at the next chunk.
+//!
+//! Must never read a descriptor or a batch's element twice, touch memory that was not
+//! resolved and translated in the same chunk, or say more of a peer's memory than that it
+//! could not be accessed.
+
+mod batch;
+pub mod budget;
+pub mod chunk;
+mod compare;
+mod fill;
+mod memmove;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+use byway_protocols::{Completion, Descriptor, Flags, Status};
+
+use crate::backend::Backend;
+use chunk::Chunk;
+use compare::Compare;
+use fill::Fill;
+use memmove::Memmove;
+use validate::Request;
+
+pub use budget::Budget;
+
+/// Which operations this engine carries out: bit n of byte n/8 is opcode n.
+#[must_use]
+pub fn supported_opcodes() -> [u8; 32] {
+    let mut bits = [0; 32];
+    for &opcode in validate::SUPPORTED {
+        bits[opcode as usize / 8] |= 1 << (opcode as usize % 8);
+    }
+    bits
+}
+
+/// How a descriptor ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// What its submitter is told; without phase.
+    pub completion: Completion,
+    /// Bytes that it touched.
+    pub bytes: u64,
+}
+
+/// What one chunk achieved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The rest needs another chunk.
+    More,
+    /// The end.
+    Done(Outcome),
+}
+
+impl Step {
+    /// The end of a descriptor of which nothing was carried out.
+    #[must_use]
+    pub fn refused(status: Status) -> Self {
+        Self::Done(Outcome {
+            completion: Completion {
+                status: status as u8,
+                ..Completion::default()
+            },
+            bytes: 0,
+        })
+    }
+}
+
+/// The completion of an operation that did all of its `done` bytes.
+#[inline(always)]
+fn success(done: u32) -> Completion {
+    Completion {
+        status: Status::Success as u8,
+        bytes_completed: done,
+        ..Completion::default()
+    }
+}
+
+/// One operation under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// NOP; and DRAIN, since what comes before it in its queue or batch is complete
+    /// when it starts.
+    Nothing,
+    /// MEMMOVE.
+    Memmove(Memmove),
+    /// FILL.
+    Fill(Fill),
+    /// COMPARE and COMPARE_VALUE.
+    Compare(Compare),
+}
+
+impl Operation {
+    #[inline(always)]
+    fn step<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Step {
+        match self {
+            Self::Memmove(memmove) => memmove.step(chunk),
+            Self::Nothing => Step::Done(Outcome {
+                completion: success(0),
+                bytes: 0,
+            }),
+            Self::Fill(fill) => fill.step(chunk),
+            Self::Compare(compare) => compare.step(chunk),
+        }
+    }
+}
+
+/// One descriptor of a queue under way.
+///
+/// A queue's descriptors are carried out one after the other, so FENCE needs nothing
+/// here: when one starts, all before it are complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Execution {
+    request: Request,
+    interrupt: bool,
+}
+
+impl Execution {
+    /// Checks a private copy of a descriptor.
+    ///
+    /// # Errors
+    /// The status with which it is refused: 10-14, 18, 19, 1C.
+    #[inline(always)]
+    pub fn new(descriptor: &Descriptor) -> Result<Self, Status> {
+        Ok(Self {
+            request: validate::request(descriptor)?,
+            interrupt: wants_interrupt(descriptor),
+        })
+    }
+
+    /// Whether the completion is to raise the queue's interrupt.
+    #[inline(always)]
+    #[must_use]
+    pub fn interrupt(&self) -> bool {
+        self.interrupt
+    }
+
+    /// Goes on inside a chunk. At least something is done, whatever the budget. When
+    /// it ends, [`Backend::finish`] must be called before the completion is published.
+    #[inline(always)]
+    pub fn step<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Step {
+        match &mut self.request {
+            Request::Operation(operation) => operation.step(chunk),
+            Request::Batch(batch) => batch.step(chunk),
+        }
+    }
+
+    /// The end of a descriptor that is given up between two chunks.
+    #[must_use]
+    pub fn abort(&self) -> Outcome {
+        let (done, result, bytes) = match &self.request {
+            Request::Operation(operation) => operation.progress(),
+            Request::Batch(batch) => (batch.succeeded, 0, batch.bytes),
+        };
+        Outcome {
+            completion: chunk::Failure::from(Status::Aborted).completion(result, done),
+            bytes,
+        }
+    }
+}
+
+/// Whether a descriptor asks for an interrupt, however it ends.
+#[inline(always)]
+#[must_use]
+pub fn wants_interrupt(descriptor: &Descriptor) -> bool {
+    descriptor.flags().contains(Flags::REQUEST_INTERRUPT)
+}
+
+impl Operation {
+    /// Bytes done so far, the result field that goes with them, and bytes touched.
+    fn progress(&self) -> (u32, u8, u64) {
+        let (done, result) = match self {
+            Self::Nothing => (0, 0),
+            Self::Memmove(memmove) => (memmove.done, memmove.result()),
+            Self::Fill(fill) => (fill.done, 0),
+            Self::Compare(compare) => (compare.done, 0),
+        };
+        (done, result, u64::from(done))
+    }
+}

@@ -156,6 +156,11 @@ impl WorkQueue {
         }
     }
 
+    /// Says that nobody serves the queue any more, when no worker is left to do it.
+    pub fn mark_dead(&self) {
+        self.memory.store_state(QueueState::Dead);
+    }
+
     /// What the queue has done so far.
     #[must_use]
     pub fn stats(&self) -> QueueStats {
@@ -242,18 +247,38 @@ impl Served {
         }
     }
 
-    /// Makes counters and `taken` visible to observers; once a chunk.
+    /// Publishes that a descriptor was refused and nothing of it carried out.
+    #[cold]
+    pub fn refuse(&mut self, ticket: Ticket, status: Status, interrupt: bool) {
+        let completion = Completion {
+            status: status as u8,
+            ..Completion::default()
+        };
+        self.complete(ticket, &completion, 0, interrupt);
+    }
+
+    /// What the queue has done so far.
+    #[inline]
+    #[must_use]
+    pub fn stats(&self) -> QueueStats {
+        self.stats
+    }
+
+    /// Makes the counters visible to observers on the host; once a chunk.
+    ///
+    /// Not `taken`: the header line is in the submitter's cache, where it looks at
+    /// `need_kick` after each descriptor, and should stay there.
     #[inline]
     pub fn publish(&self) {
         let counts = &self.queue.counts;
         counts.descriptors.store(self.stats.descriptors, Ordering::Relaxed);
         counts.bytes.store(self.stats.bytes, Ordering::Relaxed);
         counts.failures.store(self.stats.failures, Ordering::Relaxed);
-        self.ring.memory().store_taken(self.ring.taken());
     }
 
     /// Asks the submitter for a kick and looks once more. False: work came meanwhile.
     pub fn park(&self) -> bool {
+        self.ring.memory().store_taken(self.ring.taken());
         self.ring.park()
     }
 
@@ -265,16 +290,13 @@ impl Served {
     /// Ends the queue: whatever was published and not taken ends in
     /// [`Status::Aborted`], at most one ring full of it, and the header says dead.
     pub fn abort(&mut self) {
-        let aborted = Completion {
-            status: Status::Aborted as u8,
-            ..Completion::default()
-        };
         for _ in 0..self.ring.entries() {
             let Some(word) = self.poll() else { break };
             let (ticket, _) = self.take(word);
-            self.complete(ticket, &aborted, 0, false);
+            self.refuse(ticket, Status::Aborted, false);
         }
         self.publish();
+        self.ring.memory().store_taken(self.ring.taken());
         self.queue.memory.store_state(QueueState::Dead);
     }
 

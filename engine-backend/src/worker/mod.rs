@@ -1,14 +1,41 @@
 //! Workers: the threads that poll work queues and carry descriptors out.
+//!
+//! Each worker owns its queues, an IOTLB and a backend, and shares nothing with the
+//! others. It goes round in turns ([`thread`]); a turn is one chunk of one queue
+//! ([`active`]), chosen by [`schedule`]. Control threads talk to it through an [`inbox`];
+//! [`Workers`] is their side, and the only public one.
+//!
+//! A worker must never wait for anybody: no lock, no allocation, no system call while
+//! any queue has work; long operations are cut into chunks, so that one queue delays
+//! another by a chunk at most.
 
+mod active;
+mod clock;
 mod config;
+mod inbox;
+mod schedule;
+mod thread;
 
-use std::sync::Arc;
+#[cfg(test)]
+mod tests;
 
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use crossbeam_queue::ArrayQueue;
+
+pub use crate::stats::WorkerStats;
 pub use config::WorkerConfig;
 
-use crate::epoch::Epochs;
-use crate::iotlb::{Invalidations, IotlbStats};
-use crate::queue::WorkQueue;
+use crate::epoch::{Epochs, WORKERS_MAX};
+use crate::iotlb::Invalidations;
+use crate::queue::{Served, WorkQueue};
+use crate::stats::Published;
+use active::Active;
+use inbox::{Command, Inbox};
+use thread::Thread;
 
 /// Why workers cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -32,27 +59,64 @@ pub enum WorkerError {
     },
 }
 
-/// What one worker has done since it started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct WorkerStats {
-    /// Thread number on the host, for `/proc/self/task/<tid>/schedstat`.
-    pub tid: i32,
-    /// Descriptors completed.
-    pub descriptors: u64,
-    /// Bytes touched by them.
-    pub bytes: u64,
-    /// Chunks.
-    pub chunks: u64,
-    /// Times that it slept.
-    pub sleeps: u64,
-    /// Its IOTLB.
-    pub iotlb: IotlbStats,
+/// One worker from outside.
+#[derive(Debug)]
+struct Handle {
+    inbox: Arc<Inbox>,
+    published: Arc<Published>,
+    thread: JoinHandle<Vec<Box<Active>>>,
 }
 
-/// All workers of an engine. Dropping it stops them; queues still attached are
-/// aborted.
+impl Handle {
+    /// Sends a command; waits for room, unless the worker's thread is gone.
+    fn send(&self, command: Command) {
+        let mut command = command;
+        while let Err(back) = self.inbox.try_send(command) {
+            if self.thread.is_finished() {
+                return;
+            }
+            command = back;
+            std::thread::yield_now();
+        }
+    }
+
+    /// Waits until the worker has set the flag. False: its thread is gone.
+    fn wait(&self, done: &AtomicBool) -> bool {
+        let mut turns = 0_u32;
+        loop {
+            if done.load(Ordering::Acquire) {
+                return true;
+            }
+            if self.thread.is_finished() {
+                return done.load(Ordering::Acquire);
+            }
+            turns = turns.saturating_add(1);
+            if turns < 256 {
+                std::hint::spin_loop();
+            } else {
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+/// Which worker serves which queue.
+#[derive(Debug, Default)]
+struct Registry {
+    by_queue: HashMap<u32, (usize, Arc<WorkQueue>)>,
+    load: Vec<usize>,
+}
+
+/// All workers of an engine, as control threads see them. Dropping it stops the
+/// threads; queues still attached are aborted.
+///
+/// The registry's lock is held for bookkeeping and for sending, never while a chunk is
+/// waited for; workers do not take it.
 #[derive(Debug)]
-pub struct Workers {}
+pub struct Workers {
+    handles: Vec<Handle>,
+    registry: Mutex<Registry>,
+}
 
 impl Workers {
     /// Starts the threads. `epochs` and `invalidations` have room for as many.
@@ -60,29 +124,193 @@ impl Workers {
     /// # Errors
     /// See [`WorkerError`].
     pub fn start(
-        _config: WorkerConfig,
-        _epochs: Arc<Epochs>,
-        _invalidations: Arc<Invalidations>,
+        config: WorkerConfig,
+        epochs: Arc<Epochs>,
+        invalidations: Arc<Invalidations>,
     ) -> Result<Self, WorkerError> {
-        Ok(Self {})
+        let max = epochs.workers().min(WORKERS_MAX);
+        if config.count == 0 || config.count > max {
+            return Err(WorkerError::Count {
+                asked: config.count,
+                max,
+            });
+        }
+        let mut workers = Self {
+            handles: Vec::with_capacity(config.count),
+            registry: Mutex::new(Registry {
+                load: vec![0; config.count],
+                ..Registry::default()
+            }),
+        };
+        for index in 0..config.count {
+            let inbox = Arc::new(Inbox::new());
+            let published = Arc::new(Published::default());
+            let thread = Thread::new(
+                index,
+                config.park_us,
+                inbox.clone(),
+                epochs.clone(),
+                invalidations.clone(),
+                published.clone(),
+            );
+            let cpu = config.cpus.get(index).copied();
+            let thread = std::thread::Builder::new()
+                .name(format!("byway-worker-{index}"))
+                .spawn(move || {
+                    if let Some(cpu) = cpu {
+                        pin(cpu);
+                    }
+                    thread.run()
+                })
+                .map_err(|source| WorkerError::Spawn { index, source })?;
+            inbox.set_thread(thread.thread().clone());
+            workers.handles.push(Handle {
+                inbox,
+                published,
+                thread,
+            });
+        }
+        Ok(workers)
     }
-    /// Hands a queue to the worker with the fewest; it is polled from now on. Never
-    /// blocks for longer than a chunk.
-    pub fn attach(&self, _queue: Arc<WorkQueue>) {}
+
+    /// Hands a queue to the worker with the fewest; it is polled from now on. Waits
+    /// for no chunk.
+    ///
+    /// # Panics
+    /// When the queue was attached before.
+    pub fn attach(&self, queue: Arc<WorkQueue>) {
+        let active = Box::new(Active::new(Served::new(queue.clone())));
+        let mut registry = self.registry();
+        let (worker, load) = match registry
+            .load
+            .iter_mut()
+            .enumerate()
+            .min_by_key(|(_, n)| **n)
+        {
+            Some(least) => least,
+            None => return,
+        };
+        *load += 1;
+        registry.by_queue.insert(queue.id(), (worker, queue));
+        // Under the lock, so that no `detach` overtakes it.
+        self.handles[worker].send(Command::Attach(active));
+    }
+
     /// Takes a queue away. When this returns its worker has forgotten it, descriptors
     /// in flight and those published before have ended in status 62, and the header
     /// says dead. Nothing happens when it is not attached.
-    pub fn detach(&self, _queue: u32) {}
+    pub fn detach(&self, queue: u32) {
+        let Some((worker, shared)) = self.forget(queue) else {
+            return;
+        };
+        let to = Arc::new(ArrayQueue::new(1));
+        let done = Arc::new(AtomicBool::new(false));
+        let handle = &self.handles[worker];
+        handle.send(Command::Detach {
+            queue,
+            to: to.clone(),
+            done: done.clone(),
+        });
+        if handle.wait(&done)
+            && let Some(active) = to.pop()
+        {
+            active.abort();
+        } else {
+            shared.mark_dead();
+        }
+    }
+
     /// The doorbell: the domain's parked queues are looked at. Never blocks.
-    pub fn wake(&self, _domain: u32) {}
+    pub fn wake(&self, domain: u32) {
+        for handle in &self.handles {
+            handle.inbox.ring(domain);
+        }
+    }
+
     /// Stops serving the domain's queues between two chunks; returns when it is quiet.
-    /// Queues attached later are not served either.
-    pub fn pause_domain(&self, _domain: u32) {}
+    /// Queues attached later are not served either, until [`Self::resume_domain`], which
+    /// must be called once before the domain is forgotten.
+    pub fn pause_domain(&self, domain: u32) {
+        let flags: Vec<_> = self
+            .handles
+            .iter()
+            .map(|handle| {
+                let done = Arc::new(AtomicBool::new(false));
+                handle.send(Command::Pause {
+                    domain,
+                    done: done.clone(),
+                });
+                done
+            })
+            .collect();
+        for (handle, done) in self.handles.iter().zip(&flags) {
+            handle.wait(done);
+        }
+    }
+
     /// Serves them again.
-    pub fn resume_domain(&self, _domain: u32) {}
+    pub fn resume_domain(&self, domain: u32) {
+        for handle in &self.handles {
+            handle.send(Command::Resume(domain));
+        }
+    }
+
     /// What each worker has done.
     #[must_use]
     pub fn stats(&self) -> Vec<WorkerStats> {
-        Vec::new()
+        self.handles.iter().map(|h| h.published.load()).collect()
+    }
+
+    fn forget(&self, queue: u32) -> Option<(usize, Arc<WorkQueue>)> {
+        let mut registry = self.registry();
+        let (worker, shared) = registry.by_queue.remove(&queue)?;
+        registry.load[worker] -= 1;
+        Some((worker, shared))
+    }
+
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        // Bookkeeping that cannot be left half done, so a panic elsewhere spoils nothing.
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        for handle in &self.handles {
+            handle.send(Command::Stop);
+        }
+        for handle in self.handles.drain(..) {
+            match handle.thread.join() {
+                Ok(queues) => queues.into_iter().for_each(|queue| queue.abort()),
+                Err(_) => tracing::error!("a worker thread has panicked; its queues are lost"),
+            }
+        }
+        let registry = self
+            .registry
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (_, queue) in registry.by_queue.values() {
+            queue.mark_dead();
+        }
+    }
+}
+
+/// Pins the calling thread; a processor that is not there is reported and ignored.
+fn pin(cpu: usize) {
+    // SAFETY: the set is plain data, all zero is the empty one, and `CPU_SET` ignores
+    // numbers beyond its end; the call reads the set and changes this thread alone.
+    let failed = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        if cpu < libc::CPU_SETSIZE as usize {
+            libc::CPU_SET(cpu, &mut set);
+        }
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) != 0
+    };
+    if failed {
+        tracing::warn!(
+            cpu,
+            error = %std::io::Error::last_os_error(),
+            "cannot pin a worker to this processor; it floats"
+        );
     }
 }

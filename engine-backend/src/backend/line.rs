@@ -1,0 +1,43 @@
+//! The engine's own small accesses at translated addresses: elements of a batch and
+//! their completions.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use byway_protocols::{Completion, Descriptor};
+
+use crate::memory::HostAddr;
+
+/// Reads the 64 bytes of a batch's element, each word once.
+///
+/// # Safety
+/// `at` is a multiple of 64 and comes from a translation for reading made inside the
+/// current chunk.
+#[must_use]
+pub unsafe fn load_line(at: HostAddr) -> Descriptor {
+    let words: *const AtomicU64 = std::ptr::with_exposed_provenance(at.0 as usize);
+    let mut bytes = [0; Descriptor::SIZE];
+    for (i, word) in bytes.chunks_exact_mut(8).enumerate() {
+        // SAFETY: the caller guarantees that the line is mapped, readable and aligned;
+        // guests change it at any time, hence the atomic load.
+        let value = unsafe { (*words.add(i)).load(Ordering::Relaxed) };
+        word.copy_from_slice(&value.to_le_bytes());
+    }
+    Descriptor::from_bytes(&bytes)
+}
+
+/// Writes an element's completion: bytes 8-31, then the first 8 with release ordering.
+///
+/// # Safety
+/// `at` is a multiple of 32 and comes from a translation for writing made inside the
+/// current chunk.
+pub unsafe fn store_record(at: HostAddr, completion: &Completion) {
+    let words: *const AtomicU64 = std::ptr::with_exposed_provenance(at.0 as usize);
+    let rest = [completion.fault_addr, completion.op0, completion.op1];
+    for (i, value) in rest.into_iter().enumerate() {
+        // SAFETY: the caller guarantees that the record is mapped, writable and
+        // aligned; guests read it at any time, hence the atomic store.
+        unsafe { (*words.add(1 + i)).store(value, Ordering::Relaxed) };
+    }
+    // SAFETY: as above.
+    unsafe { (*words).store(completion.publish_word(), Ordering::Release) };
+}

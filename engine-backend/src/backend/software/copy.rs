@@ -1,0 +1,329 @@
+//! Copy kernels.
+//!
+//! All take host addresses; `rdi` is the destination, `rsi` the source. Up to 256 bytes
+//! everything is loaded before anything is stored, so any overlap is right. Longer ones
+//! come in three directions ([`Order`]); within a step all loads come first too.
+//!
+//! Safety of every function here: the ranges are mapped, the source readable and the
+//! destination writable, and hold no memory that Rust knows about. The processor has the
+//! vectors named.
+
+use std::arch::asm;
+
+use super::SMALL;
+use super::simd::Simd;
+use crate::backend::Order;
+
+/// Copies up to [`SMALL`] bytes, overlapping or not.
+///
+/// # Safety
+/// See the module.
+#[inline(always)]
+pub(super) unsafe fn small(dst: u64, src: u64, len: usize) {
+    debug_assert!(len <= SMALL);
+    // SAFETY: each arm reads and writes the first and the last bytes of the ranges, in
+    // two parts that overlap in the middle and together cover all of `len`.
+    unsafe {
+        match len {
+            // The usual message: one line.
+            33..=64 => asm!(
+                "movups {a}, [{s}]",
+                "movups {b}, [{s} + 16]",
+                "movups {c}, [{s} + {n} - 32]",
+                "movups {e}, [{s} + {n} - 16]",
+                "movups [{d}], {a}",
+                "movups [{d} + 16], {b}",
+                "movups [{d} + {n} - 32], {c}",
+                "movups [{d} + {n} - 16], {e}",
+                s = in(reg) src, d = in(reg) dst, n = in(reg) len,
+                a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, e = out(xmm_reg) _,
+                options(nostack, preserves_flags),
+            ),
+            17..=32 => asm!(
+                "movups {a}, [{s}]",
+                "movups {b}, [{s} + {n} - 16]",
+                "movups [{d}], {a}",
+                "movups [{d} + {n} - 16], {b}",
+                s = in(reg) src, d = in(reg) dst, n = in(reg) len,
+                a = out(xmm_reg) _, b = out(xmm_reg) _,
+                options(nostack, preserves_flags),
+            ),
+            8..=16 => asm!(
+                "mov {a}, [{s}]",
+                "mov {b}, [{s} + {n} - 8]",
+                "mov [{d}], {a}",
+                "mov [{d} + {n} - 8], {b}",
+                s = in(reg) src, d = in(reg) dst, n = in(reg) len,
+                a = out(reg) _, b = out(reg) _,
+                options(nostack, preserves_flags),
+            ),
+            4..=7 => asm!(
+                "mov {a:e}, [{s}]",
+                "mov {b:e}, [{s} + {n} - 4]",
+                "mov [{d}], {a:e}",
+                "mov [{d} + {n} - 4], {b:e}",
+                s = in(reg) src, d = in(reg) dst, n = in(reg) len,
+                a = out(reg) _, b = out(reg) _,
+                options(nostack, preserves_flags),
+            ),
+            2..=3 => asm!(
+                "movzx {a:e}, word ptr [{s}]",
+                "movzx {b:e}, byte ptr [{s} + {n} - 1]",
+                "mov [{d}], {a:x}",
+                "mov [{d} + {n} - 1], {b:l}",
+                s = in(reg) src, d = in(reg) dst, n = in(reg) len,
+                a = out(reg) _, b = out(reg) _,
+                options(nostack, preserves_flags),
+            ),
+            1 => asm!(
+                "mov {a:l}, [{s}]",
+                "mov [{d}], {a:l}",
+                s = in(reg) src, d = in(reg) dst,
+                a = out(reg) _,
+                options(nostack, preserves_flags),
+            ),
+            65..=128 => asm!(
+                "movups xmm0, [{s}]",
+                "movups xmm1, [{s} + 16]",
+                "movups xmm2, [{s} + 32]",
+                "movups xmm3, [{s} + 48]",
+                "movups xmm4, [{s} + {n} - 64]",
+                "movups xmm5, [{s} + {n} - 48]",
+                "movups xmm6, [{s} + {n} - 32]",
+                "movups xmm7, [{s} + {n} - 16]",
+                "movups [{d}], xmm0",
+                "movups [{d} + 16], xmm1",
+                "movups [{d} + 32], xmm2",
+                "movups [{d} + 48], xmm3",
+                "movups [{d} + {n} - 64], xmm4",
+                "movups [{d} + {n} - 48], xmm5",
+                "movups [{d} + {n} - 32], xmm6",
+                "movups [{d} + {n} - 16], xmm7",
+                s = in(reg) src, d = in(reg) dst, n = in(reg) len,
+                out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+                out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
+                options(nostack, preserves_flags),
+            ),
+            0 => {}
+            _ => asm!(
+                "movups xmm0, [{s}]",
+                "movups xmm1, [{s} + 16]",
+                "movups xmm2, [{s} + 32]",
+                "movups xmm3, [{s} + 48]",
+                "movups xmm4, [{s} + 64]",
+                "movups xmm5, [{s} + 80]",
+                "movups xmm6, [{s} + 96]",
+                "movups xmm7, [{s} + 112]",
+                "movups xmm8, [{s} + {n} - 128]",
+                "movups xmm9, [{s} + {n} - 112]",
+                "movups xmm10, [{s} + {n} - 96]",
+                "movups xmm11, [{s} + {n} - 80]",
+                "movups xmm12, [{s} + {n} - 64]",
+                "movups xmm13, [{s} + {n} - 48]",
+                "movups xmm14, [{s} + {n} - 32]",
+                "movups xmm15, [{s} + {n} - 16]",
+                "movups [{d}], xmm0",
+                "movups [{d} + 16], xmm1",
+                "movups [{d} + 32], xmm2",
+                "movups [{d} + 48], xmm3",
+                "movups [{d} + 64], xmm4",
+                "movups [{d} + 80], xmm5",
+                "movups [{d} + 96], xmm6",
+                "movups [{d} + 112], xmm7",
+                "movups [{d} + {n} - 128], xmm8",
+                "movups [{d} + {n} - 112], xmm9",
+                "movups [{d} + {n} - 96], xmm10",
+                "movups [{d} + {n} - 80], xmm11",
+                "movups [{d} + {n} - 64], xmm12",
+                "movups [{d} + {n} - 48], xmm13",
+                "movups [{d} + {n} - 32], xmm14",
+                "movups [{d} + {n} - 16], xmm15",
+                s = in(reg) src, d = in(reg) dst, n = in(reg) len,
+                out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+                out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
+                out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
+                out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
+                options(nostack, preserves_flags),
+            ),
+        }
+    }
+}
+
+/// A loop upwards, four vectors to a step. Whole steps are done, `len` being at least
+/// one; returns what is left at the end, for [`small`].
+macro_rules! ascending_loop {
+    (
+        $(#[$doc:meta])* $name:ident, $bytes:literal, $load:literal, $store:literal,
+        $r0:tt, $r1:tt, $r2:tt, $r3:tt, $end:literal
+    ) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// See the module.
+        unsafe fn $name(dst: u64, src: u64, len: usize) -> usize {
+            debug_assert!(len >= 4 * $bytes);
+            let mut left = len;
+            // SAFETY: the loop reads and writes whole steps inside `len`.
+            unsafe {
+                asm!(
+                    "2:",
+                    concat!($load, " ", $r0, ", [rsi]"),
+                    concat!($load, " ", $r1, ", [rsi + ", $bytes, "]"),
+                    concat!($load, " ", $r2, ", [rsi + 2*", $bytes, "]"),
+                    concat!($load, " ", $r3, ", [rsi + 3*", $bytes, "]"),
+                    concat!($store, " [rdi], ", $r0),
+                    concat!($store, " [rdi + ", $bytes, "], ", $r1),
+                    concat!($store, " [rdi + 2*", $bytes, "], ", $r2),
+                    concat!($store, " [rdi + 3*", $bytes, "], ", $r3),
+                    concat!("add rsi, 4*", $bytes),
+                    concat!("add rdi, 4*", $bytes),
+                    concat!("sub rcx, 4*", $bytes),
+                    concat!("cmp rcx, 4*", $bytes),
+                    "jae 2b",
+                    $end,
+                    inout("rdi") dst => _, inout("rsi") src => _, inout("rcx") left,
+                    out($r0) _, out($r1) _, out($r2) _, out($r3) _,
+                    options(nostack),
+                );
+            }
+            left
+        }
+    };
+}
+
+/// A loop downwards, as above; what is left is at the start.
+macro_rules! descending_loop {
+    (
+        $(#[$doc:meta])* $name:ident, $bytes:literal, $load:literal, $store:literal,
+        $r0:tt, $r1:tt, $r2:tt, $r3:tt, $end:literal
+    ) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// See the module.
+        unsafe fn $name(dst: u64, src: u64, len: usize) -> usize {
+            debug_assert!(len >= 4 * $bytes);
+            let mut left = len;
+            // SAFETY: the loop reads and writes whole steps inside `len`.
+            unsafe {
+                asm!(
+                    "2:",
+                    concat!($load, " ", $r0, ", [rsi + rcx - ", $bytes, "]"),
+                    concat!($load, " ", $r1, ", [rsi + rcx - 2*", $bytes, "]"),
+                    concat!($load, " ", $r2, ", [rsi + rcx - 3*", $bytes, "]"),
+                    concat!($load, " ", $r3, ", [rsi + rcx - 4*", $bytes, "]"),
+                    concat!($store, " [rdi + rcx - ", $bytes, "], ", $r0),
+                    concat!($store, " [rdi + rcx - 2*", $bytes, "], ", $r1),
+                    concat!($store, " [rdi + rcx - 3*", $bytes, "], ", $r2),
+                    concat!($store, " [rdi + rcx - 4*", $bytes, "], ", $r3),
+                    concat!("sub rcx, 4*", $bytes),
+                    concat!("cmp rcx, 4*", $bytes),
+                    "jae 2b",
+                    $end,
+                    in("rdi") dst, in("rsi") src, inout("rcx") left,
+                    out($r0) _, out($r1) _, out($r2) _, out($r3) _,
+                    options(nostack),
+                );
+            }
+            left
+        }
+    };
+}
+
+ascending_loop!(
+    /// Upwards with 16-byte vectors.
+    sse2_ascend, 16, "movups", "movups", "xmm0", "xmm1", "xmm2", "xmm3", ""
+);
+ascending_loop!(
+    /// Upwards past the caches; `dst` is a multiple of 64.
+    sse2_stream, 16, "movups", "movntps", "xmm0", "xmm1", "xmm2", "xmm3", ""
+);
+descending_loop!(
+    /// Downwards with 16-byte vectors.
+    sse2_descend, 16, "movups", "movups", "xmm0", "xmm1", "xmm2", "xmm3", ""
+);
+ascending_loop!(
+    /// Upwards with 32-byte vectors.
+    avx2_ascend, 32, "vmovdqu", "vmovdqu", "ymm0", "ymm1", "ymm2", "ymm3", "vzeroupper"
+);
+ascending_loop!(
+    /// Upwards past the caches; `dst` is a multiple of 64.
+    avx2_stream, 32, "vmovdqu", "vmovntdq", "ymm0", "ymm1", "ymm2", "ymm3", "vzeroupper"
+);
+descending_loop!(
+    /// Downwards with 32-byte vectors.
+    avx2_descend, 32, "vmovdqu", "vmovdqu", "ymm0", "ymm1", "ymm2", "ymm3", "vzeroupper"
+);
+// Registers above 15 leave no dirty upper halves behind, so no `vzeroupper`.
+ascending_loop!(
+    /// Upwards with 64-byte vectors.
+    avx512_ascend, 64, "vmovdqu64", "vmovdqu64", "zmm16", "zmm17", "zmm18", "zmm19", ""
+);
+ascending_loop!(
+    /// Upwards past the caches; `dst` is a multiple of 64.
+    avx512_stream, 64, "vmovdqu64", "vmovntdq", "zmm16", "zmm17", "zmm18", "zmm19", ""
+);
+descending_loop!(
+    /// Downwards with 64-byte vectors.
+    avx512_descend, 64, "vmovdqu64", "vmovdqu64", "zmm16", "zmm17", "zmm18", "zmm19", ""
+);
+
+/// Copies more than [`SMALL`] bytes in the given order; `stream`ing only when disjoint.
+///
+/// # Safety
+/// See the module.
+pub(super) unsafe fn long(simd: Simd, dst: u64, src: u64, len: usize, order: Order, stream: bool) {
+    debug_assert!(len > SMALL);
+    // SAFETY: the caller's guarantee, over parts of the ranges.
+    unsafe {
+        match order {
+            Order::Descending => {
+                let left = match simd {
+                    Simd::Sse2 => sse2_descend(dst, src, len),
+                    Simd::Avx2 => avx2_descend(dst, src, len),
+                    Simd::Avx512 => avx512_descend(dst, src, len),
+                };
+                small(dst, src, left);
+            }
+            Order::Ascending => ascend(simd, dst, src, len),
+            Order::Disjoint => {
+                // The first line unaligned, the rest with whole-line stores.
+                let head = (dst.wrapping_neg() & 63) as usize;
+                if head != 0 {
+                    small(dst, src, 64);
+                }
+                let (dst, src, len) = (dst + head as u64, src + head as u64, len - head);
+                if stream && len > SMALL {
+                    let left = match simd {
+                        Simd::Sse2 => sse2_stream(dst, src, len),
+                        Simd::Avx2 => avx2_stream(dst, src, len),
+                        Simd::Avx512 => avx512_stream(dst, src, len),
+                    };
+                    let done = (len - left) as u64;
+                    small(dst + done, src + done, left);
+                } else if len > SMALL {
+                    ascend(simd, dst, src, len);
+                } else {
+                    small(dst, src, len);
+                }
+            }
+        }
+    }
+}
+
+/// Copies at least [`SMALL`] bytes upwards.
+///
+/// # Safety
+/// See the module.
+unsafe fn ascend(simd: Simd, dst: u64, src: u64, len: usize) {
+    // SAFETY: the caller's guarantee, over parts of the ranges.
+    unsafe {
+        let left = match simd {
+            Simd::Sse2 => sse2_ascend(dst, src, len),
+            Simd::Avx2 => avx2_ascend(dst, src, len),
+            Simd::Avx512 => avx512_ascend(dst, src, len),
+        };
+        let done = (len - left) as u64;
+        small(dst + done, src + done, left);
+    }
+}

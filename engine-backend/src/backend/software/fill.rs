@@ -1,0 +1,168 @@
+//! Fill kernels: a 16-byte pattern over and over. `rdi` is the destination.
+//!
+//! Safety of every function here: the range is mapped and writable, and holds no memory
+//! that Rust knows about. The processor has the vectors named.
+
+use std::arch::asm;
+use std::arch::x86_64::__m128i;
+
+use super::simd::Simd;
+
+/// Longest range that is written without a loop, in bytes.
+const SHORT: usize = 128;
+
+/// The pattern in a vector register's form.
+fn vector(pattern: u128) -> __m128i {
+    // SAFETY: both are 16 bytes of plain data.
+    unsafe { std::mem::transmute::<u128, __m128i>(pattern) }
+}
+
+/// Writes up to 15 bytes of the pattern.
+///
+/// # Safety
+/// See the module.
+unsafe fn tail(mut dst: u64, len: usize, pattern: u128) {
+    debug_assert!(len < 16);
+    let mut rest = pattern;
+    for part in [8_usize, 4, 2, 1] {
+        if len & part == 0 {
+            continue;
+        }
+        let value = rest as u64;
+        // SAFETY: the parts add up to `len`.
+        unsafe {
+            match part {
+                8 => asm!("mov [{d}], {v}", d = in(reg) dst, v = in(reg) value,
+                    options(nostack, preserves_flags)),
+                4 => asm!("mov [{d}], {v:e}", d = in(reg) dst, v = in(reg) value,
+                    options(nostack, preserves_flags)),
+                2 => asm!("mov [{d}], {v:x}", d = in(reg) dst, v = in(reg) value,
+                    options(nostack, preserves_flags)),
+                _ => asm!("mov [{d}], {v:l}", d = in(reg) dst, v = in(reg) value,
+                    options(nostack, preserves_flags)),
+            }
+        }
+        dst += part as u64;
+        rest >>= 8 * part;
+    }
+}
+
+/// Writes `len` bytes, 16 at a time.
+///
+/// # Safety
+/// See the module.
+unsafe fn short(mut dst: u64, mut len: usize, pattern: u128) {
+    while len >= 16 {
+        // SAFETY: 16 bytes are left.
+        unsafe {
+            asm!("movups [{d}], {p}", d = in(reg) dst, p = in(xmm_reg) vector(pattern),
+                options(nostack, preserves_flags));
+        }
+        dst += 16;
+        len -= 16;
+    }
+    // SAFETY: what is left of the range.
+    unsafe { tail(dst, len, pattern) };
+}
+
+macro_rules! fill_loop {
+    ($name:ident, $bytes:literal, $widen:literal, $v:tt, $store:literal, $end:literal) => {
+        /// Writes whole steps of four vectors, `len` being at least one, and gives back
+        /// what is left.
+        ///
+        /// # Safety
+        /// See the module; for a streaming store `dst` is a multiple of 64.
+        unsafe fn $name(dst: u64, len: usize, pattern: u128) -> usize {
+            debug_assert!(len >= 4 * $bytes);
+            let mut left = len;
+            // SAFETY: the loop writes whole steps inside `len`.
+            unsafe {
+                asm!(
+                    concat!(
+                        $widen, "\n",
+                        "2:\n",
+                        $store, " [rdi], ", $v, "\n",
+                        $store, " [rdi + ", $bytes, "], ", $v, "\n",
+                        $store, " [rdi + 2*", $bytes, "], ", $v, "\n",
+                        $store, " [rdi + 3*", $bytes, "], ", $v, "\n",
+                        "add rdi, 4*", $bytes, "\n",
+                        "sub rcx, 4*", $bytes, "\n",
+                        "cmp rcx, 4*", $bytes, "\n",
+                        "jae 2b\n",
+                        $end,
+                    ),
+                    inout("rdi") dst => _, inout("rcx") left,
+                    inout("xmm0") vector(pattern) => _, out($v) _,
+                    options(nostack),
+                );
+            }
+            left
+        }
+    };
+}
+
+fill_loop!(sse2, 16, "movaps xmm1, xmm0", "xmm1", "movups", "");
+fill_loop!(sse2_stream, 16, "movaps xmm1, xmm0", "xmm1", "movntps", "");
+fill_loop!(
+    avx2,
+    32,
+    "vinserti128 ymm1, ymm0, xmm0, 1",
+    "ymm1",
+    "vmovdqu",
+    "vzeroupper"
+);
+fill_loop!(
+    avx2_stream,
+    32,
+    "vinserti128 ymm1, ymm0, xmm0, 1",
+    "ymm1",
+    "vmovntdq",
+    "vzeroupper"
+);
+fill_loop!(
+    avx512,
+    64,
+    "vshufi32x4 zmm16, zmm0, zmm0, 0",
+    "zmm16",
+    "vmovdqu64",
+    ""
+);
+fill_loop!(
+    avx512_stream,
+    64,
+    "vshufi32x4 zmm16, zmm0, zmm0, 0",
+    "zmm16",
+    "vmovntdq",
+    ""
+);
+
+/// Fills `len` bytes, the pattern's byte 0 first, past the caches when `stream`.
+///
+/// # Safety
+/// See the module.
+pub(super) unsafe fn fill(simd: Simd, dst: u64, len: usize, pattern: u128, stream: bool) {
+    // A line of room for the way to an aligned address, then a step at least.
+    if len < SHORT + 256 {
+        // SAFETY: the caller's guarantee.
+        unsafe { short(dst, len, pattern) };
+        return;
+    }
+    let head = (dst.wrapping_neg() & 63) as usize;
+    let turned = pattern.rotate_right(8 * (head as u32 & 15));
+    // SAFETY: the caller's guarantee, over parts of the range; what follows `head` is
+    // longer than a step and aligned to a line.
+    unsafe {
+        short(dst, head, pattern);
+        let (dst, len) = (dst + head as u64, len - head);
+        let left = match (simd, stream) {
+            (Simd::Sse2, false) => sse2(dst, len, turned),
+            (Simd::Sse2, true) => sse2_stream(dst, len, turned),
+            (Simd::Avx2, false) => avx2(dst, len, turned),
+            (Simd::Avx2, true) => avx2_stream(dst, len, turned),
+            (Simd::Avx512, false) => avx512(dst, len, turned),
+            (Simd::Avx512, true) => avx512_stream(dst, len, turned),
+        };
+        // Steps are multiples of 16, so the pattern's phase is kept.
+        short(dst + (len - left) as u64, left, turned);
+    }
+}

@@ -1,0 +1,107 @@
+//! The software backend: copy, fill and compare kernels, chosen by size and processor.
+//!
+//! Guest memory changes under the kernels at any time, so all of them are machine code
+//! that reads each byte once, by no Rust reference. What they need of the processor is
+//! looked at once, when the backend is made.
+
+mod compare;
+mod copy;
+mod fill;
+mod simd;
+
+use crate::memory::HostAddr;
+
+use super::{Backend, Hint, Order};
+use simd::Simd;
+
+/// Copies and fills up to here are done with loads first, stores last, in one go.
+const SMALL: usize = 256;
+
+/// From this size of an operation on, in bytes, what it writes goes past the caches
+/// unless the submitter asks otherwise.
+const STREAM: u64 = 1 << 20;
+
+/// Pieces shorter than this are not streamed: the cost is in the fences.
+const STREAM_PIECE: usize = 4096;
+
+/// Executes pieces on the worker's own processor.
+#[derive(Debug)]
+pub struct Software {
+    simd: Simd,
+    /// Streaming stores since the last fence.
+    streamed: bool,
+}
+
+impl Default for Software {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Software {
+    /// With the widest kernels that this processor has.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            simd: Simd::detect(),
+            streamed: false,
+        }
+    }
+
+    /// Name of the kernels in use, for reports.
+    #[must_use]
+    pub fn kernels(&self) -> &'static str {
+        self.simd.name()
+    }
+
+    fn streams(&self, len: usize, hint: Hint) -> bool {
+        hint.total >= STREAM && len >= STREAM_PIECE && !hint.cached && hint.order == Order::Disjoint
+    }
+}
+
+impl Backend for Software {
+    #[inline(always)]
+    unsafe fn copy(&mut self, dst: HostAddr, src: HostAddr, len: usize, hint: Hint) {
+        if len <= SMALL {
+            // SAFETY: the caller's guarantee, passed on.
+            unsafe { copy::small(dst.0, src.0, len) };
+            return;
+        }
+        let stream = self.streams(len, hint);
+        self.streamed |= stream;
+        // SAFETY: the caller's guarantee, passed on; the processor has `simd`.
+        unsafe { copy::long(self.simd, dst.0, src.0, len, hint.order, stream) };
+    }
+
+    #[inline]
+    unsafe fn fill(&mut self, dst: HostAddr, len: usize, pattern: u128, hint: Hint) {
+        let stream = self.streams(len, hint);
+        self.streamed |= stream;
+        // SAFETY: the caller's guarantee, passed on; the processor has `simd`.
+        unsafe { fill::fill(self.simd, dst.0, len, pattern, stream) };
+    }
+
+    #[inline]
+    unsafe fn compare(&mut self, a: HostAddr, b: HostAddr, len: usize) -> Option<usize> {
+        // SAFETY: the caller's guarantee, passed on; the processor has `simd`.
+        unsafe { compare::ranges(self.simd, a.0, b.0, len) }
+    }
+
+    #[inline]
+    unsafe fn compare_value(&mut self, a: HostAddr, len: usize, pattern: u128) -> Option<usize> {
+        // SAFETY: the caller's guarantee, passed on.
+        unsafe { compare::value(a.0, len, pattern) }
+    }
+
+    #[inline(always)]
+    fn finish(&mut self) {
+        if self.streamed {
+            self.streamed = false;
+            // SAFETY: every x86-64 processor has it.
+            unsafe { std::arch::x86_64::_mm_sfence() };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+//! BATCH (SPEC section 4.3): descriptors that lie in memory, each with a completion of
+//! its own.
+
+use byway_protocols::{Completion, Descriptor, Rights, Status};
+
+use super::budget::OPERATION_COST;
+use super::chunk::{Chunk, Failure, Operand};
+use super::validate;
+use super::{Operation, Outcome, Step, success};
+use crate::address_space::Access;
+use crate::backend::{Backend, load_line, store_record};
+use crate::context::Target;
+
+/// Bytes of an element.
+const ELEMENT: u64 = Descriptor::SIZE as u64;
+/// Bytes of an element's completion.
+const RECORD: u64 = Completion::SIZE as u64;
+
+/// A batch under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch {
+    /// Descriptor list; right READ.
+    pub list: Operand,
+    /// Completions of the elements; right WRITE.
+    pub records: Operand,
+    /// Elements, 1 to 1024.
+    pub count: u32,
+    /// The element in hand, or the next.
+    pub next: u32,
+    /// What is left of it.
+    pub current: Option<Operation>,
+    /// Elements that ended in success.
+    pub succeeded: u32,
+    /// A fence came after a failure: the rest is not run.
+    pub cut: bool,
+    /// Bytes touched by elements.
+    pub bytes: u64,
+}
+
+impl Batch {
+    /// Runs elements until all are done or the chunk is over.
+    pub fn step<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Step {
+        let completion = match self.run(chunk) {
+            Ok(()) if self.next < self.count => return Step::More,
+            Ok(()) => Completion {
+                status: if self.succeeded == self.count {
+                    Status::Success
+                } else {
+                    Status::BatchFailed
+                } as u8,
+                ..success(self.succeeded)
+            },
+            Err(failure) => failure.completion(0, self.succeeded),
+        };
+        Step::Done(Outcome {
+            completion,
+            bytes: self.bytes,
+        })
+    }
+
+    fn run<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Result<(), Failure> {
+        let count = u64::from(self.count);
+        let list = chunk.resolve(self.list, count * ELEMENT, Rights::READ)?;
+        let records = chunk.resolve(self.records, count * RECORD, Rights::WRITE)?;
+        // A capability may start anywhere: what counts for single accesses is where
+        // the elements lie, too.
+        if !list.addr.is_multiple_of(ELEMENT) {
+            return Err(Status::ListAlignment.into());
+        }
+        if !records.addr.is_multiple_of(RECORD) {
+            return Err(Status::AddressAlignment.into());
+        }
+        let first = self.next;
+        let result = loop {
+            if let Err(failure) = self.element(chunk, &list, &records) {
+                break Err(failure);
+            }
+            if self.next == self.count || chunk.budget.is_over() {
+                break Ok(());
+            }
+        };
+        let done = u64::from(self.next - first);
+        chunk.settle(&[
+            (&list, Access::Read, done * ELEMENT),
+            (&records, Access::Write, done * RECORD),
+        ])?;
+        result
+    }
+
+    /// Starts or continues one element.
+    fn element<B: Backend>(
+        &mut self,
+        chunk: &mut Chunk<'_, B>,
+        list: &Target<'_>,
+        records: &Target<'_>,
+    ) -> Result<(), Failure> {
+        let at = u64::from(self.next);
+        // First the place for its completion: an element that ran has one.
+        chunk
+            .page(records, at * RECORD, Access::Write)
+            .map_err(|f| met_in(records, f, Status::StatusArrayFault))?;
+        let step = match &mut self.current {
+            Some(operation) => operation.step(chunk),
+            None => self.start(chunk, list)?,
+        };
+        let Step::Done(outcome) = step else {
+            return Ok(());
+        };
+        // Once more: the chunk in which the element began may be over.
+        let record = chunk
+            .page(records, at * RECORD, Access::Write)
+            .map_err(|f| met_in(records, f, Status::StatusArrayFault))?;
+        chunk.backend.finish();
+        // SAFETY: translated in this chunk for writing; a multiple of 32 because the
+        // array's first byte is one.
+        unsafe { store_record(record.host, &outcome.completion) };
+        let succeeded = outcome.completion.status().is_some_and(Status::is_success);
+        self.succeeded += u32::from(succeeded);
+        self.bytes += outcome.bytes;
+        self.current = None;
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Reads the next element, once, and runs what fits into the chunk.
+    fn start<B: Backend>(
+        &mut self,
+        chunk: &mut Chunk<'_, B>,
+        list: &Target<'_>,
+    ) -> Result<Step, Failure> {
+        chunk.budget.spend(OPERATION_COST);
+        if self.cut {
+            return Ok(Step::refused(Status::NotAttempted));
+        }
+        let line = chunk
+            .page(list, u64::from(self.next) * ELEMENT, Access::Read)
+            .map_err(|f| met_in(list, f, Status::BatchListFault))?;
+        // SAFETY: translated in this chunk for reading; a multiple of 64 because the
+        // list's first byte is one.
+        let descriptor = unsafe { load_line(line.host) };
+        self.cut = self.succeeded < self.next && validate::has_fence(&descriptor);
+        if self.cut {
+            return Ok(Step::refused(Status::NotAttempted));
+        }
+        Ok(match validate::operation(&descriptor) {
+            Ok(operation) => self.current.insert(operation).step(chunk),
+            Err(status) => Step::refused(status),
+        })
+    }
+}
+
+/// A fault on the batch's own memory: in one's own domain, a status that names which
+/// part it was, if mending the page mends the batch.
+fn met_in(target: &Target<'_>, failure: Failure, status: Status) -> Failure {
+    if target.own && failure.status.is_resumable() {
+        Failure { status, ..failure }
+    } else {
+        failure
+    }
+}

@@ -1,0 +1,120 @@
+//! How long a chunk may be: 64 KiB of work or 20 us, whichever comes first.
+//!
+//! Work is counted in bytes; every operation counts [`OPERATION_COST`] on top, so that
+//! small ones do not come for nothing. The clock, the processor's time stamp counter, is
+//! read once in [`LOOK_EVERY`] units only, since reading it costs as much as a small copy.
+
+/// Most work of one chunk, in bytes.
+pub const CHUNK_BYTES: u64 = 64 << 10;
+
+/// Longest time of one chunk, in microseconds.
+pub const CHUNK_US: u64 = 20;
+
+/// What an operation costs beside its bytes.
+pub const OPERATION_COST: u64 = 448;
+
+/// Work between two looks at the clock.
+const LOOK_EVERY: u64 = 8 << 10;
+
+/// The processor's time stamp counter.
+#[inline]
+#[must_use]
+pub fn ticks() -> u64 {
+    // SAFETY: every x86-64 processor has it, and user space may read it.
+    unsafe { std::arch::x86_64::_rdtsc() }
+}
+
+/// What is left of a chunk.
+#[derive(Debug)]
+pub struct Budget {
+    limit: u64,
+    spent: u64,
+    look_at: u64,
+    started: Option<u64>,
+    limit_ticks: u64,
+}
+
+impl Budget {
+    /// For `limit` bytes of work, at most [`CHUNK_BYTES`], and `limit_ticks` ticks of the
+    /// time stamp counter, counted from the first look at it.
+    #[inline]
+    #[must_use]
+    pub fn new(limit: u64, limit_ticks: u64) -> Self {
+        Self {
+            limit: limit.min(CHUNK_BYTES),
+            spent: 0,
+            look_at: LOOK_EVERY,
+            started: None,
+            limit_ticks,
+        }
+    }
+
+    /// Counts work done.
+    #[inline(always)]
+    pub fn spend(&mut self, cost: u64) {
+        self.spent += cost;
+        if self.spent >= self.look_at {
+            self.look(ticks());
+        }
+    }
+
+    /// Whether the chunk must end.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.spent >= self.limit
+    }
+
+    /// Work that is left, in bytes.
+    #[inline(always)]
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        self.limit.saturating_sub(self.spent)
+    }
+
+    /// Work done.
+    #[inline]
+    #[must_use]
+    pub fn spent(&self) -> u64 {
+        self.spent
+    }
+
+    #[cold]
+    fn look(&mut self, now: u64) {
+        self.look_at = self.spent + LOOK_EVERY;
+        let started = *self.started.get_or_insert(now);
+        if now.wrapping_sub(started) >= self.limit_ticks {
+            self.limit = self.spent;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_ends_it() {
+        let mut b = Budget::new(1 << 30, u64::MAX);
+        assert_eq!(b.left(), CHUNK_BYTES);
+        b.spend(CHUNK_BYTES - 1);
+        assert!(!b.is_over());
+        b.spend(OPERATION_COST);
+        assert!(b.is_over());
+        assert_eq!(b.left(), 0);
+        assert_eq!(b.spent(), CHUNK_BYTES - 1 + OPERATION_COST);
+    }
+
+    #[test]
+    fn time_ends_it() {
+        let mut b = Budget::new(CHUNK_BYTES, 1000);
+        b.spent = LOOK_EVERY;
+        b.look(5);
+        assert!(!b.is_over());
+        b.spent = 2 * LOOK_EVERY;
+        b.look(1004);
+        assert!(!b.is_over());
+        b.look(1005);
+        assert!(b.is_over());
+    }
+}

@@ -1,0 +1,308 @@
+//! What an operation works with inside one chunk: operands checked against
+//! capabilities, translated piece by piece, and accounted for.
+//!
+//! Everything here is good until the chunk's guard is dropped and is looked up again
+//! in the next one. The only way from a guest's address to a host address.
+
+use byway_protocols::{Completion, Rights, Status};
+
+use super::budget::Budget;
+use crate::address_space::Fault;
+use crate::context::{Context, Target};
+use crate::epoch::ChunkGuard;
+use crate::iotlb::Iotlb;
+use crate::memory::{HostAddr, sigbus};
+use crate::stage2::Access;
+
+/// Smallest page there is, in bytes.
+const PAGE: u64 = 4096;
+
+/// Most pages that one piece is put together from, so that a chunk cannot hide many walks
+/// between two looks at the clock.
+const PAGES_PER_PIECE: u32 = 8;
+
+/// A descriptor's operand as its submitter wrote it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Operand {
+    /// Capability slot; 0 = the context's own address space.
+    pub slot: u16,
+    /// Address there, or offset into the capability.
+    pub addr: u64,
+}
+
+impl Operand {
+    /// The operand without its first `bytes` bytes.
+    #[inline(always)]
+    #[must_use]
+    pub fn plus(self, bytes: u64) -> Self {
+        Self {
+            addr: self.addr.wrapping_add(bytes),
+            ..self
+        }
+    }
+}
+
+/// Why an operation stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failure {
+    /// How it ends.
+    pub status: Status,
+    /// Whether a write met the fault.
+    pub write: bool,
+    /// Where, in the operand's own terms; 0 when it was no fault in memory.
+    pub addr: u64,
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self {
+            status,
+            write: false,
+            addr: 0,
+        }
+    }
+}
+
+impl Failure {
+    /// The completion of an operation that stops with `done` bytes or descriptors done.
+    #[must_use]
+    pub fn completion(self, result: u8, done: u32) -> Completion {
+        Completion {
+            status: self.status as u8 | if self.write { Status::WRITE_FAULT } else { 0 },
+            result,
+            bytes_completed: done,
+            fault_addr: self.addr,
+            ..Completion::default()
+        }
+    }
+}
+
+/// A translated, host-contiguous piece of an operand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// Host address of its first byte.
+    pub host: HostAddr,
+    /// Bytes; 0 only in [`Piece::NONE`].
+    pub len: u64,
+}
+
+impl Piece {
+    /// No byte.
+    pub const NONE: Self = Self {
+        host: HostAddr(0),
+        len: 0,
+    };
+
+    /// Cuts `len` bytes off its start and returns where they are.
+    #[inline(always)]
+    pub fn take_front(&mut self, len: u64) -> HostAddr {
+        let host = self.host;
+        self.host = HostAddr(host.0 + len);
+        self.len -= len;
+        host
+    }
+
+    /// Cuts `len` bytes off its end and returns where they are.
+    #[inline(always)]
+    pub fn take_back(&mut self, len: u64) -> HostAddr {
+        self.len -= len;
+        HostAddr(self.host.0 + self.len)
+    }
+}
+
+/// A chunk under way.
+#[derive(Debug)]
+pub struct Chunk<'a, B> {
+    /// Proof of it.
+    pub guard: &'a ChunkGuard<'a>,
+    /// Whose descriptor is worked on.
+    pub context: &'a Context,
+    /// The worker's translations.
+    pub iotlb: &'a mut Iotlb,
+    /// Moves the bytes.
+    pub backend: &'a mut B,
+    /// What is left of it.
+    pub budget: &'a mut Budget,
+    /// Lost regions that the worker knows of.
+    pub regions_lost: u64,
+}
+
+impl<'a, B> Chunk<'a, B> {
+    /// Checks that `len` bytes of an operand may be accessed with the rights `need`.
+    ///
+    /// # Errors
+    /// 48-4B, or 62 when the context's own address space has ended.
+    #[inline(always)]
+    pub fn resolve(&self, operand: Operand, len: u64, need: Rights) -> Result<Target<'a>, Failure> {
+        let context: &'a Context = self.context;
+        context
+            .resolve(self.guard, operand.slot, operand.addr, len, need)
+            .map_err(|status| {
+                if operand.slot == 0 && status == Status::Revoked {
+                    Status::Aborted.into()
+                } else {
+                    status.into()
+                }
+            })
+    }
+
+    /// How long the next piece may be when `left` bytes are to be done. Never less than a
+    /// page, so that the rest of a budget is not spent in crumbs.
+    #[inline(always)]
+    #[must_use]
+    pub fn room(&self, left: u64) -> u64 {
+        left.min(self.budget.left().max(PAGE))
+    }
+
+    /// Translates one byte; the piece reaches to the end of its page.
+    ///
+    /// # Errors
+    /// See [`fault`].
+    #[inline(always)]
+    pub fn page(
+        &mut self,
+        target: &Target<'_>,
+        offset: u64,
+        access: Access,
+    ) -> Result<Piece, Failure> {
+        // In range: the operand was resolved up to a byte beyond `offset`.
+        let span = self
+            .iotlb
+            .translate(target.space, target.addr + offset, access)
+            .map_err(|f| fault(target, f))?;
+        Ok(Piece {
+            host: span.host,
+            len: span.bytes,
+        })
+    }
+
+    /// The longest piece that starts at `offset`, at most `max` bytes. Pages that are
+    /// not needed are not walked, so nothing is marked accessed or dirty for them.
+    ///
+    /// # Errors
+    /// See [`fault`]; a fault behind the first page only shortens the piece.
+    #[inline]
+    pub fn forward(
+        &mut self,
+        target: &Target<'_>,
+        offset: u64,
+        max: u64,
+        access: Access,
+    ) -> Result<Piece, Failure> {
+        let mut piece = self.page(target, offset, access)?;
+        for _ in 1..PAGES_PER_PIECE {
+            if piece.len >= max {
+                break;
+            }
+            let Ok(next) = self.page(target, offset + piece.len, access) else {
+                break;
+            };
+            if next.host.0 != piece.host.0 + piece.len {
+                break;
+            }
+            piece.len += next.len;
+        }
+        piece.len = piece.len.min(max);
+        Ok(piece)
+    }
+
+    /// The longest piece that ends before `end`, at most `max` bytes.
+    ///
+    /// # Errors
+    /// See [`fault`]; a fault below the first page only shortens the piece.
+    #[inline]
+    pub fn backward(
+        &mut self,
+        target: &Target<'_>,
+        end: u64,
+        max: u64,
+        access: Access,
+    ) -> Result<Piece, Failure> {
+        let lowest = end - max;
+        let mut start = page_start(target, end, lowest);
+        let mut host = self
+            .page(target, start, access)
+            .map_err(|failure| Failure {
+                // The byte that was wanted is the last of this part, not its first.
+                addr: failure.addr + (end - 1 - start),
+                ..failure
+            })?
+            .host;
+        for _ in 1..PAGES_PER_PIECE {
+            if start == lowest {
+                break;
+            }
+            let below = page_start(target, start, lowest);
+            let Ok(next) = self.page(target, below, access) else {
+                break;
+            };
+            if next.host.0 + (start - below) != host.0 {
+                break;
+            }
+            (start, host) = (below, next.host);
+        }
+        Ok(Piece {
+            host,
+            len: end - start,
+        })
+    }
+
+    /// Ends a chunk's work on operands: `read` and `written` bytes were moved through
+    /// them. The one place between the bytes and the completion, and thus where the
+    /// written ranges would enter a dirty log: after the bytes, before anyone is told.
+    ///
+    /// # Errors
+    /// 5A (45 in another domain's memory) when a region lost its backing meanwhile:
+    /// what was moved may be gone.
+    #[inline(always)]
+    pub fn settle(&self, moved: &[(&Target<'_>, Access, u64)]) -> Result<(), Failure> {
+        for &(target, access, bytes) in moved {
+            match access {
+                Access::Read => target.account(bytes, 0),
+                Access::Write => target.account(0, bytes),
+            }
+        }
+        if sigbus::generation() != self.regions_lost {
+            for &(target, access, _) in moved {
+                if target.space.memory().is_dead() {
+                    return Err(Failure {
+                        status: seen_as(target, Status::RegionGone),
+                        write: access == Access::Write,
+                        addr: target.addr - target.base,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Start of the 4 KiB page that holds the byte before `end`, but not below `lowest`;
+/// offsets into the operand.
+#[inline]
+fn page_start(target: &Target<'_>, end: u64, lowest: u64) -> u64 {
+    let last = target.addr + end - 1;
+    ((last & !(PAGE - 1)).saturating_sub(target.addr)).max(lowest)
+}
+
+/// What the submitter is told of a status met in an operand's memory: in another
+/// domain's, nothing but that it was there.
+#[inline]
+fn seen_as(target: &Target<'_>, status: Status) -> Status {
+    if target.own {
+        status
+    } else {
+        Status::RemoteFault
+    }
+}
+
+/// Turns a fault into what the submitter may know: cause and address in its own
+/// domain's memory, the offset alone in a peer's.
+#[cold]
+fn fault(target: &Target<'_>, fault: Fault) -> Failure {
+    Failure {
+        status: seen_as(target, fault.status),
+        write: fault.write,
+        addr: fault.addr.wrapping_sub(target.base),
+    }
+}

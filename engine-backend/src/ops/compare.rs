@@ -1,0 +1,131 @@
+//! COMPARE and COMPARE_VALUE (SPEC sections 4.7 and 4.8).
+
+use byway_protocols::{Completion, Rights, Status};
+
+use super::chunk::{Chunk, Failure, Operand, Piece};
+use super::{Outcome, Step, success};
+use crate::backend::Backend;
+use crate::context::Target;
+use crate::stage2::Access;
+
+/// What a range is compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Other {
+    /// Another range; right READ.
+    Range(Operand),
+    /// 8 bytes over and over, the least significant first.
+    Value(u64),
+}
+
+/// The same, looked up for this chunk.
+enum With<'g> {
+    Range(Target<'g>),
+    Value(u64),
+}
+
+/// A comparison under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compare {
+    /// First range; right READ.
+    pub src: Operand,
+    /// What it is compared with.
+    pub with: Other,
+    /// Bytes, 1 to 2^31.
+    pub size: u32,
+    /// With CHECK_RESULT: whether a difference is expected.
+    pub expected: Option<bool>,
+    /// Bytes found equal.
+    pub done: u32,
+}
+
+impl Compare {
+    /// Compares until the first difference, the end, or until the chunk is over.
+    pub fn step<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Step {
+        let completion = match self.run(chunk) {
+            Ok(true) => self.answer(true),
+            Ok(false) if self.done < self.size => return Step::More,
+            Ok(false) => self.answer(false),
+            Err(failure) => failure.completion(0, self.done),
+        };
+        Step::Done(Outcome {
+            completion,
+            bytes: u64::from(self.done),
+        })
+    }
+
+    fn answer(&self, differs: bool) -> Completion {
+        let status = match self.expected {
+            Some(expected) if expected != differs => Status::SuccessPredicate,
+            _ => Status::Success,
+        };
+        Completion {
+            status: status as u8,
+            result: u8::from(differs),
+            ..success(self.done)
+        }
+    }
+
+    /// Whether a difference was found, at `done`.
+    fn run<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Result<bool, Failure> {
+        let passed = u64::from(self.done);
+        let left = u64::from(self.size) - passed;
+        let src = chunk.resolve(self.src.plus(passed), left, Rights::READ)?;
+        let with = match self.with {
+            Other::Range(operand) => {
+                With::Range(chunk.resolve(operand.plus(passed), left, Rights::READ)?)
+            }
+            Other::Value(value) => With::Value(value),
+        };
+        let mut at = 0;
+        let mut from = Piece::NONE;
+        let result = loop {
+            if at == left || (at > 0 && chunk.budget.is_over()) {
+                break Ok(false);
+            }
+            if from.len == 0 {
+                from = match chunk.forward(&src, at, chunk.room(left - at), Access::Read) {
+                    Ok(piece) => piece,
+                    Err(failure) => break Err(failure),
+                };
+            }
+            let (len, difference) = match &with {
+                With::Range(with) => {
+                    let with = match chunk.forward(with, at, from.len, Access::Read) {
+                        Ok(piece) => piece,
+                        Err(failure) => break Err(failure),
+                    };
+                    let host = from.take_front(with.len);
+                    // SAFETY: both pieces were translated in this chunk for reading, and
+                    // guest memory has no references.
+                    let difference =
+                        unsafe { chunk.backend.compare(host, with.host, with.len as usize) };
+                    (with.len, difference)
+                }
+                With::Value(value) => {
+                    let pattern = value.rotate_right(8 * (self.done % 8));
+                    let pattern = u128::from(pattern) | u128::from(pattern) << 64;
+                    let len = from.len;
+                    let host = from.take_front(len);
+                    // SAFETY: as above.
+                    let difference =
+                        unsafe { chunk.backend.compare_value(host, len as usize, pattern) };
+                    (len, difference)
+                }
+            };
+            let equal = difference.map_or(len, |offset| offset as u64);
+            at += equal;
+            self.done += equal as u32;
+            chunk.budget.spend(equal);
+            if difference.is_some() {
+                break Ok(true);
+            }
+        };
+        match &with {
+            With::Range(with) => {
+                chunk.settle(&[(&src, Access::Read, at), (with, Access::Read, at)])?;
+            }
+            With::Value(_) => chunk.settle(&[(&src, Access::Read, at)])?,
+        }
+        result
+    }
+}

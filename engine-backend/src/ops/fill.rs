@@ -1,0 +1,77 @@
+//! FILL (SPEC section 4.6).
+
+use byway_protocols::Rights;
+
+use super::chunk::{Chunk, Failure, Operand};
+use super::{Outcome, Step, success};
+use crate::backend::{Backend, Hint, Order};
+use crate::stage2::Access;
+
+/// A fill under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fill {
+    /// Destination; right WRITE.
+    pub dst: Operand,
+    /// 16 bytes, the least significant first; an 8-byte pattern twice.
+    pub pattern: u128,
+    /// Bytes, 1 to 2^31.
+    pub size: u32,
+    /// The submitter wants the destination in the caches.
+    pub cached: bool,
+    /// The submitter wants the destination written in ascending order.
+    pub strict: bool,
+    /// Bytes done.
+    pub done: u32,
+}
+
+impl Fill {
+    /// Fills until done or until the chunk is over.
+    pub fn step<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Step {
+        let completion = match self.run(chunk) {
+            Ok(()) if self.done < self.size => return Step::More,
+            Ok(()) => success(self.done),
+            Err(failure) => failure.completion(0, self.done),
+        };
+        Step::Done(Outcome {
+            completion,
+            bytes: u64::from(self.done),
+        })
+    }
+
+    fn run<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Result<(), Failure> {
+        let left = u64::from(self.size - self.done);
+        let dst = chunk.resolve(self.dst.plus(u64::from(self.done)), left, Rights::WRITE)?;
+        let hint = Hint {
+            order: if self.strict {
+                Order::Ascending
+            } else {
+                Order::Disjoint
+            },
+            total: u64::from(self.size),
+            cached: self.cached,
+        };
+        let mut at = 0;
+        let mut result = Ok(());
+        while at < left && !(at > 0 && chunk.budget.is_over()) {
+            let to = match chunk.forward(&dst, at, chunk.room(left - at), Access::Write) {
+                Ok(to) => to,
+                Err(failure) => {
+                    result = Err(failure);
+                    break;
+                }
+            };
+            // The pattern goes on where the piece before ended.
+            let pattern = self.pattern.rotate_right(8 * (self.done % 16));
+            // SAFETY: the piece was translated in this chunk for writing, and guest
+            // memory has no references.
+            unsafe {
+                chunk.backend.fill(to.host, to.len as usize, pattern, hint);
+            }
+            at += to.len;
+            self.done += to.len as u32;
+            chunk.budget.spend(to.len);
+        }
+        chunk.settle(&[(&dst, Access::Write, at)])?;
+        result
+    }
+}

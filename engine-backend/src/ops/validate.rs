@@ -1,0 +1,238 @@
+//! The one place where a descriptor's bytes become an [`Operation`] (SPEC sections 3 and
+//! 4.1). What passed is typed and is not looked at again; capabilities and addresses are
+//! checked later, chunk by chunk.
+
+use byway_protocols::descriptor::{BATCH_COUNT_MAX, TRANSFER_BYTES_MAX, Word0};
+use byway_protocols::{Descriptor, Flags, Opcode, Status};
+
+use super::Operation;
+use super::batch::Batch;
+use super::chunk::Operand;
+use super::compare::{Compare, Other};
+use super::fill::Fill;
+use super::memmove::Memmove;
+
+/// A descriptor that is well-formed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// One operation.
+    Operation(Operation),
+    /// Many.
+    Batch(Batch),
+}
+
+/// Operations that this engine carries out.
+pub const SUPPORTED: &[Opcode] = &[
+    Opcode::Nop,
+    Opcode::Batch,
+    Opcode::Drain,
+    Opcode::Memmove,
+    Opcode::Fill,
+    Opcode::Compare,
+    Opcode::CompareValue,
+    Opcode::InterDomainMemmove,
+    Opcode::InterDomainFill,
+    Opcode::InterDomainCompare,
+    Opcode::InterDomainCompareValue,
+];
+
+/// Flags that every operation takes.
+const COMMON: u32 = Flags::FENCE.0
+    | Flags::COMPLETION_VALID.0
+    | Flags::REQUEST_COMPLETION.0
+    | Flags::REQUEST_INTERRUPT.0;
+const MOVES: u32 =
+    COMMON | Flags::BLOCK_ON_FAULT.0 | Flags::CACHE_CONTROL.0 | Flags::STRICT_ORDER.0;
+const FILLS: u32 = MOVES | Flags::FILL_16.0;
+const COMPARES: u32 = COMMON | Flags::BLOCK_ON_FAULT.0 | Flags::CHECK_RESULT.0;
+const BATCHES: u32 = COMMON | Flags::BLOCK_ON_FAULT.0;
+
+/// Whether the descriptor asks to wait for all before it.
+#[inline]
+#[must_use]
+pub fn has_fence(descriptor: &Descriptor) -> bool {
+    descriptor.flags().contains(Flags::FENCE)
+}
+
+/// Checks a private copy of a queue's descriptor, in the order of SPEC section 4.1.
+///
+/// # Errors
+/// 10-14, 18, 19, 1C.
+#[inline(always)]
+pub fn request(d: &Descriptor) -> Result<Request, Status> {
+    if d.code() == Opcode::Batch as u8 {
+        batch(d)
+    } else {
+        operation(d).map(Request::Operation)
+    }
+}
+
+/// Checks a private copy of a batch's element likewise; one that is a batch is refused.
+///
+/// # Errors
+/// 10-13, 19.
+#[inline(always)]
+pub fn operation(d: &Descriptor) -> Result<Operation, Status> {
+    match Opcode::from_code(d.code()).map(Opcode::canonical) {
+        Some(Opcode::Memmove) => memmove(d),
+        Some(Opcode::Nop | Opcode::Drain) => nothing(d),
+        Some(Opcode::Fill) => fill(d),
+        Some(Opcode::Compare) => compare(d),
+        Some(Opcode::CompareValue) => compare_value(d),
+        _ => Err(Status::BadOpcode),
+    }
+}
+
+/// What all operations have in common; `unused` is 0 when every field and slot that the
+/// operation does not use is.
+#[inline(always)]
+fn common(d: &Descriptor, flags: u32, unused: u64) -> Result<(), Status> {
+    if d.flags().0 & !flags != 0 {
+        return Err(Status::BadFlags);
+    }
+    if unused | u64::from(d.word0 & Word0::RESERVED) | u64::from(d.reserved38) != 0 {
+        return Err(Status::ReservedNotZero);
+    }
+    if d.int_handle != 0 {
+        return Err(Status::BadInterruptHandle);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn transfer_size(d: &Descriptor) -> Result<u32, Status> {
+    if d.size == 0 || d.size > TRANSFER_BYTES_MAX {
+        return Err(Status::BadSize);
+    }
+    Ok(d.size)
+}
+
+#[inline(always)]
+fn src_operand(d: &Descriptor) -> Operand {
+    Operand {
+        slot: d.slots().src_slot(),
+        addr: d.src,
+    }
+}
+
+#[inline(always)]
+fn dst_operand(d: &Descriptor) -> Operand {
+    Operand {
+        slot: d.slots().dst_slot(),
+        addr: d.dst,
+    }
+}
+
+fn src_slot(d: &Descriptor) -> u64 {
+    u64::from(d.slots().src_slot())
+}
+
+fn dst_slot(d: &Descriptor) -> u64 {
+    u64::from(d.slots().dst_slot())
+}
+
+fn nothing(d: &Descriptor) -> Result<Operation, Status> {
+    let fields = d.status_array | d.src | d.dst | u64::from(d.size) | d.op0 | d.op1 | d.op2;
+    common(d, COMMON, fields | src_slot(d) | dst_slot(d))?;
+    Ok(Operation::Nothing)
+}
+
+#[inline(always)]
+fn memmove(d: &Descriptor) -> Result<Operation, Status> {
+    common(d, MOVES, d.status_array | d.op0 | d.op1 | d.op2)?;
+    Ok(Operation::Memmove(Memmove {
+        src: src_operand(d),
+        dst: dst_operand(d),
+        size: transfer_size(d)?,
+        cached: d.flags().contains(Flags::CACHE_CONTROL),
+        strict: d.flags().contains(Flags::STRICT_ORDER),
+        done: 0,
+        order: None,
+    }))
+}
+
+fn fill(d: &Descriptor) -> Result<Operation, Status> {
+    let wide = d.flags().contains(Flags::FILL_16);
+    let high = if wide { 0 } else { d.op0 };
+    common(
+        d,
+        FILLS,
+        d.status_array | high | d.op1 | d.op2 | src_slot(d),
+    )?;
+    let upper = if wide { d.op0 } else { d.src };
+    Ok(Operation::Fill(Fill {
+        dst: dst_operand(d),
+        pattern: u128::from(d.src) | u128::from(upper) << 64,
+        size: transfer_size(d)?,
+        cached: d.flags().contains(Flags::CACHE_CONTROL),
+        strict: d.flags().contains(Flags::STRICT_ORDER),
+        done: 0,
+    }))
+}
+
+/// The expected result of a comparison, and what of `op0` must be 0.
+fn expected(d: &Descriptor) -> (Option<bool>, u64) {
+    if d.flags().contains(Flags::CHECK_RESULT) {
+        (Some(d.op0 & 1 != 0), d.op0 & !1)
+    } else {
+        (None, d.op0)
+    }
+}
+
+fn compare(d: &Descriptor) -> Result<Operation, Status> {
+    let (expected, unused) = expected(d);
+    common(d, COMPARES, d.status_array | unused | d.op1 | d.op2)?;
+    Ok(Operation::Compare(Compare {
+        src: src_operand(d),
+        with: Other::Range(dst_operand(d)),
+        size: transfer_size(d)?,
+        expected,
+        done: 0,
+    }))
+}
+
+fn compare_value(d: &Descriptor) -> Result<Operation, Status> {
+    let (expected, unused) = expected(d);
+    common(
+        d,
+        COMPARES,
+        d.status_array | unused | d.op1 | d.op2 | dst_slot(d),
+    )?;
+    Ok(Operation::Compare(Compare {
+        src: src_operand(d),
+        with: Other::Value(d.dst),
+        size: transfer_size(d)?,
+        expected,
+        done: 0,
+    }))
+}
+
+fn batch(d: &Descriptor) -> Result<Request, Status> {
+    common(d, BATCHES, d.dst | d.op0 | d.op1 | d.op2)?;
+    if d.size == 0 || d.size > BATCH_COUNT_MAX {
+        return Err(Status::BadCount);
+    }
+    if !d.src.is_multiple_of(Descriptor::SIZE as u64) {
+        return Err(Status::ListAlignment);
+    }
+    let slot = d.slots().dst_slot();
+    let misaligned = !d
+        .status_array
+        .is_multiple_of(byway_protocols::Completion::SIZE as u64);
+    if misaligned || (slot == 0 && d.status_array == 0) {
+        return Err(Status::AddressAlignment);
+    }
+    Ok(Request::Batch(Batch {
+        list: src_operand(d),
+        records: Operand {
+            slot,
+            addr: d.status_array,
+        },
+        count: d.size,
+        next: 0,
+        current: None,
+        succeeded: 0,
+        cut: false,
+        bytes: 0,
+    }))
+}

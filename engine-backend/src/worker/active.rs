@@ -1,0 +1,184 @@
+//! A queue in a worker's hands, with the descriptor that it is in the middle of.
+
+use std::sync::Arc;
+
+use byway_protocols::Status;
+
+use crate::backend::{Backend, Software};
+use crate::epoch::ChunkGuard;
+use crate::iotlb::Iotlb;
+use crate::ops::budget::OPERATION_COST;
+use crate::ops::chunk::Chunk;
+use crate::ops::{Budget, Execution, Outcome, Step, wants_interrupt};
+use crate::queue::{Served, Ticket, WorkQueue};
+
+/// A descriptor that goes on in a later chunk.
+#[derive(Debug)]
+struct Flight {
+    ticket: Ticket,
+    execution: Execution,
+}
+
+/// What a worker works with, whatever the queue.
+#[derive(Debug)]
+pub(super) struct Tools {
+    pub(super) iotlb: Iotlb,
+    pub(super) backend: Software,
+    /// Lost regions that have been seen to.
+    pub(super) regions_lost: u64,
+}
+
+/// Publishes how a descriptor ended, its bytes before.
+#[inline(always)]
+fn complete<B: Backend>(
+    served: &mut Served,
+    chunk: &mut Chunk<'_, B>,
+    ticket: Ticket,
+    outcome: &Outcome,
+    interrupt: bool,
+) {
+    chunk.backend.finish();
+    served.complete(ticket, &outcome.completion, outcome.bytes, interrupt);
+}
+
+/// One queue of a worker.
+#[derive(Debug)]
+pub(super) struct Active {
+    queue: Arc<WorkQueue>,
+    served: Served,
+    flight: Option<Flight>,
+    /// Served since the last look at the clock.
+    worked: bool,
+    /// Tick of the last look at the clock at which it had worked.
+    last_worked: u64,
+    reported_dead: bool,
+}
+
+impl Active {
+    pub(super) fn new(served: Served) -> Self {
+        Self {
+            queue: served.queue().clone(),
+            served,
+            flight: None,
+            worked: true,
+            last_worked: 0,
+            reported_dead: false,
+        }
+    }
+
+    /// Engine-wide number of the queue.
+    pub(super) fn id(&self) -> u32 {
+        self.queue.id()
+    }
+
+    /// Its domain.
+    pub(super) fn domain(&self) -> u32 {
+        self.queue.domain()
+    }
+
+    /// Whether a chunk would find something to do: one load.
+    #[inline(always)]
+    pub(super) fn has_work(&self) -> bool {
+        self.served.poll().is_some() || self.flight.is_some()
+    }
+
+    /// One chunk of work: the rest of a long descriptor, or as many small ones as fit.
+    #[inline]
+    pub(super) fn serve(&mut self, tools: &mut Tools, guard: &ChunkGuard<'_>, budget: &mut Budget) {
+        self.worked = true;
+        let Self {
+            queue,
+            served,
+            flight,
+            ..
+        } = self;
+        let mut chunk = Chunk {
+            guard,
+            context: queue.context(),
+            iotlb: &mut tools.iotlb,
+            backend: &mut tools.backend,
+            budget,
+            regions_lost: tools.regions_lost,
+        };
+        if let Some(mut resumed) = flight.take() {
+            if let Step::Done(outcome) = resumed.execution.step(&mut chunk) {
+                let interrupt = resumed.execution.interrupt();
+                complete(served, &mut chunk, resumed.ticket, &outcome, interrupt);
+            } else {
+                *flight = Some(resumed);
+                return;
+            }
+        }
+        while !chunk.budget.is_over() {
+            let Some(word) = served.poll() else { break };
+            let (ticket, descriptor) = served.take(word);
+            chunk.budget.spend(OPERATION_COST);
+            let mut execution = match Execution::new(&descriptor) {
+                Ok(execution) => execution,
+                Err(status) => {
+                    served.refuse(ticket, status, wants_interrupt(&descriptor));
+                    continue;
+                }
+            };
+            if let Step::Done(outcome) = execution.step(&mut chunk) {
+                complete(served, &mut chunk, ticket, &outcome, execution.interrupt());
+            } else {
+                *flight = Some(Flight { ticket, execution });
+                return;
+            }
+        }
+    }
+
+    /// Makes its counters visible.
+    #[inline]
+    pub(super) fn publish(&self) {
+        self.served.publish();
+    }
+
+    /// Descriptors completed and bytes touched so far.
+    #[inline]
+    pub(super) fn progress(&self) -> (u64, u64) {
+        let stats = self.served.stats();
+        (stats.descriptors, stats.bytes)
+    }
+
+    /// A look at the clock: whether the queue has been idle for `limit` ticks.
+    pub(super) fn is_idle_for(&mut self, now: u64, limit: u64) -> bool {
+        if self.worked || self.flight.is_some() {
+            self.worked = false;
+            self.last_worked = now;
+        }
+        !self.queue.no_park() && now.wrapping_sub(self.last_worked) >= limit
+    }
+
+    /// Asks for a kick. False: work came meanwhile, it stays polled.
+    pub(super) fn park(&self) -> bool {
+        self.served.park()
+    }
+
+    /// Polled again: asks for no kick, and its idle time starts anew.
+    pub(super) fn unpark(&mut self) {
+        self.worked = true;
+        self.served.unpark();
+    }
+
+    /// Reports the queue dead, once, if its domain's memory has lost its backing.
+    pub(super) fn check_memory(&mut self) {
+        let memory_is_dead = self.queue.context().space().memory().is_dead();
+        if memory_is_dead && !self.reported_dead {
+            self.reported_dead = true;
+            self.served.report_dead(Status::RegionGone);
+        }
+    }
+
+    /// Ends the queue: what is in flight and what was published end in status 62. Not
+    /// on a worker: a full ring takes longer than a chunk.
+    pub(super) fn abort(mut self) {
+        if let Some(Flight { ticket, execution }) = self.flight.take() {
+            let outcome = execution.abort();
+            self.served
+                .complete(ticket, &outcome.completion, outcome.bytes, false);
+        }
+        self.served.abort();
+    }
+}
