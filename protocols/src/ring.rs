@@ -70,7 +70,8 @@ impl RingPosition {
     /// Phase with which the entry is published on this lap.
     #[must_use]
     pub const fn phase(self) -> bool {
-        (self.count / (self.mask + 1)) & 1 == 0
+        // The number of entries is a power of two: its bit counts laps, without a division.
+        self.count & (self.mask + 1) == 0
     }
     /// Entries passed since creation, modulo 2^32.
     #[must_use]

@@ -16,10 +16,12 @@
     clippy::undocumented_unsafe_blocks
 )]
 
-#[cfg(any(test, loom))]
+#[cfg(test)]
 extern crate std;
 
 mod bits;
+#[cfg(all(loom, test))]
+mod loom_model;
 mod memory;
 pub mod queue;
 pub mod request;

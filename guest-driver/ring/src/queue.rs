@@ -167,6 +167,8 @@ pub struct Queue<const WORDS: usize = 16> {
     /// Where the next look around goes on, as a distance from `tail`.
     cursor: u32,
     options: Options,
+    /// Where `head` stood when a kick was last reported as due: one kick is enough for it.
+    kicked: RingPosition,
     /// Instance that serves the queue, once it was seen running.
     instance: Option<u32>,
     dead: bool,
@@ -217,6 +219,7 @@ impl<const WORDS: usize> Queue<WORDS> {
             misses: 0,
             cursor: 0,
             options,
+            kicked: start,
             instance: None,
             dead: false,
         };
@@ -306,17 +309,22 @@ impl<const WORDS: usize> Queue<WORDS> {
     }
 
     /// Whether the engine has parked the queue and the kernel must be asked to kick. Orders
-    /// everything posted before this look (SPEC section 2.4: publish, fence, read `need_kick`).
+    /// everything posted before this look (SPEC section 2.7: publish, fence, read
+    /// `need_kick`). Says so once for what has been posted: a second kick would be for nothing.
     #[inline]
     #[must_use = "a kick that is due and not given leaves descriptors waiting"]
-    pub fn kick_due(&self) -> bool {
-        if self.options.no_park {
+    pub fn kick_due(&mut self) -> bool {
+        if self.options.no_park || self.kicked == self.head {
             return false;
         }
         // The store-load fence that pairs with the engine's between its setting `need_kick` and
         // its last look at the ring: one of the two sides sees the other's store.
         fence(Ordering::SeqCst);
-        self.shared.need_kick()
+        let due = self.shared.need_kick();
+        if due {
+            self.kicked = self.head;
+        }
+        due
     }
 
     /// The next completion, oldest descriptor first; younger ones that completed before it are

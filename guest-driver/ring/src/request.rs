@@ -89,12 +89,15 @@ pub enum RequestError {
     Size(u64),
     /// The number of descriptors in a batch is 0 or above 1024 (status 14).
     Count(usize),
-    /// The operand's last byte lies above 2^64 - 1 (statuses 43 and 49).
+    /// The operand's last byte would lie above 2^64 - 1 (status 49).
     Wraps(u64),
     /// The list of a batch is not aligned to 64 bytes (status 18).
     ListAlignment(u64),
     /// The statuses of a batch are not aligned to 32 bytes, or lie at address 0 (status 1C).
     StatusAlignment(u64),
+    /// List and statuses of a batch overlap, or a copy that has to run backwards is to write in
+    /// ascending order (status 16).
+    Overlap,
     /// The operation does not take that flag (status 11).
     Flag(Opcode),
 }
@@ -124,6 +127,7 @@ impl fmt::Display for RequestError {
                     "batch statuses at {found:#x}; expected a multiple of 32, not 0"
                 )
             }
+            Self::Overlap => f.write_str("operands overlap in a way that the request rules out"),
             Self::Flag(opcode) => write!(f, "{} does not take that flag", opcode.name()),
         }
     }
@@ -249,8 +253,15 @@ impl Request {
         if own_null || !statuses.addr.is_multiple_of(Completion::SIZE as u64) {
             return Err(RequestError::StatusAlignment(statuses.addr));
         }
-        ends(list, u64::from(number) * Descriptor::SIZE as u64)?;
-        ends(statuses, u64::from(number) * Completion::SIZE as u64)?;
+        let list_bytes = u64::from(number) * Descriptor::SIZE as u64;
+        let statuses_bytes = u64::from(number) * Completion::SIZE as u64;
+        ends(list, list_bytes)?;
+        ends(statuses, statuses_bytes)?;
+        let apart = statuses.addr.wrapping_sub(list.addr) >= list_bytes
+            && list.addr.wrapping_sub(statuses.addr) >= statuses_bytes;
+        if list.slot == statuses.slot && !apart {
+            return Err(RequestError::Overlap);
+        }
         let mut descriptor = Descriptor::new(Opcode::Batch, Flags::NONE);
         descriptor.word0 = Word0::new(list.slot.number(), statuses.slot.number(), false).0;
         descriptor.src = list.addr;
@@ -281,13 +292,36 @@ impl Request {
         self.with_if(Flags::CACHE_CONTROL, &[Opcode::Memmove, Opcode::Fill])
     }
 
+    /// On a fault in one's own memory ask the guest kernel for the page instead of ending. Without
+    /// the engine's feature PAGE_REQUESTS it changes nothing.
+    ///
+    /// # Errors
+    /// The operation touches no memory.
+    #[inline]
+    pub fn blocking_on_fault(self) -> Result<Self, RequestError> {
+        use Opcode::{Batch, Compare, CompareValue, Fill, Memmove};
+        self.with_if(
+            Flags::BLOCK_ON_FAULT,
+            &[Memmove, Fill, Compare, CompareValue, Batch],
+        )
+    }
+
     /// Write the destination in ascending order.
     ///
     /// # Errors
-    /// The operation is not MEMMOVE or FILL.
+    /// The operation is not MEMMOVE or FILL, or it is a copy to a place within its source, which has
+    /// to run backwards.
     #[inline]
     pub fn strictly_ordered(self) -> Result<Self, RequestError> {
-        self.with_if(Flags::STRICT_ORDER, &[Opcode::Memmove, Opcode::Fill])
+        let request = self.with_if(Flags::STRICT_ORDER, &[Opcode::Memmove, Opcode::Fill])?;
+        let Descriptor { src, dst, size, .. } = request.0;
+        let slots = request.0.slots();
+        let copies = request.0.code() == Opcode::Memmove as u8;
+        let within = src < dst && dst - src < u64::from(size);
+        if copies && slots.src_slot() == slots.dst_slot() && within {
+            return Err(RequestError::Overlap);
+        }
+        Ok(request)
     }
 
     /// End with status 02 unless a comparison finds what is expected.

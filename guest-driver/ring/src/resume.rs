@@ -3,7 +3,7 @@
 //! Owns the rule by which a descriptor and its partial completion give the descriptor that
 //! finishes the work. It does not repair the cause: touch the page first.
 
-use byway_protocols::{Completion, Descriptor, Flags, Opcode};
+use byway_protocols::{Completion, Descriptor, Flags, Opcode, Status};
 
 /// The descriptor that does what `descriptor` left undone, or `None` when there is nothing to
 /// resume: the status is not resumable, the operation has no rest, or the completion does not
@@ -13,26 +13,24 @@ use byway_protocols::{Completion, Descriptor, Flags, Opcode};
 ///   (result 1) has moved its end, so the rest is its beginning.
 /// - FILL and COMPARE_VALUE go on with the pattern turned to where it stopped.
 /// - COMPARE and COMPARE_VALUE: offsets in the next completion count from the rest's beginning.
-/// - NOP, DRAIN: nothing to resume. BATCH: `None`, since the number of elements that succeeded does
-///   not say which; submit anew those that the per-element completions show as not done.
+/// - BATCH goes on with the element whose entry in the list or in the statuses could not be
+///   reached. Completions of the elements before it stand where they are; failures among them are
+///   the caller's to see to.
 #[must_use]
 pub fn resume(descriptor: &Descriptor, completion: &Completion) -> Option<Descriptor> {
-    if !completion.status()?.is_resumable() {
-        return None;
+    let status = completion.status().filter(|status| status.is_resumable())?;
+    let opcode = Opcode::from_code(descriptor.code())?.canonical();
+    if opcode == Opcode::Batch {
+        return rest_of_batch(descriptor, completion, status);
     }
     let done = completion.bytes_completed;
-    let rest = descriptor
-        .size
-        .checked_sub(done)
-        .filter(|rest| *rest != 0)?;
     let mut next = *descriptor;
-    next.size = rest;
-    match Opcode::from_code(descriptor.code())?.canonical() {
-        Opcode::Memmove => {
-            if completion.result & RAN_BACKWARDS == 0 {
-                next.src = descriptor.src.checked_add(u64::from(done))?;
-                next.dst = descriptor.dst.checked_add(u64::from(done))?;
-            }
+    next.size = rest_of(descriptor.size, done)?;
+    match opcode {
+        Opcode::Memmove if completion.result == RAN_BACKWARDS => {}
+        Opcode::Memmove | Opcode::Compare => {
+            next.src = descriptor.src.checked_add(u64::from(done))?;
+            next.dst = descriptor.dst.checked_add(u64::from(done))?;
         }
         Opcode::Fill => {
             next.dst = descriptor.dst.checked_add(u64::from(done))?;
@@ -45,10 +43,6 @@ pub fn resume(descriptor: &Descriptor, completion: &Completion) -> Option<Descri
                 next.src = descriptor.src.rotate_right(done % 8 * 8);
             }
         }
-        Opcode::Compare => {
-            next.src = descriptor.src.checked_add(u64::from(done))?;
-            next.dst = descriptor.dst.checked_add(u64::from(done))?;
-        }
         Opcode::CompareValue => {
             next.src = descriptor.src.checked_add(u64::from(done))?;
             next.dst = descriptor.dst.rotate_right(done % 8 * 8);
@@ -60,3 +54,30 @@ pub fn resume(descriptor: &Descriptor, completion: &Completion) -> Option<Descri
 
 /// MEMMOVE's result: the bytes at the end were moved first.
 const RAN_BACKWARDS: u8 = 1;
+
+/// What is left of `size`, unless nothing is or more was done than was asked.
+fn rest_of(size: u32, done: u32) -> Option<u32> {
+    size.checked_sub(done).filter(|rest| *rest != 0)
+}
+
+/// The fault's address tells the element (SPEC section 4.3).
+fn rest_of_batch(
+    descriptor: &Descriptor,
+    completion: &Completion,
+    status: Status,
+) -> Option<Descriptor> {
+    let (base, bytes) = match status {
+        Status::BatchListFault => (descriptor.src, Descriptor::SIZE as u64),
+        Status::StatusArrayFault => (descriptor.status_array, Completion::SIZE as u64),
+        _ => return None,
+    };
+    let element = u32::try_from(completion.fault_addr.checked_sub(base)? / bytes).ok()?;
+    let mut next = *descriptor;
+    next.size = rest_of(descriptor.size, element)?;
+    let skipped = |bytes: usize| u64::from(element) * bytes as u64;
+    next.src = descriptor.src.checked_add(skipped(Descriptor::SIZE))?;
+    next.status_array = descriptor
+        .status_array
+        .checked_add(skipped(Completion::SIZE))?;
+    Some(next)
+}

@@ -1,0 +1,136 @@
+//! The ring's protocol in every interleaving of a submitter and an engine.
+//!
+//! Run with `RUSTFLAGS="--cfg loom" cargo test -p byway-ring --release loom_`.
+
+use crate::memory::{Shared, fence};
+use crate::queue::{Options, Queue};
+use byway_protocols::ring::QueueState;
+use byway_protocols::{Completion, Descriptor, Flags, Opcode, RingPosition, Status, Word0};
+use core::sync::atomic::Ordering;
+use loom::sync::Arc;
+use loom::thread;
+
+use crate::memory::Lines;
+
+const PAYLOADS: [u64; 3] = [0x11, 0x22, 0x33];
+
+fn start(entries: u32) -> RingPosition {
+    RingPosition::new(entries).unwrap()
+}
+
+fn queue(entries: u32) -> (Queue<1>, Arc<Lines>) {
+    let (shared, lines) = Shared::model(entries as usize);
+    (
+        Queue::over(shared, start(entries), Options::default()),
+        lines,
+    )
+}
+
+fn descriptor(payload: u64) -> Descriptor {
+    Descriptor {
+        src: payload,
+        ..Descriptor::new(Opcode::Nop, Flags::NONE)
+    }
+}
+
+/// The engine's look at the next descriptor, as SPEC section 2.5 has it.
+fn look(lines: &Lines, at: RingPosition) -> Option<u64> {
+    let [word, payload] = &lines.ring[at.slot() as usize];
+    let published = word.load(Ordering::Acquire);
+    let phase = published & u64::from(Word0::PHASE) != 0;
+    (phase == at.phase()).then(|| payload.load(Ordering::Relaxed))
+}
+
+/// The engine's completion: the payload comes back as the faulting address.
+fn complete(lines: &Lines, at: RingPosition, payload: u64) {
+    let [word, echo] = &lines.completions[at.slot() as usize];
+    echo.store(payload, Ordering::Relaxed);
+    let completion = Completion {
+        status: Status::Success as u8,
+        ..Completion::default()
+    };
+    word.store(
+        completion.with_phase(at.phase()).publish_word(),
+        Ordering::Release,
+    );
+}
+
+/// Three descriptors through a ring of two: each arrives whole, once, and so does its completion.
+#[test]
+fn loom_descriptors_and_completions_arrive_whole_across_a_lap() {
+    loom::model(|| {
+        let (mut queue, lines) = queue(2);
+        let engine = thread::spawn(move || {
+            let mut at = start(2);
+            for expected in PAYLOADS {
+                let payload = loop {
+                    match look(&lines, at) {
+                        Some(payload) => break payload,
+                        None => thread::yield_now(),
+                    }
+                };
+                assert_eq!(payload, expected);
+                complete(&lines, at, payload);
+                at.advance();
+            }
+        });
+        let mut submitted = PAYLOADS.iter();
+        let mut seen = PAYLOADS.iter();
+        for _ in 0..2 {
+            queue.post(descriptor(*submitted.next().unwrap())).unwrap();
+        }
+        while queue.outstanding() != 0 {
+            match queue.poll() {
+                Some((_, completion)) => {
+                    assert_eq!(completion.fault_addr, *seen.next().unwrap());
+                    if let Some(payload) = submitted.next() {
+                        queue.post(descriptor(*payload)).unwrap();
+                    }
+                }
+                None => thread::yield_now(),
+            }
+        }
+        engine.join().unwrap();
+    });
+}
+
+/// Parking: the engine finds the descriptor by its last look, or the submitter learns that a
+/// kick is due. Never neither.
+#[test]
+fn loom_no_descriptor_is_lost_to_parking() {
+    loom::model(|| {
+        let (mut queue, lines) = queue(2);
+        let engine = thread::spawn(move || {
+            lines.need_kick.store(1, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+            look(&lines, start(2)).is_some()
+        });
+        let submitted = queue.submit(descriptor(1)).unwrap();
+        let found = engine.join().unwrap();
+        assert!(
+            found || submitted.kick,
+            "the descriptor would wait for ever"
+        );
+    });
+}
+
+/// A queue that dies: a completion that the engine wrote before is never replaced by an abort.
+#[test]
+fn loom_a_dying_queue_keeps_its_last_completions() {
+    loom::model(|| {
+        let (mut queue, lines) = queue(2);
+        queue.post(descriptor(7)).unwrap();
+        let engine = thread::spawn(move || {
+            complete(&lines, start(2), 7);
+            lines
+                .state
+                .store(QueueState::Dead as u32, Ordering::Release);
+        });
+        let dead = !queue.is_alive();
+        match queue.poll_any() {
+            Some((_, completion)) => assert_eq!(completion.status(), Some(Status::Success)),
+            None => assert!(!dead, "a dead queue ends every descriptor"),
+        }
+        engine.join().unwrap();
+    });
+}
