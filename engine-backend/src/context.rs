@@ -149,3 +149,217 @@ impl Context {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    use super::*;
+    use crate::capability::{Held, Holder, Owner, SlotError, State, Terms};
+    use crate::epoch::Epochs;
+    use crate::memory::GuestMemory;
+
+    const ME: u32 = 1;
+    const PEER: u32 = 2;
+
+    struct World {
+        epochs: Epochs,
+        peer: Arc<Owner>,
+        /// Dropped after what was derived from it.
+        root: Held,
+        context: Context,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let space = || Arc::new(AddressSpace::physical(Arc::new(GuestMemory::new())));
+            let peer = Owner::new(PEER);
+            Self {
+                epochs: Epochs::new(1),
+                root: Capability::root(&peer, space()),
+                context: Context::new(7, ME, space(), 6),
+                peer,
+            }
+        }
+        /// Puts a capability over the peer's bytes 1000-1099 into slot `slot`.
+        fn give(&self, slot: u32, rights: Rights) {
+            let terms = Terms {
+                base: 1000,
+                length: 100,
+                rights,
+                ..Terms::default()
+            };
+            let held = self.root.capability().derive(terms, Holder::Nobody, None);
+            self.context.slots().insert(slot, held.unwrap()).unwrap();
+        }
+        fn resolve(
+            &self,
+            slot: u16,
+            addr: u64,
+            len: u64,
+            need: Rights,
+        ) -> Result<(u64, bool), Status> {
+            let guard = self.epochs.enter(0);
+            let target = self.context.resolve(&guard, slot, addr, len, need)?;
+            assert_eq!(target.addr - target.base, addr);
+            Ok((target.addr, target.own))
+        }
+    }
+
+    #[test]
+    fn slot_0_is_ones_own_space() {
+        let w = World::new();
+        assert_eq!(w.resolve(0, 0x1234, 64, Rights::READ), Ok((0x1234, true)));
+        assert_eq!(
+            w.resolve(0, u64::MAX, 1, Rights::WRITE),
+            Ok((u64::MAX, true))
+        );
+        assert_eq!(w.resolve(0, u64::MAX, 2, Rights::READ), Err(Status::Bounds));
+        assert_eq!(w.resolve(0, 2, u64::MAX, Rights::READ), Err(Status::Bounds));
+        w.context.space().kill();
+        assert_eq!(w.resolve(0, 0, 1, Rights::READ), Err(Status::Revoked));
+    }
+
+    #[test]
+    fn a_capability_is_exact_to_the_byte() {
+        let w = World::new();
+        w.give(3, Rights::READ);
+        assert_eq!(w.resolve(3, 0, 100, Rights::READ), Ok((1000, false)));
+        assert_eq!(w.resolve(3, 99, 1, Rights::READ), Ok((1099, false)));
+        for (offset, len) in [(0, 101), (100, 1), (99, 2), (u64::MAX, 1), (1, u64::MAX)] {
+            let refused = w.resolve(3, offset, len, Rights::READ);
+            assert_eq!(refused, Err(Status::Bounds), "{offset}+{len}");
+        }
+    }
+
+    #[test]
+    fn each_refusal_has_its_status() {
+        let w = World::new();
+        w.give(3, Rights::READ);
+        w.give(5, Rights::WRITE);
+        let read = Rights::READ;
+        // Empty, past the table but inside its power of two, far past.
+        for slot in [1, 6, 7, 8, 0x7fff] {
+            assert_eq!(
+                w.resolve(slot, 0, 1, read),
+                Err(Status::NoCapability),
+                "{slot}"
+            );
+        }
+        assert_eq!(w.resolve(3, 0, 1, Rights::WRITE), Err(Status::MissingRight));
+        assert_eq!(w.resolve(5, 0, 1, read), Err(Status::MissingRight));
+        let both = read | Rights::WRITE;
+        assert_eq!(w.resolve(5, 0, 1, both), Err(Status::MissingRight));
+
+        let held = w.context.slots().peek(3).unwrap();
+        let mut grave = w.peer.revoke(&held);
+        w.epochs.synchronize();
+        assert_eq!(w.resolve(3, 0, 1, read), Err(Status::Revoked));
+        assert_eq!(w.resolve(5, 0, 1, Rights::WRITE), Ok((1000, false)));
+        assert!(grave.reap(10, |_| ()));
+        // The slot stays taken until it is dropped.
+        assert_eq!(w.resolve(3, 0, 1, read), Err(Status::Revoked));
+        assert_eq!(w.context.slots().vacancy(3), Err(SlotError::InUse));
+        drop(w.context.slots().remove(3, &w.epochs));
+        assert_eq!(w.resolve(3, 0, 1, read), Err(Status::NoCapability));
+    }
+
+    #[test]
+    fn a_byte_quota_ends_a_capability_when_it_is_used_up() {
+        let w = World::new();
+        let terms = Terms {
+            length: 100,
+            rights: Rights::ALL,
+            byte_quota: 150,
+            ..Terms::default()
+        };
+        let held = w.root.capability().derive(terms, Holder::Nobody, None);
+        w.context.slots().insert(1, held.unwrap()).unwrap();
+        let guard = w.epochs.enter(0);
+        let resolve = |len| w.context.resolve(&guard, 1, 0, len, Rights::READ);
+        resolve(100).unwrap().account(100, 0);
+        assert_eq!(resolve(51).err(), Some(Status::Revoked));
+        resolve(50).unwrap().account(0, 50);
+        assert_eq!(resolve(1).err(), Some(Status::Revoked));
+    }
+
+    #[test]
+    fn slots_are_chosen_and_refused() {
+        let w = World::new();
+        let slots = w.context.slots();
+        assert_eq!(slots.vacancy(0), Ok(1));
+        w.give(1, Rights::READ);
+        w.give(2, Rights::READ);
+        assert_eq!(slots.vacancy(0), Ok(3));
+        assert_eq!(slots.vacancy(2), Err(SlotError::InUse));
+        assert_eq!(slots.vacancy(6), Err(SlotError::OutOfRange));
+        for slot in 3..6 {
+            w.give(slot, Rights::READ);
+        }
+        assert_eq!(slots.vacancy(0), Err(SlotError::Full));
+        assert!(slots.peek(0).is_none());
+        assert!(slots.peek(6).is_none());
+        slots.clear(&w.epochs);
+        assert_eq!(slots.vacancy(0), Ok(1));
+        assert_eq!(w.peer.capabilities(), 0);
+    }
+
+    /// A worker that resolves all the time against a control thread that gives, revokes
+    /// and drops: after a grace period the worker has stopped using what was revoked.
+    #[test]
+    fn nothing_is_used_after_the_grace_period_of_its_revocation() {
+        let w = World::new();
+        let stop = AtomicBool::new(false);
+        // Capabilities with a badge up to this one have been revoked and waited for.
+        let revoked_to = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(|| {
+                let mut used = 0u64;
+                while !stop.load(Ordering::Relaxed) {
+                    let guard = w.epochs.enter(0);
+                    // Only what was waited for before the chunk began is sure to be seen.
+                    let floor = revoked_to.load(Ordering::SeqCst);
+                    if let Ok(target) = w.context.resolve(&guard, 1, 0, 8, Rights::READ) {
+                        let capability = target.capability.unwrap();
+                        assert!(capability.badge() > floor);
+                        for _ in 0..20 {
+                            // While the chunk lasts it must not be freed.
+                            assert_eq!(capability.length(), 100);
+                            std::hint::spin_loop();
+                        }
+                        assert!(capability.badge() > revoked_to.load(Ordering::SeqCst));
+                        target.account(8, 0);
+                        used += 1;
+                    }
+                }
+                used
+            });
+            let mut badge = 1;
+            let deadline = std::time::Instant::now() + std::time::Duration::from_millis(300);
+            while std::time::Instant::now() < deadline {
+                let terms = Terms {
+                    length: 100,
+                    rights: Rights::READ,
+                    badge,
+                    ..Terms::default()
+                };
+                let held = w.root.capability().derive(terms, Holder::Nobody, None);
+                w.context.slots().insert(1, held.unwrap()).unwrap();
+                for _ in 0..badge % 64 {
+                    std::thread::yield_now();
+                }
+                let capability = w.context.slots().peek(1).unwrap();
+                let mut grave = w.peer.revoke(&capability);
+                w.epochs.synchronize();
+                revoked_to.store(badge, Ordering::SeqCst);
+                while !grave.reap(16, |_| ()) {}
+                drop(w.context.slots().remove(1, &w.epochs));
+                assert_eq!(capability.state(), State::Revoked);
+                badge += 1;
+            }
+            stop.store(true, Ordering::Relaxed);
+            let used = worker.join().unwrap();
+            assert!(used > 0 && badge > 10, "{used} uses, {badge} rounds");
+        });
+    }
+}

@@ -41,8 +41,8 @@ pub enum DeriveError {
     /// Deeper than [`DEPTH_MAX`].
     #[error("derivation deeper than {DEPTH_MAX}")]
     Depth,
-    /// The parent is revoked or expired.
-    #[error("capability revoked or expired")]
+    /// The parent is revoked or expired, or the link has ended.
+    #[error("capability revoked or expired, or link ended")]
     Revoked,
 }
 
@@ -167,7 +167,8 @@ impl Capability {
         // From here to the insertion under the tree's lock, so that a revocation comes
         // either before (and is seen) or after (and ends the child too).
         let mut tree = self.owner.tree();
-        if self.state() != State::Live {
+        let mut links = terms.links.iter().flatten();
+        if self.state() != State::Live || links.any(|link| link.has_ended()) {
             return Err(DeriveError::Revoked);
         }
         let Some(entry) = tree.insert_child(self.entry) else {
@@ -346,6 +347,10 @@ impl Capability {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
+    /// Its ancestors, upwards.
+    pub(super) fn ancestors(&self) -> impl Iterator<Item = &Capability> {
+        self.lineage().skip(1)
+    }
     /// It and its ancestors, upwards.
     fn lineage(&self) -> impl Iterator<Item = &Capability> {
         std::iter::successors(Some(self), |c| c.parent.as_deref())

@@ -175,14 +175,17 @@ impl Tree {
         }
     }
 
-    /// Removes a childless node from its list and leaves its counts to its parent.
+    /// Removes a childless node from its list and leaves its counts to the nearest
+    /// ancestor that is still there.
     fn remove(&mut self, index: u32, capability: Option<&Capability>) {
         self.unlink(index);
-        if let Some(capability) = capability
-            && let Some(parent) = capability.parent()
-        {
-            parent.inherit(capability);
-            if let Some(parent) = self.find(parent.entry()) {
+        if let Some(capability) = capability {
+            if let Some(heir) = capability.ancestors().find(|c| self.find(c.entry()).is_some()) {
+                heir.inherit(capability);
+            }
+            if let Some(parent) = capability.parent()
+                && let Some(parent) = self.find(parent.entry())
+            {
                 self.drop_empty_family(parent);
             }
         }
@@ -353,6 +356,10 @@ impl Tree {
         assert!(self.entries.len() < NONE as usize, "too many capabilities");
         self.entries.push(entry);
         (self.entries.len() - 1) as u32
+    }
+    #[cfg(test)]
+    pub(super) fn entries_in_use(&self) -> usize {
+        self.entries.len() - self.free.len()
     }
     fn new_sentinel(&mut self, other: u32) -> u32 {
         let index = self.new_entry();

@@ -9,7 +9,7 @@ pub(super) fn create(
     domain: &Domain,
     q: &QueueCreateRequest,
 ) -> Result<QueueCreateReply, ControlStatus> {
-    let is_aligned = |gpa: u64| gpa % align_of::<Descriptor>() as u64 == 0;
+    let is_aligned = |gpa: u64| gpa.is_multiple_of(align_of::<Descriptor>() as u64);
     let entries = RingPosition::new(q.entries)
         .filter(|_| q.entries <= domain.quotas().queue_entries)
         .ok_or(ControlStatus::BadArgument)?;

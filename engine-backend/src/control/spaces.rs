@@ -19,7 +19,7 @@ pub(super) fn bind(domain: &Domain, q: &BindRequest) -> Result<(), ControlStatus
     let in_range = levels_ok
         && (32..=52).contains(&q.maxphyaddr)
         && q.flags & !bind_flags::ALL == 0
-        && q.invalidation_page % PAGE_SIZE == 0;
+        && q.invalidation_page.is_multiple_of(PAGE_SIZE);
     if !in_range {
         return Err(ControlStatus::BadArgument);
     }
@@ -73,7 +73,7 @@ pub(super) fn invalidate(
 
 /// Whole pages, at least one, that end at 2^64 at the latest.
 fn is_range(address: u64, pages: u64) -> bool {
-    address % PAGE_SIZE == 0 && pages != 0 && pages <= (u64::MAX - address) / PAGE_SIZE + 1
+    address.is_multiple_of(PAGE_SIZE) && pages != 0 && pages <= (u64::MAX - address) / PAGE_SIZE + 1
 }
 
 #[cfg(test)]

@@ -87,7 +87,6 @@ impl EngineConfig {
             count: self.workers as usize,
             cpus: self.worker_cpus.clone(),
             park_us: self.park_us,
-            ..WorkerConfig::default()
         }
     }
 }
