@@ -111,7 +111,7 @@ pub trait Request: Copy {
     /// Its name in messages.
     const NAME: &'static str;
     /// What it answers.
-    type Reply: Copy;
+    type Reply: Copy + core::fmt::Debug;
     /// The arguments as words.
     fn encode(self) -> Words;
     /// The arguments from words.

@@ -7,7 +7,7 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use crate::commands::{Failure, Request, Status};
+use crate::commands::{Failure, Request, Status, Words};
 use crate::layout::{
     BULK_BYTES, CHANNELS, ChannelPage, GuestState, Header, MAGIC, MAILBOX_BYTES, Process, VERSION,
 };
@@ -216,6 +216,10 @@ pub struct Ticket<R> {
     request: PhantomData<R>,
 }
 
+/// A command given as bare words.
+#[derive(Debug, Clone, Copy)]
+pub struct RawTicket(u32);
+
 /// One channel, as the host sees it.
 #[derive(Debug)]
 pub struct HostChannel<'m> {
@@ -231,23 +235,38 @@ impl HostChannel<'_> {
     /// Gives a command. One at a time: a second one before the answer to the first replaces it if
     /// the guest has not begun, and is carried out after it otherwise.
     pub fn begin<R: Request>(&mut self, request: R) -> Ticket<R> {
-        let block = &self.page.command;
-        for (word, value) in block.args.iter().zip(request.encode()) {
-            word.store(value, Relaxed);
-        }
-        block.opcode.store(R::OPCODE, Relaxed);
-        let sequence = block.sequence.load(Relaxed).wrapping_add(1);
-        block.sequence.store(sequence, Release);
+        let RawTicket(sequence) = self.begin_raw(R::OPCODE, request.encode());
         Ticket {
             sequence,
             request: PhantomData,
         }
     }
 
+    /// Gives a command that need not exist.
+    pub fn begin_raw(&mut self, opcode: u32, args: Words) -> RawTicket {
+        let block = &self.page.command;
+        for (word, value) in block.args.iter().zip(args) {
+            word.store(value, Relaxed);
+        }
+        block.opcode.store(opcode, Relaxed);
+        let sequence = block.sequence.load(Relaxed).wrapping_add(1);
+        block.sequence.store(sequence, Release);
+        RawTicket(sequence)
+    }
+
     /// The answer, once it is there.
     pub fn finish<R: Request>(&self, ticket: &Ticket<R>) -> Option<Result<R::Reply, CallError>> {
+        Some(
+            self.finish_raw(RawTicket(ticket.sequence))?
+                .map(R::decode_reply),
+        )
+    }
+
+    /// The answer to a raw command, once it is there.
+    #[must_use]
+    pub fn finish_raw(&self, ticket: RawTicket) -> Option<Result<Words, CallError>> {
         let block = &self.page.reply;
-        if block.sequence.load(Acquire) != ticket.sequence {
+        if block.sequence.load(Acquire) != ticket.0 {
             return None;
         }
         let mut words = [0; 8];
@@ -256,7 +275,7 @@ impl HostChannel<'_> {
         }
         let raw = block.status.load(Relaxed);
         Some(match Status::from_raw(raw) {
-            Some(Status::Ok) => Ok(R::decode_reply(words)),
+            Some(Status::Ok) => Ok(words),
             Some(status) => {
                 let [a, b, c, d, ..] = words;
                 Err(CallError::Failed(Failure {

@@ -1,0 +1,241 @@
+//! The machine: memory, interrupt controllers, the two unprivileged processes, and the loop that runs them.
+//!
+//! Owns everything that exists once. Start-up is here, from the loader's word to the first process.
+
+use core::arch::x86_64::{__cpuid, __cpuid_count};
+
+use byway_agent::layout::{CHANNELS, GuestState, Process};
+use byway_agent::{Failure, Status};
+
+use super::boot_info::{BootInfo, Range};
+use super::commands;
+use super::crash;
+use super::frames::Frames;
+use super::interrupts::{FIRST_VECTOR, IO_APIC, Interrupts, LOCAL_APIC};
+use super::mailbox::Mailbox;
+use super::space::{image, map_image, map_kernel_data};
+use super::tables::{
+    ACCESSED, DIRTY, NO_EXECUTE, OutOfFrames, PRESENT, Tables, UNCACHED, USER, WRITABLE,
+    WRITE_THROUGH,
+};
+use super::task::Task;
+use crate::layout::{DIRECT_MAP, MMIO_MAP, PAGE};
+use crate::process::call;
+use crate::ring0::{self, Trap};
+use crate::serial::log;
+
+/// Levels of every page table of this image.
+const LEVELS: u32 = 4;
+/// Vector of a breakpoint: a call.
+const BREAKPOINT: u64 = 3;
+
+/// Everything there is.
+pub struct Machine {
+    /// Physical memory.
+    pub frames: Frames,
+    /// Interrupt controllers.
+    pub interrupts: Interrupts,
+    /// What the loader said.
+    pub info: BootInfo,
+    /// The mailbox, if there is one.
+    pub mailbox: Option<Mailbox>,
+    tasks: [Task; CHANNELS],
+    current: Process,
+}
+
+impl Machine {
+    /// Brings the machine up.
+    pub fn start() -> Result<Self, &'static str> {
+        let facts = ring0::boot_facts();
+        // SAFETY: the first thing that the kernel process does, before any trap.
+        unsafe { ring0::fill_idt() };
+        // SAFETY: the boot code passes the loader's address on and maps the first GiB at DIRECT_MAP.
+        let info = unsafe { BootInfo::read(facts.start_info) }?;
+        let mailbox = info.mailbox.map(|range| {
+            // SAFETY: reserved by the loader for this, and mapped below.
+            unsafe { Mailbox::new(range.start) }
+        });
+        let (image_start, image_end) = image();
+        let image = Range {
+            start: image_start,
+            len: image_end - image_start,
+        };
+        // SAFETY: called once; the memory map is the loader's.
+        let mut frames = unsafe { Frames::new(&info, image) }?;
+        map_kernel(&info, &mut frames)
+            .map_err(|OutOfFrames| "not enough memory for page tables")?;
+        if let Some(mailbox) = mailbox {
+            crash::report_to(mailbox);
+        }
+        // SAFETY: called once, after both controllers were mapped and the table filled.
+        let interrupts = unsafe { Interrupts::new(facts) };
+        let mut task = |process| {
+            Task::new(&mut frames, process, mailbox.map(|m| m.address()), LEVELS)
+                .map_err(|OutOfFrames| "not enough memory for a process")
+        };
+        let tasks = [task(Process::App)?, task(Process::Peer)?];
+        if let Some(irq) = info.wake_irq {
+            interrupts.enable(irq);
+        }
+        log!(
+            "byway guest: {} MiB free, mailbox at {:#x?}",
+            frames.free_frames() >> 8,
+            mailbox.map(|m| m.address())
+        );
+        Ok(Self {
+            frames,
+            interrupts,
+            info,
+            mailbox,
+            tasks,
+            current: Process::App,
+        })
+    }
+
+    /// Runs the processes, for ever.
+    pub fn run(&mut self) -> ! {
+        let Some(mailbox) = self.mailbox else {
+            log!("byway guest: no mailbox= on the command line, nothing to do");
+            crash::stop()
+        };
+        let roots = Process::ALL.map(|process| self.task(process).space.tables.root);
+        mailbox.publish(tsc_hz(), roots, LEVELS);
+        loop {
+            let current = self.current;
+            let trap = self.task(current).run();
+            match trap.frame.vector {
+                BREAKPOINT => self.call(),
+                vector if vector >= FIRST_VECTOR => {
+                    let irq = self.interrupts.end(vector);
+                    self.interrupted(irq);
+                }
+                _ => self.faulted(mailbox, &trap),
+            }
+        }
+    }
+
+    fn task(&mut self, process: Process) -> &mut Task {
+        &mut self.tasks[process as usize]
+    }
+
+    /// The process that runs, and the allocator: what most commands need.
+    pub fn current(&mut self) -> (&mut Task, &mut Frames) {
+        (&mut self.tasks[self.current as usize], &mut self.frames)
+    }
+
+    /// A call of the current process.
+    fn call(&mut self) {
+        let current = self.current;
+        let (number, words) = self.task(current).call();
+        let (status, results) = match number {
+            call::YIELD => {
+                self.switch();
+                (0, [0; 8])
+            }
+            call::AWAIT_INTERRUPT => {
+                self.sleep_once();
+                (0, [0; 8])
+            }
+            _ => match commands::carry_out(self, number, words) {
+                Ok(results) => (Status::Ok as u64, results),
+                Err(Failure {
+                    status,
+                    details: [a, b, c, d],
+                }) => (status as u64, [a, b, c, d, 0, 0, 0, 0]),
+            },
+        };
+        self.task(current).answer(status, results);
+    }
+
+    /// Runs the process that the host wants next.
+    fn switch(&mut self) {
+        if let Some(mailbox) = self.mailbox
+            && let Some(wanted) = mailbox.wanted()
+        {
+            self.current = wanted;
+            mailbox.set_running(wanted);
+        }
+    }
+
+    /// Sleeps until one interrupt, which is served, and says which it was.
+    pub fn sleep_once(&mut self) -> Option<u32> {
+        self.set_state(GuestState::Sleeping);
+        let irq = self.interrupts.wait();
+        self.interrupted(irq);
+        self.set_state(GuestState::Ready);
+        irq
+    }
+
+    fn set_state(&self, state: GuestState) {
+        if let Some(mailbox) = self.mailbox {
+            mailbox.set_state(state);
+        }
+    }
+
+    /// Serves an interrupt.
+    fn interrupted(&mut self, _irq: Option<u32>) {
+        if let Some(mailbox) = self.mailbox {
+            mailbox.count_interrupts(self.interrupts.taken);
+        }
+    }
+
+    /// An exception of the current process: expected, or reported and the process restarted.
+    fn faulted(&mut self, mailbox: Mailbox, trap: &Trap) {
+        let current = self.current;
+        if self.task(current).divert_expected_fault(trap) {
+            return;
+        }
+        let frame = &trap.frame;
+        let details = [frame.vector, frame.error, trap.cr2, frame.rip];
+        mailbox.fail(
+            current,
+            Failure {
+                status: Status::Fault,
+                details,
+            },
+        );
+        self.task(current).restart();
+    }
+}
+
+/// Makes the kernel process's own page tables, and runs on them from here on.
+fn map_kernel(info: &BootInfo, frames: &mut Frames) -> Result<(), OutOfFrames> {
+    const DATA: u64 = PRESENT | WRITABLE | USER | ACCESSED | DIRTY | NO_EXECUTE;
+    const REGISTERS: u64 = DATA | UNCACHED | WRITE_THROUGH;
+    let tables = Tables::new(frames, LEVELS).ok_or(OutOfFrames)?;
+    map_image(tables, frames, USER)?;
+    map_kernel_data(tables, frames)?;
+    let top = info
+        .mailbox
+        .map_or(0, |range| range.start + range.len)
+        .max(frames.top());
+    tables.map(frames, DIRECT_MAP, 0, top, DATA)?;
+    let pages = [IO_APIC, LOCAL_APIC].into_iter();
+    let pages = pages.chain(
+        info.devices()
+            .iter()
+            .map(|device| device.registers.start & !(PAGE - 1)),
+    );
+    for page in pages {
+        tables.map(frames, MMIO_MAP + page, page, PAGE, REGISTERS)?;
+    }
+    // SAFETY: image, stack and all RAM are where they were.
+    unsafe { ring0::load_kernel_tables(tables.root) };
+    Ok(())
+}
+
+/// Ticks of the time-stamp counter a second, where CPUID says so; else 0.
+fn tsc_hz() -> u64 {
+    let highest = __cpuid(0).eax;
+    if highest >= 0x15 {
+        let ratio = __cpuid_count(0x15, 0);
+        if ratio.eax != 0 && ratio.ebx != 0 && ratio.ecx != 0 {
+            return u64::from(ratio.ecx) * u64::from(ratio.ebx) / u64::from(ratio.eax);
+        }
+    }
+    let hypervisor = __cpuid(1).ecx & 1 << 31 != 0;
+    if hypervisor && __cpuid(0x4000_0000).eax >= 0x4000_0010 {
+        return u64::from(__cpuid(0x4000_0010).eax) * 1000;
+    }
+    0
+}
