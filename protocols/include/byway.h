@@ -423,7 +423,7 @@ typedef uint64_t __le64;
  * section 6
  */
 #define BYWAY_EVENT_QUEUE_DEAD 0x6U
-/* so many events were dropped since the one before, for lack of buffers */
+/* so many events were dropped for lack of buffers */
 #define BYWAY_EVENT_LOST 0x7U
 
 /* Parts of packed words (sections 2.4, 3.1, 5) */
