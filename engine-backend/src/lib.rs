@@ -30,3 +30,8 @@ pub mod testing;
 pub mod worker;
 
 pub use engine::{Engine, EngineConfig};
+
+/// The examples of `README.md`, so that they are compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadMe;
