@@ -44,7 +44,8 @@ pub(super) struct Entry {
     version: u64,
     host: u64,
     gpa: u64,
-    size: Size,
+    /// Bits of an address inside the page.
+    inside: u64,
     guest_size: Size,
 }
 
@@ -58,14 +59,14 @@ impl Entry {
         version: 0,
         host: 0,
         gpa: 0,
-        size: Size::Page4K,
+        inside: 0xfff,
         guest_size: Size::Page4K,
     };
 
     /// The entry for a walk's result, under the version read before the walk.
     pub(super) fn new(space: u64, version: u64, addr: u64, walked: &Translation) -> Self {
-        let size = Size::of(walked.page_bytes);
-        let low = addr & (size.bytes() - 1);
+        let inside = Size::of(walked.page_bytes).bytes() - 1;
+        let low = addr & inside;
         let writable = if walked.writable { Self::WRITABLE } else { 0 };
         Self {
             tag: (addr - low) | Self::VALID | writable,
@@ -73,45 +74,48 @@ impl Entry {
             version,
             host: walked.host.0 - low,
             gpa: walked.gpa - low,
-            size,
+            inside,
             guest_size: Size::of(walked.guest_page_bytes),
         }
+    }
+
+    /// The bits of a tag that are compared, and what they are in the tag of an entry that
+    /// allows the access to the page that starts at `page`.
+    #[inline(always)]
+    fn wanted(page: u64, write: bool) -> (u64, u64) {
+        let flags = Self::VALID | if write { Self::WRITABLE } else { 0 };
+        (!0xfff | flags, page | flags)
     }
 
     /// Whether it translates `addr` of this space in this version.
     #[inline(always)]
     pub(super) fn matches(&self, space: u64, version: u64, addr: u64, write: bool) -> bool {
-        let needed = Self::VALID | if write { Self::WRITABLE } else { 0 };
-        let page = addr & !(self.size.bytes() - 1);
-        // Below the page's base all flags that are needed and no more than there are.
-        (self.tag & !0xfff) == page
-            && self.tag & needed == needed
-            && self.space == space
-            && self.version == version
+        let (mask, tag) = Self::wanted(addr & !self.inside, write);
+        self.tag & mask == tag && self.space == space && self.version == version
     }
 
     /// Host address of `addr`, which it matches.
     #[inline(always)]
     pub(super) fn host(&self, addr: u64) -> HostAddr {
-        HostAddr(self.host + (addr & (self.size.bytes() - 1)))
+        HostAddr(self.host + (addr & self.inside))
     }
     /// Guest-physical address of `addr`, which it matches.
     #[inline(always)]
     pub(super) fn gpa(&self, addr: u64) -> u64 {
-        self.gpa + (addr & (self.size.bytes() - 1))
+        self.gpa + (addr & self.inside)
     }
     /// Bytes from `addr`, which it matches, to the end of the page.
     #[inline(always)]
     pub(super) fn bytes_left(&self, addr: u64) -> u64 {
-        self.size.bytes() - (addr & (self.size.bytes() - 1))
+        self.inside + 1 - (addr & self.inside)
     }
     pub(super) fn size(&self) -> Size {
-        self.size
+        Size::of(self.inside + 1)
     }
     /// Whether it is a part of a larger page of the guest, all of which one invalidation
     /// of any address in it must drop.
     pub(super) fn is_fractured(&self) -> bool {
-        self.guest_size > self.size
+        self.guest_size > self.size()
     }
     fn is_valid(&self) -> bool {
         self.tag & Self::VALID != 0
@@ -124,11 +128,39 @@ impl Entry {
     }
 }
 
+/// Entries that compete for one index, with their tags together on one cache line.
+#[derive(Debug, Clone)]
+#[repr(align(64))]
+struct Set {
+    tags: [u64; WAYS],
+    entries: [Entry; WAYS],
+}
+
+impl Set {
+    const EMPTY: Self = Self {
+        tags: [0; WAYS],
+        entries: [Entry::EMPTY; WAYS],
+    };
+
+    fn put(&mut self, way: usize, entry: Entry) {
+        self.tags[way] = entry.tag;
+        self.entries[way] = entry;
+    }
+
+    fn drop_range(&mut self, space: u64, first: u64, last: u64) {
+        for way in 0..WAYS {
+            if self.entries[way].overlaps(space, first, last) {
+                self.put(way, Entry::EMPTY);
+            }
+        }
+    }
+}
+
 /// The translations of one page size.
 #[derive(Debug)]
 pub(super) struct Array {
     size: Size,
-    sets: Box<[[Entry; WAYS]]>,
+    sets: Box<[Set]>,
     /// Way that a full set replaces next.
     victim: usize,
     /// Whether anything was put in since the last flush.
@@ -143,7 +175,7 @@ impl Array {
         debug_assert!(sets.is_power_of_two());
         Self {
             size,
-            sets: vec![[Entry::EMPTY; WAYS]; sets].into_boxed_slice(),
+            sets: vec![Set::EMPTY; sets].into_boxed_slice(),
             victim: 0,
             used: false,
             fractured: false,
@@ -165,9 +197,12 @@ impl Array {
         if !self.used {
             return None;
         }
-        self.sets[self.index(space, addr)]
-            .iter()
-            .find(|e| e.matches(space, version, addr, write))
+        let set = &self.sets[self.index(space, addr)];
+        let (mask, wanted) = Entry::wanted(addr & !(self.size.bytes() - 1), write);
+        (0..WAYS)
+            .filter(|&way| set.tags[way] & mask == wanted)
+            .map(|way| &set.entries[way])
+            .find(|e| e.space == space && e.version == version)
     }
 
     /// Puts an entry in: in place of one for the same page, else of an empty one, else of
@@ -180,14 +215,15 @@ impl Array {
         let same =
             |e: &Entry| e.is_valid() && e.space == entry.space && (e.tag ^ entry.tag) & !0xfff == 0;
         let way = set
+            .entries
             .iter()
             .position(same)
-            .or_else(|| set.iter().position(|e| !e.is_valid()))
+            .or_else(|| set.entries.iter().position(|e| !e.is_valid()))
             .unwrap_or_else(|| {
                 self.victim = (self.victim + 1) % WAYS;
                 self.victim
             });
-        set[way] = entry;
+        set.put(way, entry);
     }
 
     /// Drops every entry that stems from a page of the guest that overlaps `first..=last`.
@@ -195,28 +231,25 @@ impl Array {
         if !self.used {
             return;
         }
-        let drop = |e: &mut Entry| {
-            if e.overlaps(space, first, last) {
-                *e = Entry::EMPTY;
-            }
-        };
         let pages = (last >> self.size.shift()) - (first >> self.size.shift());
         // A fractured page has entries at indices that the range does not name.
         if self.fractured || pages >= self.sets.len() as u64 {
-            self.sets.as_flattened_mut().iter_mut().for_each(drop);
+            for set in &mut self.sets {
+                set.drop_range(space, first, last);
+            }
             return;
         }
         for n in 0..=pages {
             let addr = ((first >> self.size.shift()) + n) << self.size.shift();
             let index = self.index(space, addr);
-            self.sets[index].iter_mut().for_each(drop);
+            self.sets[index].drop_range(space, first, last);
         }
     }
 
     /// Drops everything.
     pub(super) fn flush(&mut self) {
         if self.used {
-            self.sets.as_flattened_mut().fill(Entry::EMPTY);
+            self.sets.fill(Set::EMPTY);
         }
         self.used = false;
         self.fractured = false;

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::interface::MemoryRegion;
-use crate::stage2::{Access, Perms, RetiredTables, Stage2, Stage2Error, Stage2Fault};
+use crate::stage2::{Access, LastLeaf, Perms, RetiredTables, Stage2, Stage2Error, Stage2Fault};
 use mapping::Mapping;
 
 /// Most regions of one domain.
@@ -216,7 +216,7 @@ impl GuestMemory {
 
     /// The page-table entry at `gpa`, a multiple of 8. Counts as a write, as a CPU's
     /// access to a guest's paging structures does when EPT's accessed and dirty bits are
-    /// on.
+    /// on. `last` belongs to the walk that the entry is read for.
     ///
     /// Must run inside a chunk, or on a thread that keeps the grace period from passing:
     /// see [`Retired::free`].
@@ -224,9 +224,13 @@ impl GuestMemory {
     /// # Errors
     /// See [`Stage2Fault`].
     #[inline]
-    pub(crate) fn table_entry(&self, gpa: u64) -> Result<GuestEntry<'_>, Stage2Fault> {
+    pub(crate) fn table_entry(
+        &self,
+        last: &mut LastLeaf,
+        gpa: u64,
+    ) -> Result<GuestEntry<'_>, Stage2Fault> {
         debug_assert!(gpa.is_multiple_of(8));
-        let hit = self.stage2.walk(gpa & !7, Access::Write)?;
+        let hit = self.stage2.walk_near(last, gpa & !7, Access::Write)?;
         // SAFETY: aligned, translated for writing, and used within this walk.
         Ok(unsafe { GuestEntry::new(hit.host) })
     }

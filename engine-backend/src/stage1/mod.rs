@@ -19,7 +19,7 @@ mod tests;
 use byway_protocols::Status;
 
 use crate::memory::{GuestEntry, GuestMemory};
-use crate::stage2::{Access, HostAddr};
+use crate::stage2::{Access, HostAddr, LastLeaf};
 use entry::{Entry, LEVELS_MAX, Reserved, level_bytes, offset};
 
 /// Walks that one translation makes before it gives up, when entries keep changing
@@ -113,13 +113,14 @@ fn attempt(
 ) -> Result<Option<Stage1Hit>, Status> {
     let write = access == Access::Write;
     let mut path: [Option<(GuestEntry<'_>, Entry)>; LEVELS_MAX] = [None; LEVELS_MAX];
+    let mut last = LastLeaf::default();
     let mut writable = true;
     let mut accessed = true;
     let mut table = root;
     let mut level = format.levels;
     let leaf = loop {
         let cell = memory
-            .table_entry(table | offset(va, level))
+            .table_entry(&mut last, table | offset(va, level))
             .map_err(|fault| fault.status())?;
         let entry = Entry(cell.load());
         if !entry.is_present() {
@@ -150,7 +151,7 @@ fn attempt(
     let gpa = leaf.page(level) | va & (page_bytes - 1);
     let hit = memory
         .stage2()
-        .walk(gpa, access)
+        .walk_near(&mut last, gpa, access)
         .map_err(|fault| fault.status())?;
     // Both stages allow the access: only now is it recorded in the guest's own tables.
     // With NO_AD every bit is there already, so nothing is written.

@@ -414,9 +414,17 @@ fn no_change_that_the_guest_makes_to_an_entry_is_lost() {
     const IGNORED: u64 = 1 << 9;
     let ram = TestRam::new(&REGIONS);
     build(&ram, Cpu::USUAL, 0, &vec![PLAIN; 5]);
+    /// Lets the other thread stop, also when an assertion fails.
+    struct StopOnDrop<'a>(&'a AtomicBool);
+    impl Drop for StopOnDrop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let stop = AtomicBool::new(false);
     let (mut hits, mut lost_races) = (0, 0);
     std::thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
         scope.spawn(|| {
             let span = ram.memory.contiguous(TABLE, 8).unwrap();
             let (mut set, mut rounds) = (false, 0);
@@ -446,7 +454,6 @@ fn no_change_that_the_guest_makes_to_an_entry_is_lost() {
                 Err(other) => panic!("{other}"),
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
     assert!(hits > 0, "{hits} hits, {lost_races} given up");
 }

@@ -115,6 +115,17 @@ pub struct Stage2Hit {
     pub leaf_bytes: u64,
 }
 
+/// The leaf that the last walk for writing ended in, so that the tables of one stage-1
+/// walk, which mostly lie close together, cost one walk of stage 2 and not one each.
+///
+/// Must not outlive the stage-1 walk that it was made for: it knows no epoch.
+#[derive(Debug, Default)]
+pub struct LastLeaf {
+    start: u64,
+    bytes: u64,
+    host: u64,
+}
+
 /// Why the tables were not changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Stage2Error {
@@ -275,6 +286,37 @@ impl Stage2 {
     #[inline]
     pub fn walk(&self, gpa: u64, access: Access) -> Result<Stage2Hit, Stage2Fault> {
         walk::walk(&self.root, gpa, access)
+    }
+
+    /// As [`Self::walk`], unless the address lies in the leaf that `last` remembers: that
+    /// one allows writes and has its A and D set already.
+    ///
+    /// # Errors
+    /// See [`Stage2Fault`].
+    #[inline]
+    pub fn walk_near(
+        &self,
+        last: &mut LastLeaf,
+        gpa: u64,
+        access: Access,
+    ) -> Result<Stage2Hit, Stage2Fault> {
+        let offset = gpa.wrapping_sub(last.start);
+        if offset < last.bytes {
+            return Ok(Stage2Hit {
+                host: HostAddr(last.host + offset),
+                leaf_bytes: last.bytes,
+            });
+        }
+        let hit = self.walk(gpa, access)?;
+        if access == Access::Write {
+            let offset = gpa & (hit.leaf_bytes - 1);
+            *last = LastLeaf {
+                start: gpa - offset,
+                bytes: hit.leaf_bytes,
+                host: hit.host.0 - offset,
+            };
+        }
+        Ok(hit)
     }
 
     /// The cells that a walk for `gpa` reads, with their levels, root first.

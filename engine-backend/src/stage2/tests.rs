@@ -329,12 +329,22 @@ fn a_split_keeps_accessed_and_dirty() {
     assert_eq!(s.walk(K4, Access::Write), Err(Stage2Fault::Permission));
 }
 
+/// Tells other threads to stop when dropped: also when an assertion fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
-fn walkers_beside_an_editor_see_the_old_or_the_new_and_lose_no_dirty_bit() {
+fn walkers_beside_an_editor_see_the_old_or_the_new() {
     let s = Stage2::new();
     s.map(0, HostAddr(HOST), 2 * M2, Perms::ALL).unwrap();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
         for t in 0..2u64 {
             let (s, stop) = (&s, &stop);
             scope.spawn(move || {
@@ -357,10 +367,47 @@ fn walkers_beside_an_editor_see_the_old_or_the_new_and_lose_no_dirty_bit() {
             std::mem::forget(s.unmap(M2, M2).unwrap());
             s.map(M2, HostAddr(HOST + M2), M2, Perms::ALL).unwrap();
         }
-        // A page that nothing is done to any more keeps its D bit once it has been set.
-        s.walk(M2, Access::Write).unwrap();
-        let (_, leaf) = *s.path(M2).last().unwrap();
-        assert_eq!(leaf.load(Ordering::Relaxed) >> 9 & 1, 1);
-        stop.store(true, Ordering::Relaxed);
     });
+}
+
+#[test]
+fn an_editor_loses_no_dirty_bit_that_a_walker_sets() {
+    let stop = AtomicBool::new(false);
+    let leaves: Vec<Stage2> = (0..64).map(|_| Stage2::new()).collect();
+    for s in &leaves {
+        s.map(0, HostAddr(HOST), K4, Perms::ALL).unwrap();
+    }
+    std::thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                for s in &leaves {
+                    s.protect(0, K4, Perms::ALL).unwrap();
+                }
+            }
+        });
+        for _ in 0..2000 {
+            for s in &leaves {
+                let (_, leaf) = *s.path(0).last().unwrap();
+                leaf.fetch_and(!(3 << 8), Ordering::Relaxed);
+                if s.walk(0, Access::Write).is_ok() {
+                    // Long enough for the editor to come back to it now and then.
+                    for _ in 0..20 {
+                        assert_eq!(leaf.load(Ordering::Relaxed) >> 9 & 1, 1, "D was lost");
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn tables_that_became_empty_are_handed_back() {
+    let s = Stage2::new();
+    s.map(0, HostAddr(HOST), 2 * K4, Perms::ALL).unwrap();
+    assert_eq!(s.unmap(0, K4).unwrap().0.len(), 0);
+    let retired = s.unmap(K4, K4).unwrap();
+    assert_eq!(retired.0.len(), 3, "one at each level below the root");
+    // SAFETY: no other thread walks.
+    unsafe { retired.free() };
 }
