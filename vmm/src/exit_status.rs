@@ -72,11 +72,39 @@ impl From<NoKvm> for Failure {
     }
 }
 
+/// Commands that collect causes with `anyhow` keep their code: what a VM or the host refused
+/// somewhere down the chain decides, and anything else is a failure while running.
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        let code = error.chain().find_map(|cause| {
+            if cause.is::<NoKvm>() {
+                return Some(3);
+            }
+            cause.downcast_ref().map(VmError::exit_code)
+        });
+        match code {
+            Some(3) => Self::Host(error.into()),
+            Some(2) => Self::Usage(error.into()),
+            _ => Self::Failed(error.into()),
+        }
+    }
+}
+
+impl VmError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::NoKvm(_) => 3,
+            Self::Config(_) | Self::Load(_) => 2,
+            _ => 1,
+        }
+    }
+}
+
 impl From<VmError> for Failure {
     fn from(error: VmError) -> Self {
-        match error {
-            VmError::NoKvm(_) => Self::host(error),
-            VmError::Config(_) | VmError::Load(_) => Self::usage(error),
+        match error.exit_code() {
+            3 => Self::host(error),
+            2 => Self::usage(error),
             _ => Self::failed(error),
         }
     }
@@ -93,6 +121,16 @@ mod tests {
         assert_eq!(Failure::from(NoKvm::Absent).code(), 3);
         assert_eq!(Failure::from(VmError::NoKvm(NoKvm::Forbidden)).code(), 3);
         assert_eq!(Failure::from(VmError::Config(String::new())).code(), 2);
+    }
+
+    #[test]
+    fn the_code_survives_added_context() {
+        let lack = VmError::NoKvm(NoKvm::Absent);
+        let error = anyhow::Error::from(lack).context("cannot build VM alice");
+        assert_eq!(Failure::from(error).code(), 3);
+        let wrong = anyhow::Error::from(VmError::Config("x".to_owned())).context("alice");
+        assert_eq!(Failure::from(wrong).code(), 2);
+        assert_eq!(Failure::from(anyhow::anyhow!("other")).code(), 1);
     }
 
     #[test]

@@ -12,6 +12,7 @@ compile_error!("Byway's VMM runs on x86-64 Linux only");
 pub mod acpi;
 pub mod config;
 pub mod devices;
+pub mod doctor;
 pub mod exit_status;
 pub mod exits;
 mod guest;
@@ -20,6 +21,7 @@ pub mod irq;
 pub mod layout;
 pub mod loader;
 pub mod memory;
+pub mod run;
 pub mod vcpu;
 pub mod vm;
 

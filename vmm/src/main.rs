@@ -1,2 +1,27 @@
-//! The `byway` command.
-fn main() {}
+//! The `byway` command: parses its arguments, carries one command out, and turns the result
+//! into an exit code (see `byway_vmm::exit_status`).
+
+mod cli;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    // Wrong usage ends here, with code 2.
+    let cli = cli::Cli::parse();
+    let filter = EnvFilter::try_from_env("BYWAY_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .init();
+    match cli.execute() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("byway: {failure}");
+            ExitCode::from(failure.code())
+        }
+    }
+}

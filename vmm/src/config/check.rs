@@ -150,14 +150,15 @@ fn engine(place: &Place<'_>, table: EngineTable) -> Result<EngineSettings, Confi
         .workers
         .map(|value| place.number(&value, 1..=WORKERS_MAX, "workers"))
         .transpose()?
-        .map(|workers| workers as usize);
+        .map(|workers| workers as u32);
     let spin_us = table
         .spin_us
         .map(|value| place.number(&value, 0..=SPIN_US_MAX, "microseconds of spinning"))
-        .transpose()?;
+        .transpose()?
+        .map(|spin| spin as u32);
     Ok(EngineSettings {
         workers,
-        pin: place.pins(table.pin, workers.unwrap_or(WORKERS_MAX as usize))?,
+        pin: place.pins(table.pin, workers.unwrap_or(1) as usize)?,
         spin_us,
     })
 }

@@ -29,11 +29,11 @@ pub const SPIN_US_MAX: u64 = 1_000_000;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EngineSettings {
     /// Number of workers, 1 to [`WORKERS_MAX`].
-    pub workers: Option<usize>,
+    pub workers: Option<u32>,
     /// Host CPU of each worker, in order.
     pub pin: Vec<usize>,
     /// Microseconds that a worker spins before it sleeps, up to [`SPIN_US_MAX`].
-    pub spin_us: Option<u64>,
+    pub spin_us: Option<u32>,
 }
 
 /// One VM with its limits.

@@ -1,5 +1,6 @@
 //! What the threads of one VM share: whether to stop, and how it ended.
 
+use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -26,6 +27,16 @@ impl Outcome {
     /// Whether the VM ended as somebody wanted it to.
     pub fn is_clean(&self) -> bool {
         !matches!(self, Self::Crashed(_))
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PoweredOff => f.write_str("powered off"),
+            Self::Stopped => f.write_str("stopped"),
+            Self::Crashed(crash) => write!(f, "crashed\n{crash}"),
+        }
     }
 }
 

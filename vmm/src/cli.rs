@@ -1,0 +1,51 @@
+//! The command line of `byway`.
+
+use clap::{Parser, Subcommand};
+
+use byway_vmm::exit_status::Failure;
+use byway_vmm::{doctor, run};
+
+/// Virtual machines that exchange memory through a data-movement engine, without VM exits.
+#[derive(Debug, Parser)]
+#[command(
+    name = "byway",
+    version,
+    after_help = "Exit codes: 0 done; 1 failed while running; 2 wrong usage or configuration; \
+                  3 the host lacks something (see `byway doctor`)."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the VMs of a TOML file with an embedded engine
+    Run(run::Args),
+    /// Say what this host offers, and what to do about what it lacks
+    Doctor(doctor::Args),
+}
+
+impl Cli {
+    /// Carries the command out.
+    ///
+    /// # Errors
+    /// Whatever the command fails with.
+    pub fn execute(self) -> Result<(), Failure> {
+        match self.command {
+            Command::Run(args) => run::run(&args),
+            Command::Doctor(args) => doctor::run(&args),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

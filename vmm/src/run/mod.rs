@@ -1,0 +1,53 @@
+//! `byway run vms.toml`: launches every VM of a file with an embedded engine and stays until
+//! all have ended or somebody says stop.
+//!
+//! Everything is built before anything starts, so that a mistake in the last VM leaves no first
+//! one running. Afterwards this thread is an event loop for the slow things (console input,
+//! ends of VMs, signals); data never passes through it.
+
+mod launch;
+mod supervisor;
+
+pub use launch::{Fleet, launch};
+
+use std::io;
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::config::RunConfig;
+use crate::exit_status::Failure;
+use crate::host;
+
+/// Arguments of `byway run`.
+#[derive(Debug, Clone, Parser)]
+pub struct Args {
+    /// The VMs to run, as TOML; see vmm/README.md for its keys
+    pub file: PathBuf,
+    /// Check the file and do nothing else
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// Carries the command out.
+///
+/// # Errors
+/// [`Failure::Usage`] when the file is wrong, [`Failure::Host`] without KVM, [`Failure::Failed`] when
+/// a VM cannot be built or one crashed.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let config = RunConfig::load(&args.file).map_err(Failure::usage)?;
+    if args.check {
+        eprintln!(
+            "byway: {}: {} VMs and {} links, no mistakes found",
+            args.file.display(),
+            config.vms.len(),
+            config.links.len()
+        );
+        return Ok(());
+    }
+    host::open_kvm()?;
+    let signals = supervisor::Signals::install().map_err(Failure::failed)?;
+    let mut fleet = launch(config)?;
+    fleet.start()?;
+    supervisor::supervise(fleet, signals, &io::stdin())
+}

@@ -1,0 +1,196 @@
+//! The event loop beside running VMs: ends of VMs, signals, console input.
+
+use std::cell::RefCell;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::{SigId, flag, low_level};
+
+use super::launch::Fleet;
+use crate::exit_status::Failure;
+
+/// Event data: which descriptor became ready. VMs are numbered from [`FIRST_VM`].
+const SIGNAL: u32 = 0;
+const INPUT: u32 = 1;
+const FIRST_VM: u32 = 2;
+
+/// How long to wait before input that did not fit into the guest's FIFO is offered again.
+const INPUT_RETRY_MS: i32 = 20;
+/// Console input kept for a guest that does not read; what is typed beyond it is lost.
+const INPUT_MAX: usize = 64 << 10;
+
+/// Ctrl-C and SIGTERM as something to wait for. A second signal ends the process at once
+/// with code 1, should stopping take too long.
+pub struct Signals {
+    receiver: UnixStream,
+    ids: Vec<SigId>,
+}
+
+impl Signals {
+    /// Takes the signals over until dropped.
+    ///
+    /// # Errors
+    /// When the host refuses a socket pair or a handler.
+    pub fn install() -> io::Result<Self> {
+        let (receiver, sender) = UnixStream::pair()?;
+        receiver.set_nonblocking(true)?;
+        let mut ids = Vec::new();
+        let asked_before = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            // The order matters: the first signal finds the flag clear and sets it.
+            ids.push(flag::register_conditional_shutdown(
+                signal,
+                1,
+                Arc::clone(&asked_before),
+            )?);
+            ids.push(flag::register(signal, Arc::clone(&asked_before))?);
+            ids.push(low_level::pipe::register(signal, sender.try_clone()?)?);
+        }
+        Ok(Self { receiver, ids })
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        for id in self.ids.drain(..) {
+            low_level::unregister(id);
+        }
+    }
+}
+
+/// What the loop knows.
+struct Supervisor {
+    fleet: Fleet,
+    signals: Signals,
+    input: RawFd,
+    /// Typed, but not yet taken by the first VM's FIFO.
+    pending: Vec<u8>,
+    running: usize,
+    stopping: bool,
+}
+
+/// Stays until all VMs have ended or a signal says stop; stops what still runs.
+///
+/// # Errors
+/// [`Failure::Failed`] when a VM crashed or the loop itself cannot work.
+pub fn supervise(fleet: Fleet, signals: Signals, input: &impl AsRawFd) -> Result<(), Failure> {
+    let supervisor = Rc::new(RefCell::new(Supervisor {
+        running: fleet.vms.len(),
+        fleet,
+        signals,
+        input: input.as_raw_fd(),
+        pending: Vec::new(),
+        stopping: false,
+    }));
+    let mut events = EventManager::<Rc<RefCell<Supervisor>>>::new().map_err(Failure::failed)?;
+    events.add_subscriber(Rc::clone(&supervisor));
+    while supervisor.borrow().goes_on() {
+        let timeout = if supervisor.borrow().pending.is_empty() {
+            -1
+        } else {
+            INPUT_RETRY_MS
+        };
+        events.run_with_timeout(timeout).map_err(Failure::failed)?;
+        supervisor.borrow_mut().offer_input();
+    }
+    let clean = supervisor.borrow_mut().fleet.stop();
+    if clean {
+        Ok(())
+    } else {
+        Err(Failure::failed("a guest crashed; its report is above"))
+    }
+}
+
+impl Supervisor {
+    fn goes_on(&self) -> bool {
+        self.running > 0 && !self.stopping
+    }
+
+    fn vm_ended(&mut self, index: usize) {
+        let vm = &mut self.fleet.vms[index];
+        // Joins its threads and detaches its domain, while the others go on.
+        let outcome = vm.stop();
+        eprintln!("byway: {} {outcome}", vm.name());
+        self.running -= 1;
+    }
+
+    /// Reads what was typed; returns whether there may be more later.
+    fn read_input(&mut self) -> bool {
+        let mut bytes = [0; 1024];
+        // SAFETY: the buffer is live and its length is given; the descriptor is this process'
+        // standard input, which stays open.
+        let read = unsafe { libc::read(self.input, bytes.as_mut_ptr().cast(), bytes.len()) };
+        let Ok(read) = usize::try_from(read) else {
+            let error = io::Error::last_os_error();
+            return matches!(
+                error.kind(),
+                io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+            );
+        };
+        let room = INPUT_MAX - self.pending.len();
+        self.pending.extend_from_slice(&bytes[..read.min(room)]);
+        read > 0
+    }
+
+    fn offer_input(&mut self) {
+        let Some(vm) = self.fleet.vms.first() else {
+            return;
+        };
+        if vm.outcome().is_some() {
+            self.pending.clear();
+        } else if !self.pending.is_empty() {
+            let taken = vm.serial_input(&self.pending);
+            self.pending.drain(..taken);
+        }
+    }
+}
+
+impl MutEventSubscriber for Supervisor {
+    fn init(&mut self, ops: &mut EventOps) {
+        let mut add = |fd: RawFd, data| {
+            ops.add(Events::with_data_raw(fd, data, EventSet::IN))
+                .map_err(|error| (fd, error))
+        };
+        let mut result = add(self.signals.receiver.as_raw_fd(), SIGNAL);
+        for (data, vm) in (FIRST_VM..).zip(&self.fleet.vms) {
+            result = result.and_then(|()| add(vm.ended_event().as_raw_fd(), data));
+        }
+        if let Err((fd, error)) = result {
+            // Without these events nobody could stop the VMs, so they must not go on.
+            eprintln!("byway: descriptor {fd} cannot be waited for: {error}");
+            self.stopping = true;
+        }
+        // Standard input may be a file or closed; then there is nothing to type.
+        let _ = add(self.input, INPUT);
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        match events.data() {
+            SIGNAL => {
+                let mut bytes = [0; 16];
+                // Only the arrival matters, not which signal or how many.
+                let _ = self.signals.receiver.read(&mut bytes);
+                eprintln!("byway: stopping");
+                self.stopping = true;
+            }
+            INPUT => {
+                if !self.read_input() {
+                    // Removing what was added cannot fail.
+                    let _ = ops.remove(Events::empty_raw(self.input));
+                }
+            }
+            vm => {
+                let index = (vm - FIRST_VM) as usize;
+                let fd = self.fleet.vms[index].ended_event().as_raw_fd();
+                let _ = ops.remove(Events::empty_raw(fd));
+                self.vm_ended(index);
+            }
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The `byway` command as a user or a script calls it: output, exit codes, signals.
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use byway_vmm::loader::KernelSource;
+use common::{RESET, SPIN, image, kvm_is_here, print};
+use tempfile::TempDir;
+
+fn byway(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_byway"));
+    command
+        .args(arguments)
+        .env_remove("BYWAY_LOG")
+        .stdin(Stdio::null());
+    command
+}
+
+fn output(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = byway(arguments).output().unwrap();
+    (
+        status.code(),
+        String::from_utf8(stdout).unwrap(),
+        String::from_utf8(stderr).unwrap(),
+    )
+}
+
+/// A folder with a `vms.toml` that runs one VM for each `(name, code)`.
+fn folder(guests: &[(&str, Vec<u8>)]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut toml = String::new();
+    for (name, code) in guests {
+        let KernelSource::Image(elf) = image(code) else {
+            unreachable!("test images are in memory");
+        };
+        fs::write(folder.path().join(name), elf).unwrap();
+        toml += &format!("[[vm]]\nname = \"{name}\"\nkernel = \"{name}\"\nmemory = \"32M\"\n");
+    }
+    fs::write(folder.path().join("vms.toml"), toml).unwrap();
+    folder
+}
+
+fn file(folder: &TempDir) -> String {
+    folder.path().join("vms.toml").to_str().unwrap().to_owned()
+}
+
+fn says_and(text: &str, then: &[u8]) -> Vec<u8> {
+    [&print(text), then, &SPIN].concat()
+}
+
+#[test]
+fn wrong_usage_is_code_2() {
+    for arguments in [&[][..], &["fly"], &["run"], &["doctor", "--wrong"]] {
+        let (code, _, stderr) = output(arguments);
+        assert_eq!(code, Some(2), "{arguments:?}");
+        assert!(stderr.contains("Usage"), "{stderr}");
+    }
+    let (code, stdout, _) = output(&["--help"]);
+    assert_eq!(code, Some(0));
+    assert!(stdout.contains("Exit codes"), "{stdout}");
+}
+
+#[test]
+fn a_wrong_configuration_is_code_2_and_names_its_line() {
+    let folder = folder(&[("alice", says_and("", &RESET))]);
+    let path = file(&folder);
+    let good = fs::read_to_string(&path).unwrap();
+    fs::write(&path, format!("{good}cpus = 0\n")).unwrap();
+    let (code, stdout, stderr) = output(&["run", &path]);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.contains("vms.toml:5:8: 0 vCPUs"), "{stderr}");
+    assert!(stdout.is_empty());
+
+    fs::write(&path, format!("{good}colour = \"red\"\n")).unwrap();
+    let (code, _, stderr) = output(&["run", &path]);
+    assert_eq!(code, Some(2));
+    assert!(
+        stderr.contains("vms.toml:5:1: unknown field `colour`"),
+        "{stderr}"
+    );
+
+    let (code, _, stderr) = output(&["run", "/nonexistent.toml"]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("/nonexistent.toml"), "{stderr}");
+}
+
+#[test]
+fn a_check_starts_nothing() {
+    let folder = folder(&[("alice", says_and("hello\n", &RESET))]);
+    let (code, stdout, stderr) = output(&["run", "--check", &file(&folder)]);
+    assert_eq!((code, stdout.as_str()), (Some(0), ""), "{stderr}");
+}
+
+#[test]
+fn doctor_speaks_json() {
+    let (code, stdout, _) = output(&["doctor", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let usable = report["can_run_vms"].as_bool().unwrap();
+    assert_eq!(code, Some(if usable { 0 } else { 3 }));
+    assert!(report["checks"].as_array().unwrap().len() > 15);
+    let (_, table, _) = output(&["doctor"]);
+    assert!(table.contains("kvm.device"), "{table}");
+}
+
+#[test]
+fn consoles_carry_the_name_of_their_vm() {
+    if !kvm_is_here() {
+        return;
+    }
+    let folder = folder(&[
+        ("alice", says_and("hello\n", &RESET)),
+        ("bob", says_and("world\n", &RESET)),
+    ]);
+    let (code, stdout, stderr) = output(&["run", &file(&folder)]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let mut lines: Vec<_> = stdout.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["[alice] hello", "[bob] world"]);
+    assert!(stderr.contains("byway: alice powered off"), "{stderr}");
+}
+
+#[test]
+fn a_crash_is_code_1_with_registers_and_leaves_the_other_alone() {
+    if !kvm_is_here() {
+        return;
+    }
+    // lidt [zeros behind the code]; ud2
+    let mut fault = vec![0x0f, 0x01, 0x1d];
+    fault.extend((common::CODE as u32 + 0x100).to_le_bytes());
+    fault.extend([0x0f, 0x0b]);
+    fault.resize(0x110, 0);
+    // The other waits for a while of instructions before it prints.
+    let mut slow = vec![0xb9, 0x00, 0x00, 0x01, 0x00, 0xe2, 0xfe];
+    slow.extend(says_and("late\n", &RESET));
+    let folder = folder(&[("alice", fault), ("bob", slow)]);
+    let (code, stdout, stderr) = output(&["run", &file(&folder)]);
+    assert_eq!(code, Some(1), "{stderr}");
+    for expected in [
+        "byway: alice crashed",
+        "rip",
+        "cr3",
+        "idt",
+        "byway: bob powered off",
+    ] {
+        assert!(stderr.contains(expected), "{expected} missing:\n{stderr}");
+    }
+    assert_eq!(stdout, "[bob] late\n");
+}
+
+/// Starts a VM that never ends, and returns once it has printed.
+fn endless(folder: &TempDir) -> Child {
+    let mut child = byway(&["run", &file(folder)])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "[alice] up\n");
+    child
+}
+
+#[test]
+fn signals_stop_everything_with_code_0() {
+    if !kvm_is_here() {
+        return;
+    }
+    let folder = folder(&[("alice", says_and("up\n", &[]))]);
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        let mut child = endless(&folder);
+        // SAFETY: the child is ours and has not been waited for.
+        unsafe { libc::kill(child.id() as i32, signal) };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "signal {signal} is ignored");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert_eq!(status.code(), Some(0), "signal {signal}");
+    }
+}
+
+#[test]
+fn what_is_typed_reaches_the_first_vm() {
+    if !kvm_is_here() {
+        return;
+    }
+    // Polls the line status until a byte is there, prints it, until it is 'q'.
+    let echo = [
+        0x66, 0xba, 0xfd, 0x03, // again: mov dx, 0x3fd
+        0xec, // in al, dx
+        0xa8, 0x01, // test al, 1
+        0x74, 0xf7, // jz again
+        0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+        0xec, // in al, dx
+        0xee, // out dx, al
+        0x3c, b'q', // cmp al, 'q'
+        0x75, 0xed, // jne again
+    ];
+    let folder = folder(&[("alice", [&echo[..], &says_and("\n", &RESET)].concat())]);
+    let typed = folder.path().join("typed");
+    // More than the FIFO holds at once.
+    let text = "x".repeat(300) + "q";
+    fs::write(&typed, &text).unwrap();
+    // A regular file cannot be waited for, so it goes through a pipe.
+    let mut cat = Command::new("cat")
+        .arg(Path::new(&typed))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let done = byway(&["run", &file(&folder)])
+        .stdin(cat.stdout.take().unwrap())
+        .output()
+        .unwrap();
+    cat.wait().unwrap();
+    assert_eq!(done.status.code(), Some(0));
+    assert_eq!(
+        String::from_utf8(done.stdout).unwrap(),
+        format!("[alice] {text}\n")
+    );
+}
