@@ -1,1 +1,13 @@
-//! To be written.
+//! In-memory guests for tests and benchmarks: RAM in a memfd, page tables built by hand,
+//! processes, contexts, work queues and a submitter, with no VM and no control plane.
+//!
+//! A guest looks at its RAM through a mapping of its own, as a vCPU would, never through
+//! the engine's. Everything here panics when it is misused: it is for tests.
+
+mod guest;
+mod process;
+mod submitter;
+
+pub use guest::Guest;
+pub use process::{PageSize, Process, pte};
+pub use submitter::{Recorder, Submitter};
