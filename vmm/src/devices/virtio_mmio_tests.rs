@@ -257,7 +257,7 @@ fn queues_outside_ram_do_not_become_ready() {
         ram - 0x1000,
         ram - 0x2000,
         1 << 40,
-        u64::MAX & !0xfff,
+        !0xfff,
     ] {
         assert!(!guest.set_queue(0, 32, base), "{base:#x}");
     }
