@@ -2,13 +2,21 @@
 //! and what it means.
 //!
 //! To add one, add an entry here and a method to the implementation of
-//! [`ProcessCommands`] or [`KernelCommands`] in the guest; the compiler
+//! [`ProcessCommands`], [`KernelCommands`] or [`EngineCommands`] in the guest; the compiler
 //! asks for the second after the first. Arguments and results are words of 64 bits, eight
 //! at most, carried in the order of the fields.
 //!
 //! [`ProcessCommands`] run in the addressed process, in ring 3, without an exit
-//! unless they say otherwise. [`KernelCommands`] are carried out for that process by the guest
-//! kernel: they cost a trap.
+//! unless they say otherwise. [`KernelCommands`] and [`EngineCommands`] are carried out for that process by
+//! the guest kernel: they cost a trap, and the latter reach the engine over the control virtqueue.
+
+mod engine;
+mod kernel;
+mod process;
+
+pub use engine::*;
+pub use kernel::*;
+pub use process::*;
 
 /// Arguments or results of one command.
 pub type Words = [u64; 8];
@@ -28,12 +36,14 @@ pub enum Status {
     BadArgument = 3,
     /// Out of memory, page tables, or table entries. Details: bytes or entries asked for.
     NoMemory = 4,
-    /// The engine refused. Details: its status code.
+    /// The engine refused a control message. Details: code of its `ControlStatus`.
     Refused = 5,
     /// What was waited for did not come.
     TimedOut = 6,
-    /// There is no Byway device, or it stopped answering. Details: a number that says where.
+    /// There is no Byway device, or it cannot be relied on; the serial console says why.
     NoDevice = 7,
+    /// A work queue takes no descriptor: it is dead. Details: its number.
+    QueueDead = 8,
 }
 
 impl Status {
@@ -49,6 +59,7 @@ impl Status {
             5 => Some(Self::Refused),
             6 => Some(Self::TimedOut),
             7 => Some(Self::NoDevice),
+            8 => Some(Self::QueueDead),
             _ => None,
         }
     }
@@ -97,7 +108,8 @@ impl core::fmt::Display for Failure {
             Status::NoMemory => write!(f, "the guest has not enough left for {a:#x}"),
             Status::Refused => write!(f, "the engine refused with status {a:#04x}"),
             Status::TimedOut => write!(f, "nothing came in the time given"),
-            Status::NoDevice => write!(f, "no answer from the Byway device ({a})"),
+            Status::NoDevice => write!(f, "no Byway device that works; see the serial console"),
+            Status::QueueDead => write!(f, "work queue {a} is dead"),
         }
     }
 }
@@ -122,6 +134,7 @@ pub trait Request: Copy {
     fn decode_reply(words: Words) -> Self::Reply;
 }
 
+/// Defines requests with their replies, the trait of whoever carries them out, and the way from a number to its method.
 macro_rules! commands {
     ($(#[$trait_doc:meta])* $handler:ident, $dispatch:ident, $list:ident; $(
         $(#[$doc:meta])*
@@ -204,266 +217,13 @@ fn pack(words: &[u64]) -> Words {
     packed
 }
 
+// The three modules find the macro by this path.
+use commands;
+
 /// First number of [`KernelCommands`]; [`ProcessCommands`] stay below.
 pub const KERNEL_COMMANDS: u32 = 0x100;
-
-/// [`Access::kind`]: load.
-pub const ACCESS_READ: u64 = 0;
-/// [`Access::kind`]: store of `value`.
-pub const ACCESS_WRITE: u64 = 1;
-/// [`Access::kind`]: locked exchange with `value`.
-pub const ACCESS_EXCHANGE: u64 = 2;
-
-/// [`Alloc::flags`]: fill with zero. Without it the memory holds what it held before.
-pub const ALLOC_ZERO: u64 = 1;
-/// [`Alloc::flags`]: leave the pages not present; [`MapPages`] or [`PteSet`] fill them.
-pub const ALLOC_EMPTY: u64 = 2;
-/// [`Alloc::flags`]: map read-only.
-pub const ALLOC_READ_ONLY: u64 = 4;
-
-/// [`Compare::mismatch`] when there is none.
-pub const NO_MISMATCH: u64 = u64::MAX;
-
-commands! {
-    /// What an unprivileged process does itself, in ring 3.
-    ProcessCommands, dispatch_process, PROCESS_COMMAND_LIST;
-
-    /// Answers at once.
-    0x01 ping: Ping {
-        /// Any number; comes back.
-        token,
-    } => Pong {
-        /// The number that was sent.
-        token,
-        /// Time-stamp counter of the guest, in ticks.
-        tsc,
-    }
-
-    /// Fills memory with the pattern of a seed ([`crate::pattern`]).
-    0x02 fill_pattern: FillPattern {
-        /// Virtual address.
-        va,
-        /// Bytes.
-        len,
-        /// Seed.
-        seed,
-    } => Filled {}
-
-    /// Computes the checksum ([`crate::checksum`]) of memory.
-    0x03 checksum: Checksum {
-        /// Virtual address.
-        va,
-        /// Bytes.
-        len,
-    } => Summed {
-        /// The checksum.
-        checksum,
-    }
-
-    /// Compares memory with the pattern of a seed.
-    0x04 compare_pattern: ComparePattern {
-        /// Virtual address.
-        va,
-        /// Bytes.
-        len,
-        /// Seed.
-        seed,
-    } => Compare {
-        /// Offset of the first byte that differs, or [`NO_MISMATCH`].
-        mismatch,
-    }
-
-    /// Copies memory into the bulk area, with plain loads: a missing page is a [`Status::Fault`].
-    0x05 read: Read {
-        /// Virtual address.
-        va,
-        /// Bytes.
-        len,
-        /// Where in the bulk area, in bytes from its beginning.
-        bulk,
-    } => ReadDone {}
-
-    /// Copies from the bulk area into memory, with plain stores.
-    0x06 write: Write {
-        /// Virtual address.
-        va,
-        /// Bytes.
-        len,
-        /// Where in the bulk area, in bytes from its beginning.
-        bulk,
-    } => WriteDone {}
-
-    /// Makes one ring-3 access with one instruction and says what the CPU made of it.
-    0x07 access: Access {
-        /// Virtual address; need not be canonical or aligned.
-        va,
-        /// [`ACCESS_READ`], [`ACCESS_WRITE`] or [`ACCESS_EXCHANGE`].
-        kind,
-        /// Bytes: 1, 2, 4 or 8.
-        width,
-        /// What to write.
-        value,
-    } => Accessed {
-        /// 1 when the instruction took an exception, else 0.
-        faulted,
-        /// What was read; 0 for a write or a fault.
-        value,
-        /// Exception vector, when faulted.
-        vector,
-        /// Error code, when faulted.
-        error,
-        /// Faulting address (CR2), when the vector is 14.
-        cr2,
-    }
-
-    /// Bounces a cache line with a thread of the host, which must be answering
-    /// ([`crate::host::HostChannel::answer_pings`]).
-    0x08 ping_pong: PingPong {
-        /// Round trips, at least 1.
-        iterations,
-    } => PingPongDone {
-        /// Time of all of them, in ticks of the time-stamp counter.
-        ticks,
-        /// Round trips made; fewer when stopped.
-        iterations,
-    }
-
-    /// Spins without touching memory that anyone else writes: what a measurement's exits are
-    /// compared with.
-    0x09 spin: Spin {
-        /// How long, in ticks of the time-stamp counter.
-        ticks,
-    } => Spun {
-        /// How long it was.
-        ticks,
-    }
-
-    /// Leaves the VM on purpose, by a write to I/O port 0x80, so that whoever counts exits
-    /// can be seen to count.
-    0x0a exit_on_purpose: ExitOnPurpose {
-        /// How many times.
-        count,
-    } => Exited {}
-}
-
-commands! {
-    /// What the guest kernel does for a process.
-    KernelCommands, dispatch_kernel, KERNEL_COMMAND_LIST;
-
-    /// Gives the process fresh memory.
-    0x100 alloc: Alloc {
-        /// Bytes; rounded up to whole pages.
-        bytes,
-        /// Bytes of a page: 4096 or 2 MiB. 4096-byte pages are deliberately not physically
-        /// contiguous.
-        page_size,
-        /// [`ALLOC_ZERO`], [`ALLOC_EMPTY`], [`ALLOC_READ_ONLY`].
-        flags,
-    } => Allocated {
-        /// Virtual address, aligned to 2 MiB, followed by an unmapped page.
-        va,
-        /// Guest-physical address of the first page; 0 with [`ALLOC_EMPTY`].
-        gpa,
-    }
-
-    /// Takes back what [`Alloc`] gave, whatever its entries say by now.
-    0x101 free: Free {
-        /// Its virtual address.
-        va,
-    } => Freed {}
-
-    /// Reads the page-table entries that a walk of an address meets.
-    0x102 pte_get: PteGet {
-        /// Virtual address.
-        va,
-    } => PteGot {
-        /// Lowest level reached: 1 = PTE, ... The levels below it read as 0.
-        lowest,
-        /// The PTE.
-        level1,
-        /// The PDE.
-        level2,
-        /// The PDPTE.
-        level3,
-        /// The PML4E.
-        level4,
-        /// The PML5E; 0 with four levels.
-        level5,
-        /// Guest-physical address of the entry at level `lowest`.
-        entry_gpa,
-    }
-
-    /// Overwrites one page-table entry with any value at all. Everything above it must be there.
-    /// The process's TLB is flushed; the engine is told nothing.
-    0x103 pte_set: PteSet {
-        /// Virtual address that selects the entry.
-        va,
-        /// 1 = PTE to 5 = PML5E.
-        level,
-        /// New value.
-        value,
-    } => PteOld {
-        /// What was there before.
-        value,
-    }
-
-    /// Maps pages at an address of [`Alloc`] with [`ALLOC_EMPTY`], creating page tables as needed.
-    0x104 map_pages: MapPages {
-        /// Virtual address; a multiple of `page_size`.
-        va,
-        /// Guest-physical address; a multiple of `page_size`.
-        gpa,
-        /// Bytes; a multiple of `page_size`.
-        bytes,
-        /// 4096 or 2 MiB.
-        page_size,
-        /// Low and high bits of the leaf entries (present, writable, user, NX, ...).
-        bits,
-    } => Mapped {}
-
-    /// Clears leaf entries.
-    0x105 unmap_pages: UnmapPages {
-        /// Virtual address.
-        va,
-        /// Bytes.
-        bytes,
-    } => Unmapped {
-        /// Leaf entries cleared.
-        entries,
-    }
-
-    /// Changes bits of leaf entries that are not 0.
-    0x106 protect_pages: ProtectPages {
-        /// Virtual address.
-        va,
-        /// Bytes.
-        bytes,
-        /// Bits to set.
-        set,
-        /// Bits to clear.
-        clear,
-    } => Protected {
-        /// Leaf entries changed.
-        entries,
-    }
-
-    /// Puts the vCPU to sleep in `hlt` until the host raises the wake interrupt
-    /// (`wake_irq=` on the command line). Other interrupts are served without waking the process.
-    0x107 sleep: Sleep {} => Slept {
-        /// Interrupts served meanwhile, the waking one included.
-        interrupts,
-    }
-
-    /// Touches a device register from the guest kernel: an exit of the MMIO kind, where the VM has
-    /// a virtio-mmio device.
-    0x108 mmio_on_purpose: MmioOnPurpose {
-        /// How many times.
-        count,
-    } => Touched {}
-
-    /// Powers the machine off by a reset request. There is no answer.
-    0x109 power_off: PowerOff {} => PoweredOff {}
-}
+/// First number of [`EngineCommands`].
+pub const ENGINE_COMMANDS: u32 = 0x200;
 
 #[cfg(test)]
 mod tests {
@@ -479,7 +239,11 @@ mod tests {
             assert!(seen.insert(*code), "{name}");
         }
         for (code, name) in KERNEL_COMMAND_LIST {
-            assert!(*code >= KERNEL_COMMANDS, "{name}");
+            assert!((KERNEL_COMMANDS..ENGINE_COMMANDS).contains(code), "{name}");
+            assert!(seen.insert(*code), "{name}");
+        }
+        for (code, name) in ENGINE_COMMAND_LIST {
+            assert!(*code >= ENGINE_COMMANDS, "{name}");
             assert!(seen.insert(*code), "{name}");
         }
     }
@@ -512,6 +276,6 @@ mod tests {
                 assert_eq!(status as u32, value);
             }
         }
-        assert_eq!(Status::from_raw(8), None);
+        assert_eq!(Status::from_raw(9), None);
     }
 }

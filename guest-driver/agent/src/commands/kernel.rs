@@ -1,0 +1,129 @@
+//! Commands that the guest kernel carries out for a process.
+
+use super::{Failure, Request, Status, Words, commands, pack};
+
+/// [`Alloc::flags`]: fill with zero. Without it the memory holds what it held before.
+pub const ALLOC_ZERO: u64 = 1;
+/// [`Alloc::flags`]: leave the pages not present; [`MapPages`] or [`PteSet`] fill them.
+pub const ALLOC_EMPTY: u64 = 2;
+/// [`Alloc::flags`]: map read-only.
+pub const ALLOC_READ_ONLY: u64 = 4;
+
+commands! {
+    /// What the guest kernel does for a process.
+    KernelCommands, dispatch_kernel, KERNEL_COMMAND_LIST;
+
+    /// Gives the process fresh memory.
+    0x100 alloc: Alloc {
+        /// Bytes; rounded up to whole pages.
+        bytes,
+        /// Bytes of a page: 4096 or 2 MiB. 4096-byte pages are deliberately not physically
+        /// contiguous.
+        page_size,
+        /// [`ALLOC_ZERO`], [`ALLOC_EMPTY`], [`ALLOC_READ_ONLY`].
+        flags,
+    } => Allocated {
+        /// Virtual address, aligned to 2 MiB, followed by an unmapped page.
+        va,
+        /// Guest-physical address of the first page; 0 with [`ALLOC_EMPTY`].
+        gpa,
+    }
+
+    /// Takes back what [`Alloc`] gave, whatever its entries say by now.
+    0x101 free: Free {
+        /// Its virtual address.
+        va,
+    } => Freed {}
+
+    /// Reads the page-table entries that a walk of an address meets.
+    0x102 pte_get: PteGet {
+        /// Virtual address.
+        va,
+    } => PteGot {
+        /// Lowest level reached: 1 = PTE, ... The levels below it read as 0.
+        lowest,
+        /// The PTE.
+        level1,
+        /// The PDE.
+        level2,
+        /// The PDPTE.
+        level3,
+        /// The PML4E.
+        level4,
+        /// The PML5E; 0 with four levels.
+        level5,
+        /// Guest-physical address of the entry at level `lowest`.
+        entry_gpa,
+    }
+
+    /// Overwrites one page-table entry with any value at all. Everything above it must be there.
+    /// The process's TLB is flushed; the engine is told nothing.
+    0x103 pte_set: PteSet {
+        /// Virtual address that selects the entry.
+        va,
+        /// 1 = PTE to 5 = PML5E.
+        level,
+        /// New value.
+        value,
+    } => PteOld {
+        /// What was there before.
+        value,
+    }
+
+    /// Maps pages at an address of [`Alloc`] with [`ALLOC_EMPTY`], creating page tables as needed.
+    0x104 map_pages: MapPages {
+        /// Virtual address; a multiple of `page_size`.
+        va,
+        /// Guest-physical address; a multiple of `page_size`.
+        gpa,
+        /// Bytes; a multiple of `page_size`.
+        bytes,
+        /// 4096 or 2 MiB.
+        page_size,
+        /// Low and high bits of the leaf entries (present, writable, user, NX, ...).
+        bits,
+    } => Mapped {}
+
+    /// Clears leaf entries.
+    0x105 unmap_pages: UnmapPages {
+        /// Virtual address.
+        va,
+        /// Bytes.
+        bytes,
+    } => Unmapped {
+        /// Leaf entries cleared.
+        entries,
+    }
+
+    /// Changes bits of leaf entries that are not 0.
+    0x106 protect_pages: ProtectPages {
+        /// Virtual address.
+        va,
+        /// Bytes.
+        bytes,
+        /// Bits to set.
+        set,
+        /// Bits to clear.
+        clear,
+    } => Protected {
+        /// Leaf entries changed.
+        entries,
+    }
+
+    /// Puts the vCPU to sleep in `hlt` until the host raises the wake interrupt
+    /// (`wake_irq=` on the command line). Other interrupts are served without waking the process.
+    0x107 sleep: Sleep {} => Slept {
+        /// Interrupts served meanwhile, the waking one included.
+        interrupts,
+    }
+
+    /// Touches a device register from the guest kernel: an exit of the MMIO kind, where the VM has
+    /// a virtio-mmio device.
+    0x108 mmio_on_purpose: MmioOnPurpose {
+        /// How many times.
+        count,
+    } => Touched {}
+
+    /// Powers the machine off by a reset request. There is no answer.
+    0x109 power_off: PowerOff {} => PoweredOff {}
+}

@@ -1,0 +1,251 @@
+//! Commands that an unprivileged process carries out itself.
+
+use super::{Failure, Request, Status, Words, commands, pack};
+
+/// [`Access::kind`]: load.
+pub const ACCESS_READ: u64 = 0;
+/// [`Access::kind`]: store of `value`.
+pub const ACCESS_WRITE: u64 = 1;
+/// [`Access::kind`]: locked exchange with `value`.
+pub const ACCESS_EXCHANGE: u64 = 2;
+
+/// [`Compare::mismatch`] when there is none.
+pub const NO_MISMATCH: u64 = u64::MAX;
+
+/// Where [`Run`] takes its descriptor from, in the bulk area.
+pub const RUN_TEMPLATE: usize = 0;
+/// Where [`Run`] puts its samples, in the bulk area: a `u32` each, in ticks.
+pub const RUN_SAMPLES: usize = 64;
+/// Most samples of one [`Run`].
+pub const RUN_SAMPLES_MAX: u64 = (crate::layout::BULK_BYTES - RUN_SAMPLES) as u64 / 4;
+/// [`Run::flags`]: end at the first completion that is not a success.
+pub const RUN_STOP_ON_FAILURE: u64 = 1;
+
+/// Bytes of a descriptor in the bulk area ([`Submit`]).
+pub const DESCRIPTOR_BYTES: usize = 64;
+/// Bytes of a record that [`Poll`] puts into the bulk area: number of the descriptor (as [`Submitted::first`] counts),
+/// ticks when its completion was seen, 8 bytes each, and the 32 bytes of the completion.
+pub const COMPLETION_RECORD_BYTES: usize = 48;
+
+commands! {
+    /// What an unprivileged process does itself, in ring 3.
+    ProcessCommands, dispatch_process, PROCESS_COMMAND_LIST;
+
+    /// Answers at once.
+    0x01 ping: Ping {
+        /// Any number; comes back.
+        token,
+    } => Pong {
+        /// The number that was sent.
+        token,
+        /// Time-stamp counter of the guest, in ticks.
+        tsc,
+    }
+
+    /// Fills memory with the pattern of a seed ([`crate::pattern`]).
+    0x02 fill_pattern: FillPattern {
+        /// Virtual address.
+        va,
+        /// Bytes.
+        len,
+        /// Seed.
+        seed,
+    } => Filled {}
+
+    /// Computes the checksum ([`crate::checksum`]) of memory.
+    0x03 checksum: Checksum {
+        /// Virtual address.
+        va,
+        /// Bytes.
+        len,
+    } => Summed {
+        /// The checksum.
+        checksum,
+    }
+
+    /// Compares memory with the pattern of a seed.
+    0x04 compare_pattern: ComparePattern {
+        /// Virtual address.
+        va,
+        /// Bytes.
+        len,
+        /// Seed.
+        seed,
+    } => Compare {
+        /// Offset of the first byte that differs, or [`NO_MISMATCH`].
+        mismatch,
+    }
+
+    /// Copies memory into the bulk area, with plain loads: a missing page is a [`Status::Fault`].
+    0x05 read: Read {
+        /// Virtual address.
+        va,
+        /// Bytes.
+        len,
+        /// Where in the bulk area, in bytes from its beginning.
+        bulk,
+    } => ReadDone {}
+
+    /// Copies from the bulk area into memory, with plain stores.
+    0x06 write: Write {
+        /// Virtual address.
+        va,
+        /// Bytes.
+        len,
+        /// Where in the bulk area, in bytes from its beginning.
+        bulk,
+    } => WriteDone {}
+
+    /// Makes one ring-3 access with one instruction and says what the CPU made of it.
+    0x07 access: Access {
+        /// Virtual address; need not be canonical or aligned.
+        va,
+        /// [`ACCESS_READ`], [`ACCESS_WRITE`] or [`ACCESS_EXCHANGE`].
+        kind,
+        /// Bytes: 1, 2, 4 or 8.
+        width,
+        /// What to write.
+        value,
+    } => Accessed {
+        /// 1 when the instruction took an exception, else 0.
+        faulted,
+        /// What was read; 0 for a write or a fault.
+        value,
+        /// Exception vector, when faulted.
+        vector,
+        /// Error code, when faulted.
+        error,
+        /// Faulting address (CR2), when the vector is 14.
+        cr2,
+    }
+
+    /// Bounces a cache line with a thread of the host, which must be answering
+    /// ([`crate::host::HostChannel::answer_pings`]).
+    0x08 ping_pong: PingPong {
+        /// Round trips, at least 1.
+        iterations,
+    } => PingPongDone {
+        /// Time of all of them, in ticks of the time-stamp counter.
+        ticks,
+        /// Round trips made; fewer when stopped.
+        iterations,
+    }
+
+    /// Spins without touching memory that anyone else writes: what a measurement's exits are
+    /// compared with.
+    0x09 spin: Spin {
+        /// How long, in ticks of the time-stamp counter.
+        ticks,
+    } => Spun {
+        /// How long it was.
+        ticks,
+    }
+
+    /// Leaves the VM on purpose, by a write to I/O port 0x80, so that whoever counts exits
+    /// can be seen to count.
+    0x0a exit_on_purpose: ExitOnPurpose {
+        /// How many times.
+        count,
+    } => Exited {}
+
+    /// Publishes raw descriptors, whatever they say, through the ring-3 library, which sets the phase bit only. They stand in
+    /// the bulk area from its beginning. Rings the doorbell, by a trap, when the queue is parked.
+    0x20 submit: Submit {
+        /// Number of the queue.
+        queue,
+        /// Descriptors; as many as fit are taken.
+        count,
+    } => Submitted {
+        /// How many were taken.
+        count,
+        /// Number of the first: descriptors submitted to the queue before it, modulo 2^32.
+        first,
+        /// Ticks after the last was published.
+        tsc,
+        /// Doorbells rung.
+        kicks,
+    }
+
+    /// Consumes completions and puts a record of each into the bulk area ([`COMPLETION_RECORD_BYTES`]), in
+    /// the order in which they were found.
+    0x21 poll: Poll {
+        /// Number of the queue.
+        queue,
+        /// Ends when so many were found, or none is outstanding.
+        max,
+        /// Ends after so many ticks of the time-stamp counter.
+        ticks,
+    } => Polled {
+        /// Records.
+        count,
+        /// Descriptors that still await their completion.
+        outstanding,
+    }
+
+    /// The measuring loop: submits the descriptor at [`RUN_TEMPLATE`] again and again and consumes the completions. Causes no
+    /// exit unless the queue parks.
+    0x22 run: Run {
+        /// Number of a queue with nothing outstanding.
+        queue,
+        /// Descriptors in all.
+        iterations,
+        /// Most of them outstanding at once, at least 1.
+        depth,
+        /// Latencies to record from the first on, at most [`RUN_SAMPLES_MAX`]; with depth 1 only.
+        samples,
+        /// Added to source and destination address after each descriptor, in bytes.
+        stride,
+        /// Both start over when so many bytes were added; 0 = never.
+        window,
+        /// [`RUN_STOP_ON_FAILURE`].
+        flags,
+    } => Ran {
+        /// Time from before the first submission to after the last completion.
+        ticks,
+        /// Descriptors completed.
+        completed,
+        /// Those with a status other than success (01).
+        failures,
+        /// Bytes 0-7 of the first completion of those; 0 = none.
+        first_failure,
+        /// Fault address (bytes 8-15) of it.
+        fault_addr,
+        /// Latencies recorded.
+        samples,
+        /// Doorbells rung.
+        kicks,
+        /// Descriptors that were still outstanding when the command was stopped; else 0.
+        abandoned,
+    }
+
+    /// Waits for any completion of a queue by interrupt, asleep in `hlt`. The descriptor must have asked for
+    /// one (flag REQUEST_INTERRUPT).
+    0x23 wait_sleeping: WaitSleeping {
+        /// Number of the queue.
+        queue,
+    } => Woken {
+        /// Number of the descriptor.
+        number,
+        /// Bytes 0-7 of the completion.
+        word0,
+        /// Bytes 8-15.
+        word1,
+        /// Bytes 16-23.
+        word2,
+        /// Bytes 24-31.
+        word3,
+        /// Times that the vCPU went to sleep.
+        sleeps,
+    }
+
+    /// Whether a queue is served, by a fresh look at its header.
+    0x24 queue_state: QueueState {
+        /// Number of the queue.
+        queue,
+    } => QueueStands {
+        /// 1 = alive.
+        alive,
+        /// Descriptors that await their completion.
+        outstanding,
+    }
+}
