@@ -57,6 +57,50 @@ fn a_root_must_be_a_table_in_writable_ram() {
 }
 
 #[test]
+fn a_root_must_be_below_the_top_of_the_guests_physical_addresses() {
+    let ram = TestRam::new(&[(1 << 33, 1 << 20, true)]);
+    let with = |maxphyaddr| {
+        let tables = Tables {
+            gpa: 1 << 33,
+            maxphyaddr,
+            ..TABLES
+        };
+        AddressSpace::tables(Arc::clone(&ram.memory), tables).map(|_| ())
+    };
+    assert_eq!(with(34), Ok(()));
+    assert_eq!(with(33), Err(RootError::OutsideRam(1 << 33)));
+}
+
+#[test]
+fn a_page_is_as_large_as_both_stages_allow() {
+    const M2: u64 = 2 << 20;
+    // Tables below, then memory of which one 2 MiB block has small leaves.
+    let ram = TestRam::new(&[(0, 4 * M2, true)]);
+    let stage2 = ram.memory.stage2();
+    stage2
+        .protect(M2, 4096, crate::stage2::Perms::READ)
+        .unwrap();
+    ram.write_u64(0x4000, 0x5007);
+    ram.write_u64(0x5000, 0x6007);
+    ram.write_u64(0x6000, M2 | 0x87);
+    ram.write_u64(0x6008, (2 * M2) | 0x87);
+    ram.write_u64(0x6010, 0x7007);
+    ram.write_u64(0x7000, (2 * M2) | 7);
+    let space = AddressSpace::tables(Arc::clone(&ram.memory), TABLES).unwrap();
+    for (va, page_bytes, guest_page_bytes) in [
+        (0x3000, 4096, M2),
+        (M2 + 0x3000, M2, M2),
+        (2 * M2, 4096, 4096),
+    ] {
+        let t = translate(&space, va, Access::Read).unwrap();
+        assert_eq!(
+            (t.page_bytes, t.guest_page_bytes),
+            (page_bytes, guest_page_bytes)
+        );
+    }
+}
+
+#[test]
 fn a_masked_root_is_walked() {
     let ram = ram();
     // The root maps itself at every level, so address 0 is the root table.

@@ -155,7 +155,9 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..2u64, 0..BLOCKS, 4..8u64, tell()).prop_map(|(s, b, g, t)| Op::Large(s, b, g * M2, t)),
         1 => (0..2u64, 0..BLOCKS, tell()).prop_map(|(s, b, t)| Op::Small(s, b, t)),
         2 => (0..2u64, 0..BLOCKS, 0..4usize, tell()).prop_map(|(s, b, p, t)| Op::ClearDirty(s, b, p, t)),
-        1 => (8 * MIB / K4..16 * MIB / K4, any::<bool>()).prop_map(|(frame, w)| Op::Protect(frame * K4, w)),
+        // Pages that the accesses reach through a large page of the guest.
+        2 => (4..8u64, 0..4usize, any::<bool>())
+            .prop_map(|(block, p, w)| Op::Protect(block * M2 + PAGES[p] * K4, w)),
     ]
 }
 
