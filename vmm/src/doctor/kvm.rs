@@ -39,16 +39,25 @@ pub(super) fn rows() -> Vec<Row> {
 }
 
 fn unusable(error: &NoKvm) -> Row {
-    let advice = match error {
-        NoKvm::Forbidden => {
-            "join the group kvm (usermod -aG kvm USER, log in again), or run as root"
-        }
-        NoKvm::Absent => {
-            "modprobe kvm_intel or kvm_amd; in a VM, have its host enable nested virtualisation"
-        }
-        NoKvm::Broken(_) | NoKvm::Version(_) => "see the kernel's log: dmesg | grep -i kvm",
+    let (found, advice) = match error {
+        NoKvm::Absent => (
+            format!("no {KVM_PATH}"),
+            "modprobe kvm_intel or kvm_amd; in a VM, have its host enable nested virtualisation",
+        ),
+        NoKvm::Forbidden => (
+            format!("{KVM_PATH} may not be opened"),
+            "join the group kvm (usermod -aG kvm USER, log in again), or run as root",
+        ),
+        NoKvm::Broken(error) => (
+            format!("{KVM_PATH} cannot be opened: {error}"),
+            "see the kernel's log: dmesg | grep -i kvm",
+        ),
+        NoKvm::Version(version) => (
+            format!("{KVM_PATH} has API version {version}"),
+            "use a Linux kernel with API version 12",
+        ),
     };
-    Row::missing("kvm.device", error.to_string(), advice)
+    Row::missing("kvm.device", found, advice)
 }
 
 fn kind() -> Row {
