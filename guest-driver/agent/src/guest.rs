@@ -92,6 +92,12 @@ impl GuestChannel {
         self.page().stop.value.load(Relaxed) != 0
     }
 
+    /// Interrupts that the guest kernel has taken since boot.
+    #[must_use]
+    pub fn interrupts(&self) -> u64 {
+        self.header().interrupts.load(Acquire)
+    }
+
     /// The command in hand, if there is one that has not been answered.
     #[must_use]
     pub fn poll(&self) -> Option<Command> {

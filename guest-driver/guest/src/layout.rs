@@ -21,3 +21,16 @@ pub const MAILBOX_HEADER: u64 = 0x7000_0000_0000;
 pub const MAILBOX_CHANNEL: u64 = MAILBOX_HEADER + PAGE;
 /// Unprivileged processes: the process's own bulk area.
 pub const MAILBOX_BULK: u64 = MAILBOX_HEADER + LARGE_PAGE;
+
+/// A row of places of one large page each.
+pub struct Window(u64);
+
+impl Window {
+    /// First address of place `index`.
+    pub const fn address(&self, index: usize) -> u64 {
+        self.0 + index as u64 * LARGE_PAGE
+    }
+}
+
+/// Unprivileged processes: work queues.
+pub const QUEUES: Window = Window(0x6000_0000_0000);

@@ -10,6 +10,7 @@ use byway_agent::{Failure, Status};
 use super::boot_info::{BootInfo, Range};
 use super::commands;
 use super::crash;
+use super::device::Byway;
 use super::frames::Frames;
 use super::interrupts::{FIRST_VECTOR, IO_APIC, Interrupts, LOCAL_APIC};
 use super::mailbox::Mailbox;
@@ -39,6 +40,8 @@ pub struct Machine {
     pub info: BootInfo,
     /// The mailbox, if there is one.
     pub mailbox: Option<Mailbox>,
+    /// The Byway device, if there is one that works.
+    pub byway: Option<Byway>,
     tasks: [Task; CHANNELS],
     current: Process,
 }
@@ -74,7 +77,9 @@ impl Machine {
                 .map_err(|OutOfFrames| "not enough memory for a process")
         };
         let tasks = [task(Process::App)?, task(Process::Peer)?];
-        if let Some(irq) = info.wake_irq {
+        let byway = Byway::attach(info.devices(), &mut frames);
+        let irqs = [info.wake_irq, byway.as_ref().map(|byway| byway.irq)];
+        for irq in irqs.into_iter().flatten() {
             interrupts.enable(irq);
         }
         log!(
@@ -87,6 +92,7 @@ impl Machine {
             interrupts,
             info,
             mailbox,
+            byway,
             tasks,
             current: Process::App,
         })
@@ -120,7 +126,24 @@ impl Machine {
 
     /// The process that runs, and the allocator: what most commands need.
     pub fn current(&mut self) -> (&mut Task, &mut Frames) {
-        (&mut self.tasks[self.current as usize], &mut self.frames)
+        self.task_and_frames(self.current)
+    }
+
+    /// The process that runs.
+    pub const fn current_process(&self) -> Process {
+        self.current
+    }
+
+    /// A process, and the allocator.
+    pub fn task_and_frames(&mut self, process: Process) -> (&mut Task, &mut Frames) {
+        (&mut self.tasks[process as usize], &mut self.frames)
+    }
+
+    /// Copies from the beginning of the current process's bulk area.
+    pub fn read_bulk(&self, bytes: &mut [u8]) {
+        if let Some(mailbox) = self.mailbox {
+            mailbox.read_bulk(self.current, bytes);
+        }
     }
 
     /// A call of the current process.
@@ -132,8 +155,11 @@ impl Machine {
                 self.switch();
                 (0, [0; 8])
             }
+            // One that came after the process last looked has woken it already.
             call::AWAIT_INTERRUPT => {
-                self.sleep_once();
+                if words[0] == self.interrupts.taken {
+                    self.sleep_once();
+                }
                 (0, [0; 8])
             }
             _ => match commands::carry_out(self, number, words) {
@@ -173,7 +199,12 @@ impl Machine {
     }
 
     /// Serves an interrupt.
-    fn interrupted(&mut self, _irq: Option<u32>) {
+    fn interrupted(&mut self, irq: Option<u32>) {
+        if let Some(byway) = &mut self.byway
+            && irq == Some(byway.irq)
+        {
+            byway.drain_events();
+        }
         if let Some(mailbox) = self.mailbox {
             mailbox.count_interrupts(self.interrupts.taken);
         }

@@ -6,7 +6,9 @@ use core::sync::atomic::Ordering::{Relaxed, Release};
 
 use byway_agent::Failure;
 use byway_agent::guest::answer;
-use byway_agent::layout::{CHANNELS, ChannelPage, GuestState, Header, MAGIC, Process, VERSION};
+use byway_agent::layout::{
+    BULK_BYTES, CHANNELS, ChannelPage, GuestState, Header, MAGIC, Process, VERSION,
+};
 
 use super::frames::direct;
 
@@ -39,6 +41,14 @@ impl Mailbox {
     fn page(&self, process: Process) -> &'static ChannelPage {
         // SAFETY: as in `header`; the offset is inside the mailbox.
         unsafe { &*direct::<ChannelPage>(self.address + process.channel_offset() as u64) }
+    }
+
+    /// Copies from the beginning of a process's bulk area.
+    pub fn read_bulk(&self, process: Process, bytes: &mut [u8]) {
+        let len = bytes.len().min(BULK_BYTES);
+        let bulk = direct::<u8>(self.address + process.bulk_offset() as u64);
+        // SAFETY: inside the mailbox, which is mapped; the target is the caller's. Whoever writes there meanwhile garbles the bytes, no more.
+        unsafe { bulk.copy_to(bytes.as_mut_ptr(), len) };
     }
 
     /// Declares the mailbox usable.

@@ -6,6 +6,7 @@
 pub mod boot_info;
 pub mod commands;
 pub mod crash;
+pub mod device;
 pub mod frames;
 pub mod interrupts;
 pub mod machine;

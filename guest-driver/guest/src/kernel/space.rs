@@ -360,6 +360,33 @@ impl Space {
         Ok(region)
     }
 
+    /// Maps `pages` pages that follow each other from guest-physical `gpa` on, outside the heap.
+    pub fn map_window(
+        &self,
+        frames: &mut Frames,
+        va: u64,
+        gpa: u64,
+        pages: usize,
+    ) -> Result<(), OutOfFrames> {
+        for offset in (0..pages as u64 * PAGE).step_by(PAGE as usize) {
+            self.tables
+                .entry(frames, va + offset, 1)?
+                .set((gpa + offset) | DATA);
+        }
+        Ok(())
+    }
+
+    /// Takes away what [`Self::map_window`] mapped.
+    pub fn unmap_window(&self, frames: &Frames, va: u64, pages: usize) {
+        for page in 0..pages as u64 {
+            if let Some(entry) = self.tables.walk(frames, va + page * PAGE, 1)
+                && entry.level == 1
+            {
+                entry.set(0);
+            }
+        }
+    }
+
     /// Maps memory into a heap region that was allocated without.
     pub fn map(
         &mut self,

@@ -10,7 +10,8 @@ use byway_agent::{Failure, Request, Status, Words};
 
 /// Gives way to the process that the host wants.
 pub const YIELD: u64 = 1;
-/// Sleeps until the next interrupt.
+/// Sleeps until the next interrupt. First word: interrupts that the process has seen counted in the mailbox's header; if
+/// there were more, it comes back at once.
 pub const AWAIT_INTERRUPT: u64 = 2;
 
 /// Makes call `number`.

@@ -2,30 +2,28 @@
 //!
 //! Owns the process's channel. Nothing here leaves ring 3 unless the command says so.
 
-use core::arch::x86_64::_rdtsc;
 use core::sync::atomic::Ordering::{Acquire, Release};
 
 use byway_agent::commands::{
-    Access, Accessed, Checksum, Compare, ComparePattern, ExitOnPurpose, Exited, FillPattern,
-    Filled, KERNEL_COMMANDS, NO_MISMATCH, Ping, PingPong, PingPongDone, Pong, ProcessCommands,
-    Read, ReadDone, Spin, Spun, Summed, Write, WriteDone, dispatch_process,
+    Access, Accessed, Checksum, CloseContext, Compare, ComparePattern, CreateQueue, DestroyQueue,
+    ExitOnPurpose, Exited, FillPattern, Filled, KERNEL_COMMANDS, NO_MISMATCH, Ping, PingPong,
+    PingPongDone, Poll, Polled, Pong, ProcessCommands, QueueStands, QueueState, Ran, Read,
+    ReadDone, Run, Spin, Spun, Submit, Submitted, Summed, WaitSleeping, Woken, Write, WriteDone,
+    dispatch_process,
 };
 use byway_agent::guest::GuestChannel;
-use byway_agent::{Failure, Words, pattern};
+use byway_agent::{Failure, Request, Words, pattern};
 
 use super::access;
 use super::call::{YIELD, call};
+use super::queues::Queues;
+use super::{measure, now, transfer};
 use crate::serial;
 
 /// The process's side of steering.
 pub struct Agent {
     channel: GuestChannel,
-}
-
-/// Time-stamp counter, in ticks.
-fn now() -> u64 {
-    // SAFETY: every CPU in long mode has it, and CR4.TSD is clear.
-    unsafe { _rdtsc() }
+    queues: &'static mut Queues,
 }
 
 /// The process's memory at `va`. A fault on the way ends the command, not the process's life.
@@ -39,9 +37,9 @@ unsafe fn memory<'m>(va: u64, len: u64) -> &'m mut [u8] {
 }
 
 impl Agent {
-    /// Over a channel.
-    pub const fn new(channel: GuestChannel) -> Self {
-        Self { channel }
+    /// Over a channel and the process's queues.
+    pub const fn new(channel: GuestChannel, queues: &'static mut Queues) -> Self {
+        Self { channel, queues }
     }
 
     /// One look at the mailbox.
@@ -58,10 +56,23 @@ impl Agent {
     }
 
     fn carry_out(&mut self, opcode: u32, words: Words) -> Result<Words, Failure> {
-        if opcode >= KERNEL_COMMANDS {
-            call(u64::from(opcode), words)
-        } else {
-            dispatch_process(self, opcode, words)
+        match opcode {
+            0..KERNEL_COMMANDS => dispatch_process(self, opcode, words),
+            CreateQueue::OPCODE => {
+                let request = CreateQueue::decode(words);
+                let created = self.queues.create(request)?;
+                Ok(CreateQueue::encode_reply(created))
+            }
+            // The library lets go of the memory before the kernel unmaps it.
+            DestroyQueue::OPCODE => {
+                self.queues.remove(DestroyQueue::decode(words).queue);
+                call(u64::from(opcode), words)
+            }
+            CloseContext::OPCODE => {
+                self.queues.remove_of(CloseContext::decode(words).context);
+                call(u64::from(opcode), words)
+            }
+            _ => call(u64::from(opcode), words),
         }
     }
 }
@@ -158,5 +169,30 @@ impl ProcessCommands for Agent {
             serial::out(0x80, 0);
         }
         Ok(Exited {})
+    }
+
+    fn submit(&mut self, request: Submit) -> Result<Submitted, Failure> {
+        transfer::submit(&self.channel, self.queues.get(request.queue)?, &request)
+    }
+
+    fn poll(&mut self, request: Poll) -> Result<Polled, Failure> {
+        transfer::poll(&self.channel, self.queues.get(request.queue)?, &request)
+    }
+
+    fn run(&mut self, request: Run) -> Result<Ran, Failure> {
+        measure::run(&self.channel, self.queues.get(request.queue)?, &request)
+    }
+
+    fn wait_sleeping(&mut self, request: WaitSleeping) -> Result<Woken, Failure> {
+        transfer::wait_sleeping(&self.channel, self.queues.get(request.queue)?, &request)
+    }
+
+    fn queue_state(&mut self, request: QueueState) -> Result<QueueStands, Failure> {
+        let queue = self.queues.get(request.queue)?;
+        let alive = u64::from(queue.is_alive());
+        Ok(QueueStands {
+            alive,
+            outstanding: u64::from(queue.outstanding()),
+        })
     }
 }

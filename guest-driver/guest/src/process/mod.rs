@@ -6,7 +6,11 @@
 pub mod access;
 pub mod call;
 mod commands;
+mod measure;
+mod queues;
+mod transfer;
 
+use core::arch::x86_64::_rdtsc;
 use core::ptr::NonNull;
 
 use byway_agent::guest::GuestChannel;
@@ -26,10 +30,19 @@ pub extern "sysv64" fn process_entry(index: u64) -> ! {
             at(MAILBOX_BULK),
         )
     };
-    let mut agent = commands::Agent::new(channel);
+    // SAFETY: a process has one thread; when it starts again here after a fault, what ran before is gone.
+    let queues = unsafe { queues::all() };
+    let mut agent = commands::Agent::new(channel, queues);
     loop {
         agent.turn();
     }
+}
+
+/// Time-stamp counter, in ticks.
+#[inline]
+fn now() -> u64 {
+    // SAFETY: every CPU in long mode has it, and CR4.TSD is clear.
+    unsafe { _rdtsc() }
 }
 
 /// What is mapped at `address`, which is not 0.

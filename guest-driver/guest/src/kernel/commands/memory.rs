@@ -1,27 +1,20 @@
-//! What the kernel process does for an unprivileged one: [`KernelCommands`], one method each.
+//! [`KernelCommands`]: memory, page tables, sleep. They work without a Byway device.
 //!
-//! Owns nothing. Arguments come from the process, which is not trusted: each is checked here, and what goes
-//! further down is in range.
+//! Owns nothing.
 
 use byway_agent::commands::{
     ALLOC_EMPTY, ALLOC_READ_ONLY, ALLOC_ZERO, Alloc, Allocated, Free, Freed, KernelCommands,
     MapPages, Mapped, MmioOnPurpose, PowerOff, PoweredOff, ProtectPages, Protected, PteGet, PteGot,
-    PteOld, PteSet, Sleep, Slept, Touched, UnmapPages, Unmapped, dispatch_kernel,
+    PteOld, PteSet, Sleep, Slept, Touched, UnmapPages, Unmapped,
 };
-use byway_agent::{Failure, Status, Words};
+use byway_agent::{Failure, Status};
 
-use super::crash;
-use super::frames::direct;
-use super::machine::Machine;
-use super::space::{MAX_REGION_BYTES, heap_bits};
+use crate::kernel::crash;
+use crate::kernel::frames::direct;
+use crate::kernel::machine::Machine;
+use crate::kernel::space::{MAX_REGION_BYTES, heap_bits};
 use crate::layout::{LARGE_PAGE, MMIO_MAP, PAGE};
 use crate::serial;
-
-/// Carries out call `number`.
-pub fn carry_out(machine: &mut Machine, number: u64, words: Words) -> Result<Words, Failure> {
-    let opcode = u32::try_from(number).map_err(|_| Failure::new(Status::Unknown, number))?;
-    dispatch_kernel(machine, opcode, words)
-}
 
 /// `value`, if it is the size of a page that this image makes.
 fn page_size(index: u64, value: u64) -> Result<u64, Failure> {
