@@ -365,7 +365,8 @@ fn check(config: &VmConfig, kvm: &Kvm) -> Result<(), VmError> {
     Ok(())
 }
 
-fn create_vm(kvm: &Kvm) -> Result<VmFd, VmError> {
+/// A VM with interrupt controllers and nothing else.
+pub(crate) fn create_vm(kvm: &Kvm) -> Result<VmFd, VmError> {
     let refused = |what| move |source| VmError::Kvm { what, source };
     let vm = kvm.create_vm().map_err(refused("create a VM"))?;
     // Both only matter to VMX hosts without unrestricted guest mode.

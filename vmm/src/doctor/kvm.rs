@@ -9,7 +9,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm};
 
-use super::Row;
+use super::{Row, witness};
 use crate::exits::{VcpuStats, WITNESS_COUNTERS};
 use crate::host::{self, KVM_PATH, NoKvm};
 
@@ -35,6 +35,7 @@ pub(super) fn rows() -> Vec<Row> {
     rows.extend(capabilities(&kvm));
     rows.push(disable_exits(&kvm));
     rows.extend(counters(&kvm));
+    rows.push(witness::row(&kvm));
     rows
 }
 

@@ -6,6 +6,7 @@
 mod cpu;
 mod kvm;
 mod system;
+mod witness;
 
 use std::fmt;
 use std::io::{self, Write};

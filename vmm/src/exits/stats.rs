@@ -256,6 +256,7 @@ pub(super) mod tests {
             ("exits", KVM_STATS_TYPE_CUMULATIVE, &[7]),
             ("halt_wait_hist", LOG_HISTOGRAM, &[1, 2, 3]),
             ("irq_exits", KVM_STATS_TYPE_CUMULATIVE, &[u64::MAX]),
+            ("pages", KVM_STATS_TYPE_INSTANT, &[4, 5]),
             ("guest_mode", KVM_STATS_TYPE_INSTANT, &[1]),
         ]);
         let layout = StatsLayout::parse(reader(&file)).unwrap();

@@ -11,6 +11,7 @@ mod regs;
 mod state;
 
 pub use crash::{Cause, Crash};
+pub(crate) use regs::set_up;
 pub use regs::{Entry, write_boot_tables};
 pub use state::{Outcome, RunState};
 
