@@ -17,7 +17,7 @@ pub fn kvm_is_here() -> bool {
     match host::open_kvm() {
         Ok(_) => true,
         Err(error) => {
-            eprintln!("not run: {error}");
+            eprintln!("SKIPPED: {error}");
             false
         }
     }

@@ -54,7 +54,7 @@ impl Guest {
             .stdout(Stdio::null())
             .status();
         if !found.is_ok_and(|status| status.success()) {
-            eprintln!("skipped: qemu-system-x86_64 is not installed");
+            eprintln!("SKIPPED: qemu-system-x86_64 is not installed");
             return None;
         }
         let directory = tempfile::tempdir().expect("a temporary directory");
