@@ -246,6 +246,10 @@ proptest! {
         }
     }
 
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
     #[test]
     fn the_cache_agrees_with_the_walker_when_it_is_far_too_small(seed: u64) {
         let ram = TestRam::new(&[(0, 18 * MIB, true)]);
@@ -327,6 +331,26 @@ fn a_translation_read_before_is_walked_again_for_the_first_write() {
     iotlb.translate(space, 0, Access::Read).unwrap();
     let stats = iotlb.stats();
     assert_eq!((stats.hits, stats.misses, stats.walks), (2, 2, [2, 0, 0]));
+}
+
+#[test]
+fn an_entry_answers_for_its_space_version_page_and_access_only() {
+    // One set, so that everything competes for the same place.
+    let mut array = Array::new(Size::Page4K, 1);
+    let walked = walk::Translation {
+        host: HostAddr(0x7000),
+        gpa: 0x2000,
+        page_bytes: K4,
+        guest_page_bytes: K4,
+        writable: false,
+    };
+    array.insert(Entry::new(5, 9, 0x3000, &walked));
+    let found = |space, version, addr, write| array.find(space, version, addr, write).is_some();
+    assert!(found(5, 9, 0x3000, false) && found(5, 9, 0x3fff, false));
+    assert!(!found(4, 9, 0x3000, false), "another space");
+    assert!(!found(5, 8, 0x3000, false) && !found(5, 10, 0x3000, false));
+    assert!(!found(5, 9, 0x4000, false) && !found(5, 9, 0x2fff, false));
+    assert!(!found(5, 9, 0x3000, true), "filled by a read");
 }
 
 #[test]
