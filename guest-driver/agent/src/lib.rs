@@ -24,6 +24,11 @@ pub mod host;
 pub mod layout;
 pub mod pattern;
 
+/// The example of `README.md`, so that it is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadMe;
+
 pub use commands::{Failure, Request, Status, Words};
 pub use host::{CallError, HostMailbox};
 pub use layout::{GuestState, Process};
