@@ -1,9 +1,9 @@
 //! What an operation costs between two cores of this machine: a submitter on one, a worker
 //! on the other, beside the bare cache-line round trip of the same two.
 //!
-//!     cargo run --release -p byway-engine --features testing --example hotpath
+//!     cargo run --release -p byway-engine --features testing --example hotpath [ROW]
 //!
-//! Prints nanoseconds per operation. Not a test: figures of a busy machine mean little.
+//! With ROW only the rows whose names contain it, for a profiler. Prints nanoseconds per operation. Not a test: figures of a busy machine mean little.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -134,7 +134,11 @@ fn main() {
 
     let nop = Descriptor::new(Opcode::Nop, Flags::NONE);
     println!("\n{:<28}{:>10}{:>10}", "", "ns/op", "x rtt");
+    let wanted = std::env::args().nth(1).unwrap_or_default();
     let mut row = |name: &str, descriptor: &Descriptor, depth, count| {
+        if !name.contains(&wanted) {
+            return f64::NAN;
+        }
         let ns = measure(&mut submitter, descriptor, depth, count);
         println!("{name:<28}{ns:>10.1}{:>10.2}", ns / rtt);
         ns

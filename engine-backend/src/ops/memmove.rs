@@ -150,7 +150,13 @@ impl Memmove {
 
 /// In which direction a copy must run. Only addresses in one address space count: what
 /// the guest maps twice is its own matter.
-fn decide(src: &Target<'_>, dst: &Target<'_>, size: u64, strict: bool) -> Result<Order, Failure> {
+#[inline(always)]
+pub(super) fn decide(
+    src: &Target<'_>,
+    dst: &Target<'_>,
+    size: u64,
+    strict: bool,
+) -> Result<Order, Failure> {
     if src.space.id() == dst.space.id() {
         // Neither range wraps, so a distance below `size` means that they overlap.
         if dst.addr > src.addr && dst.addr - src.addr < size {

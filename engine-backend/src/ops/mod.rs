@@ -16,6 +16,7 @@ pub mod chunk;
 mod compare;
 mod fill;
 mod memmove;
+mod short;
 mod validate;
 
 #[cfg(test)]
@@ -31,6 +32,7 @@ use memmove::Memmove;
 use validate::Request;
 
 pub use budget::Budget;
+pub use short::try_short;
 
 /// Which operations this engine carries out: bit n of byte n/8 is opcode n.
 #[must_use]

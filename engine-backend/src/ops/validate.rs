@@ -74,7 +74,7 @@ pub fn request(d: &Descriptor) -> Result<Request, Status> {
 #[inline(always)]
 pub fn operation(d: &Descriptor) -> Result<Operation, Status> {
     match Opcode::from_code(d.code()).map(Opcode::canonical) {
-        Some(Opcode::Memmove) => memmove(d),
+        Some(Opcode::Memmove) => memmove(d).map(Operation::Memmove),
         Some(Opcode::Nop | Opcode::Drain) => nothing(d),
         Some(Opcode::Fill) => fill(d),
         Some(Opcode::Compare) => compare(d),
@@ -137,10 +137,14 @@ fn nothing(d: &Descriptor) -> Result<Operation, Status> {
     Ok(Operation::Nothing)
 }
 
+/// MEMMOVE.
+///
+/// # Errors
+/// 11-13, 19.
 #[inline(always)]
-fn memmove(d: &Descriptor) -> Result<Operation, Status> {
+pub fn memmove(d: &Descriptor) -> Result<Memmove, Status> {
     common(d, MOVES, d.status_array | d.op0 | d.op1 | d.op2)?;
-    Ok(Operation::Memmove(Memmove {
+    Ok(Memmove {
         src: src_operand(d),
         dst: dst_operand(d),
         size: transfer_size(d)?,
@@ -148,7 +152,7 @@ fn memmove(d: &Descriptor) -> Result<Operation, Status> {
         strict: d.flags().contains(Flags::STRICT_ORDER),
         done: 0,
         order: None,
-    }))
+    })
 }
 
 fn fill(d: &Descriptor) -> Result<Operation, Status> {

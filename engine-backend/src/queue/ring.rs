@@ -7,6 +7,9 @@
 use byway_protocols::descriptor::Word0;
 use byway_protocols::{Completion, Descriptor, RingPosition};
 
+const DESCRIPTORS_AHEAD: u32 = 4;
+const COMPLETIONS_AHEAD: u32 = 8;
+
 /// The memory of one work queue. `slot` is below the number of entries.
 pub(crate) trait RingMemory {
     /// Bytes 0-7 of a descriptor; acquire.
@@ -21,6 +24,10 @@ pub(crate) trait RingMemory {
     fn store_need_kick(&self, need: bool);
     /// A sequentially consistent fence.
     fn fence(&self);
+    /// A hint: the descriptor of this slot will be read soon.
+    fn prefetch_descriptor(&self, slot: u32);
+    /// A hint: the completion of this slot will be written soon.
+    fn prefetch_completion(&self, slot: u32);
 }
 
 /// Which entry a taken descriptor came from; completes it once.
@@ -75,6 +82,13 @@ impl<M: RingMemory> EngineRing<M> {
             op2,
         };
         (Ticket { slot, phase }, descriptor)
+    }
+
+    /// Fetches what later descriptors of a burst need, while this one is worked on.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self) {
+        self.memory.prefetch_descriptor(self.next.plus(DESCRIPTORS_AHEAD).slot());
+        self.memory.prefetch_completion(self.next.plus(COMPLETIONS_AHEAD).slot());
     }
 
     /// Publishes how a descriptor ended, with the phase of its lap.

@@ -152,20 +152,55 @@ impl Guest {
     #[must_use]
     pub fn read(&self, gpa: u64, bytes: u64) -> Vec<u8> {
         let from = self.host(gpa, bytes);
-        (0..bytes as usize)
-            // SAFETY: mapped, checked.
-            .map(|i| unsafe { AtomicU8::from_ptr(from.add(i)) }.load(Ordering::Relaxed))
-            .collect()
+        let mut out = vec![0; bytes as usize];
+        let mut at = 0;
+        for step in steps(gpa, bytes) {
+            // SAFETY: mapped, checked; a step of 8 is aligned.
+            unsafe {
+                if step == 8 {
+                    let word = AtomicU64::from_ptr(from.add(at).cast()).load(Ordering::Relaxed);
+                    out[at..at + 8].copy_from_slice(&word.to_le_bytes());
+                } else {
+                    out[at] = AtomicU8::from_ptr(from.add(at)).load(Ordering::Relaxed);
+                }
+            }
+            at += step;
+        }
+        out
     }
 
     /// Writes bytes.
     pub fn write(&self, gpa: u64, bytes: &[u8]) {
         let to = self.host(gpa, bytes.len() as u64);
-        for (i, &b) in bytes.iter().enumerate() {
-            // SAFETY: mapped, checked.
-            unsafe { AtomicU8::from_ptr(to.add(i)) }.store(b, Ordering::Relaxed);
+        let mut at = 0;
+        for step in steps(gpa, bytes.len() as u64) {
+            // SAFETY: mapped, checked; a step of 8 is aligned.
+            unsafe {
+                if let Ok(word) = <[u8; 8]>::try_from(&bytes[at..at + step]) {
+                    AtomicU64::from_ptr(to.add(at).cast())
+                        .store(u64::from_le_bytes(word), Ordering::Relaxed);
+                } else {
+                    AtomicU8::from_ptr(to.add(at)).store(bytes[at], Ordering::Relaxed);
+                }
+            }
+            at += step;
         }
     }
+}
+
+/// Cuts a range into aligned words and single bytes.
+fn steps(gpa: u64, bytes: u64) -> impl Iterator<Item = usize> {
+    let mut at = gpa;
+    std::iter::from_fn(move || {
+        let left = gpa + bytes - at;
+        let step = match left {
+            0 => return None,
+            8.. if at.is_multiple_of(8) => 8,
+            _ => 1,
+        };
+        at += step;
+        Some(step as usize)
+    })
 }
 
 impl Drop for Guest {

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use byway_protocols::Status;
+use byway_protocols::{Descriptor, Status};
 
 use crate::backend::{Backend, Software};
 use crate::epoch::ChunkGuard;
 use crate::iotlb::Iotlb;
 use crate::ops::budget::OPERATION_COST;
 use crate::ops::chunk::Chunk;
-use crate::ops::{Budget, Execution, Outcome, Step, wants_interrupt};
+use crate::ops::{Budget, Execution, Outcome, Step, try_short, wants_interrupt};
 use crate::queue::{Served, Ticket, WorkQueue};
 
 /// A descriptor that goes on in a later chunk.
@@ -109,10 +109,21 @@ impl Active {
                 return;
             }
         }
+        let mut burst = 0_u32;
         while !chunk.budget.is_over() {
             let Some(word) = served.poll() else { break };
+            if burst >= 2 {
+                served.prefetch();
+            }
+            burst += 1;
             let (ticket, descriptor) = served.take(word);
             chunk.budget.spend(OPERATION_COST);
+            if let Some(outcome) = try_short(&descriptor, &mut chunk) {
+                let interrupt = wants_interrupt(&descriptor);
+                complete(served, &mut chunk, ticket, &outcome, interrupt);
+                continue;
+            }
+            let descriptor = Descriptor { ..descriptor };
             let mut execution = match Execution::new(&descriptor) {
                 Ok(execution) => execution,
                 Err(status) => {

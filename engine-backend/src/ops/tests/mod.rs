@@ -1,1 +1,221 @@
-//! Operations against naive references.
+//! Operations on in-memory guests, against naive references and case by case.
+
+mod batches;
+mod compares;
+mod moves;
+mod refusals;
+mod rights;
+
+use std::sync::Arc;
+
+use byway_protocols::{Completion, Descriptor, Flags, Opcode, Status, Word0};
+
+use super::budget::CHUNK_BYTES;
+use super::chunk::Chunk;
+use super::{Budget, Execution, Outcome, Step, try_short};
+use crate::backend::{Backend, Software};
+use crate::epoch::Epochs;
+use crate::iotlb::Iotlb;
+use crate::memory::sigbus;
+use crate::testing::{Guest, PageSize, Process, pte};
+
+/// Where processes have their data.
+pub(super) const VA: u64 = 0x7000_0000_0000;
+/// A page.
+pub(super) const PAGE: u64 = 4096;
+
+/// Two guests with a process each, and a worker's tools without a worker.
+pub(super) struct Rig {
+    pub(super) alice: Process,
+    pub(super) bob: Process,
+    pub(super) epochs: Arc<Epochs>,
+    iotlb: Iotlb,
+    backend: Software,
+    /// Work per chunk.
+    pub(super) chunk_bytes: u64,
+    /// Whether the short way is tried.
+    pub(super) short: bool,
+    /// Chunks of the last descriptor.
+    pub(super) chunks: u32,
+}
+
+impl Rig {
+    pub(super) fn new() -> Self {
+        Self::with_ram(2 << 20)
+    }
+
+    /// With as much RAM in each guest.
+    pub(super) fn with_ram(bytes: u64) -> Self {
+        let guests = [1, 2].map(|id| Guest::new(id, bytes));
+        let [alice, bob] = guests.map(|guest| Process::new(&guest, 16));
+        Self {
+            alice,
+            bob,
+            epochs: Arc::new(Epochs::new(1)),
+            iotlb: Iotlb::new(),
+            backend: Software::new(),
+            chunk_bytes: CHUNK_BYTES,
+            short: true,
+            chunks: 0,
+        }
+    }
+
+    /// Runs a descriptor of alice's to its end.
+    pub(super) fn run(&mut self, descriptor: &Descriptor) -> Outcome {
+        self.run_with(descriptor, |_, _| ())
+    }
+
+    /// The same, with something done between two chunks.
+    pub(super) fn run_with(
+        &mut self,
+        descriptor: &Descriptor,
+        mut between: impl FnMut(&Self, u32),
+    ) -> Outcome {
+        let mut execution = None;
+        self.chunks = 0;
+        loop {
+            self.chunks += 1;
+            let guard = self.epochs.enter(0);
+            let mut budget = Budget::new(self.chunk_bytes, u64::MAX);
+            let mut chunk = Chunk {
+                guard: &guard,
+                context: self.alice.context(),
+                iotlb: &mut self.iotlb,
+                backend: &mut self.backend,
+                budget: &mut budget,
+                regions_lost: sigbus::generation(),
+            };
+            if self.short
+                && self.chunks == 1
+                && let Some(outcome) = try_short(descriptor, &mut chunk)
+            {
+                chunk.backend.finish();
+                return outcome;
+            }
+            let step = match &mut execution {
+                None => match Execution::new(descriptor) {
+                    Ok(new) => execution.insert(new).step(&mut chunk),
+                    Err(status) => Step::refused(status),
+                },
+                Some(execution) => execution.step(&mut chunk),
+            };
+            if let Step::Done(outcome) = step {
+                chunk.backend.finish();
+                return outcome;
+            }
+            drop(guard);
+            between(self, self.chunks);
+        }
+    }
+
+    /// The completion alone.
+    pub(super) fn complete(&mut self, descriptor: &Descriptor) -> Completion {
+        self.run(descriptor).completion
+    }
+}
+
+pub(super) fn descriptor(opcode: Opcode, src_slot: u16, dst_slot: u16) -> Descriptor {
+    Descriptor {
+        word0: Word0::new(src_slot, dst_slot, true).0,
+        ..Descriptor::new(opcode, Flags::NONE)
+    }
+}
+
+/// A copy within alice.
+pub(super) fn memmove(src: u64, dst: u64, size: u32) -> Descriptor {
+    Descriptor {
+        src,
+        dst,
+        size,
+        ..descriptor(Opcode::Memmove, 0, 0)
+    }
+}
+
+pub(super) fn with_flags(d: Descriptor, flags: Flags) -> Descriptor {
+    Descriptor {
+        flags_opcode: d.flags_opcode | flags.0,
+        ..d
+    }
+}
+
+/// Status, write bit and bytes of a completion.
+pub(super) fn short_form(c: &Completion) -> (Status, bool, u32) {
+    (
+        c.status().expect("a known status"),
+        c.is_write_fault(),
+        c.bytes_completed,
+    )
+}
+
+pub(super) fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..len)
+        .map(|_| {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            (x >> 32) as u8
+        })
+        .collect()
+}
+
+/// What may be wrong with a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Good,
+    ReadOnly,
+    Missing,
+    Kernel,
+}
+
+impl Kind {
+    fn bits(self) -> u64 {
+        match self {
+            Self::Good => pte::USER,
+            Self::ReadOnly => pte::P | pte::US,
+            Self::Missing => pte::RW | pte::US,
+            Self::Kernel => pte::P | pte::RW,
+        }
+    }
+
+    /// The status of an access to it, if it fails.
+    pub(super) fn refuses(self, write: bool) -> Option<Status> {
+        match self {
+            Self::Good => None,
+            Self::ReadOnly => write.then_some(Status::Stage1Permission),
+            Self::Missing => Some(Status::Stage1NotPresent),
+            Self::Kernel => Some(Status::Stage1Permission),
+        }
+    }
+}
+
+/// Maps scattered pages of these kinds from `va` on.
+pub(super) fn map_kinds(process: &Process, va: u64, kinds: &[Kind], contents: &[u8]) {
+    process.map_scattered(va, kinds.len() as u64 * PAGE);
+    process.write(va, contents);
+    for (i, kind) in kinds.iter().enumerate() {
+        process.change_entry(va + i as u64 * PAGE, |entry| {
+            entry & pte::FRAME | kind.bits()
+        });
+    }
+}
+
+/// Makes all pages good again, to look at them; tells which had A and D.
+pub(super) fn reveal(process: &Process, va: u64, pages: usize) -> (Vec<u8>, Vec<(bool, bool)>) {
+    let mut flags = Vec::new();
+    for i in 0..pages {
+        process.change_entry(va + i as u64 * PAGE, |entry| {
+            flags.push((entry & pte::A != 0, entry & pte::D != 0));
+            entry | pte::USER
+        });
+    }
+    (process.read(va, pages as u64 * PAGE), flags)
+}
+
+/// A process with `pages` good pages of noise from [`VA`] on.
+pub(super) fn fill_noise(process: &Process, pages: u64) -> Vec<u8> {
+    process.map(VA, pages * PAGE, PageSize::Small);
+    let bytes = noise((pages * PAGE) as usize, u64::from(process.guest().id()));
+    process.write(VA, &bytes);
+    bytes
+}
