@@ -305,3 +305,28 @@ fn a_bus_error_sent_by_a_process_is_not_mistaken_for_lost_memory() {
     assert!(libc::WIFSIGNALED(status), "{status:#x}");
     assert_eq!(libc::WTERMSIG(status), libc::SIGBUS);
 }
+
+#[test]
+fn a_process_cannot_name_a_region_as_lost() {
+    let ram = TestRam::new(&[(0, 4096, true)]);
+    let host = ram.memory.contiguous(0, 8).unwrap().host().0;
+    let status = in_child(|| {
+        // `siginfo_t` as the kernel takes it: number, errno and code, then the address.
+        let mut info = [0u64; 16];
+        info[0] = libc::SIGBUS as u64;
+        info[1] = u64::from(libc::SI_QUEUE as u32);
+        info[2] = host;
+        // SAFETY: queues a signal with a code of user space to the child itself.
+        unsafe {
+            let queue = libc::SYS_rt_sigqueueinfo;
+            libc::syscall(queue, libc::getpid(), libc::SIGBUS, info.as_ptr());
+            libc::_exit(i32::from(ram.memory.is_dead()));
+        }
+    });
+    assert!(libc::WIFEXITED(status), "{status:#x}");
+    assert_eq!(
+        libc::WEXITSTATUS(status),
+        0,
+        "the region was taken for lost"
+    );
+}
