@@ -312,9 +312,9 @@ mod tests {
         let stop = AtomicBool::new(false);
         // Capabilities with a badge up to this one have been revoked and waited for.
         let revoked_to = AtomicU64::new(0);
+        let used = AtomicU64::new(0);
         std::thread::scope(|scope| {
             let worker = scope.spawn(|| {
-                let mut used = 0u64;
                 while !stop.load(Ordering::Relaxed) {
                     let guard = w.epochs.enter(0);
                     // Only what was waited for before the chunk began is sure to be seen.
@@ -329,14 +329,12 @@ mod tests {
                         }
                         assert!(capability.badge() > revoked_to.load(Ordering::SeqCst));
                         target.account(8, 0);
-                        used += 1;
+                        used.fetch_add(1, Ordering::Relaxed);
                     }
                 }
-                used
             });
             let mut badge = 1;
-            let deadline = std::time::Instant::now() + std::time::Duration::from_millis(300);
-            while std::time::Instant::now() < deadline {
+            while badge < 100 {
                 let terms = Terms {
                     length: 100,
                     rights: Rights::READ,
@@ -345,7 +343,8 @@ mod tests {
                 };
                 let held = w.root.capability().derive(terms, Holder::Nobody, None);
                 w.context.slots().insert(1, held.unwrap()).unwrap();
-                for _ in 0..badge % 64 {
+                let before = used.load(Ordering::Relaxed);
+                while used.load(Ordering::Relaxed) == before && !worker.is_finished() {
                     std::thread::yield_now();
                 }
                 let capability = w.context.slots().peek(1).unwrap();
@@ -358,8 +357,7 @@ mod tests {
                 badge += 1;
             }
             stop.store(true, Ordering::Relaxed);
-            let used = worker.join().unwrap();
-            assert!(used > 0 && badge > 10, "{used} uses, {badge} rounds");
+            worker.join().unwrap();
         });
     }
 }

@@ -15,7 +15,7 @@ mod serve;
 mod vring;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use handle::Handle;
 pub use poller::{Poller, Source};

@@ -4,6 +4,8 @@
 //! steps as the queue has entries; a ring that breaks the rules is not served any more
 //! (DEVICE_NEEDS_RESET), and the domain's work queues go on.
 
+use std::sync::atomic::{Ordering, fence};
+
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemory as _, GuestMemoryMmap, Permissions};
@@ -14,6 +16,10 @@ use crate::interface::{DomainError, Vring};
 
 /// Largest size of a virtqueue.
 pub(super) const SIZE_MAX: u16 = 256;
+
+/// VIRTQ_AVAIL_F_NO_INTERRUPT. `virtio-queue` looks at it with event indices only, which
+/// are not offered.
+const NO_INTERRUPT: u16 = 1;
 
 /// What is wrong with a virtqueue.
 #[derive(Debug, thiserror::Error)]
@@ -155,12 +161,18 @@ impl Running {
         Ok(())
     }
 
-    /// Interrupts the driver unless it asked not to be.
-    pub(super) fn notify(&mut self, ram: &Ram) {
-        if self.queue.needs_notification(ram.view()).unwrap_or(true) {
-            // An eventfd that is full is readable anyway.
-            let _ = self.call.write(1);
+    /// Interrupts the driver unless it asked not to be (virtio 1.2 section 2.7.7).
+    pub(super) fn notify(&self, ram: &Ram) {
+        // The used index is out before the driver's wish is read, or a driver that
+        // changes its mind in between would wait for ever.
+        fence(Ordering::SeqCst);
+        let flags = GuestAddress(self.queue.avail_ring());
+        let flags = ram.view().load(flags, Ordering::Relaxed).map(u16::from_le);
+        if flags.is_ok_and(|flags| flags & NO_INTERRUPT != 0) {
+            return;
         }
+        // An eventfd that is full is readable anyway.
+        let _ = self.call.write(1);
     }
 }
 

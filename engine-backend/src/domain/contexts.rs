@@ -35,6 +35,9 @@ impl Contexts {
     pub(super) fn ids(&self) -> Vec<u32> {
         self.by_id.keys().copied().collect()
     }
+    pub(super) fn roots(&self) -> impl Iterator<Item = &Capability> {
+        self.by_id.values().map(|open| &*open.root)
+    }
     /// What a slot means for deriving: the root for 0.
     pub(super) fn capability(&self, id: u32, slot: u32) -> Option<Arc<Capability>> {
         let open = self.by_id.get(&id)?;

@@ -8,7 +8,7 @@ use byway_protocols::event::EventKind;
 
 use super::spaces::Spaces;
 use super::{Core, Domain};
-use crate::capability::Link;
+use crate::capability::{Grave, Link};
 
 impl Domain {
     /// Back to the state after creation, RAM kept. When it returns nothing that
@@ -18,9 +18,9 @@ impl Domain {
         let was_ready = self.ready.swap(false, Ordering::SeqCst);
         self.features.store(0, Ordering::Relaxed);
 
-        // First the rights, all at once, so that peers stop as well while the queues
-        // are being ended one by one.
-        self.tables().spaces.iter().for_each(|space| space.kill());
+        // First the rights, so that peers stop as well while the queues are being ended
+        // one by one.
+        let graves = self.revoke_roots();
         for id in self.queue_ids() {
             // Gone meanwhile is as good.
             let _ = self.destroy_queue(id);
@@ -31,11 +31,21 @@ impl Domain {
                 .withdraw_where(|o| o.from == self.id || o.to == self.id),
         );
         for id in self.context_ids() {
+            // Its root is revoked already: it leaves no grave of its own.
             if let Ok(grave) = self.close_context(id) {
                 self.core.reap_all(grave);
             }
         }
-        self.tables().spaces = Spaces::new(&self.memory);
+        self.core.epochs().synchronize();
+        // Nobody uses them any more.
+        let spaces = {
+            let mut tables = self.tables();
+            std::mem::replace(&mut tables.spaces, Spaces::new(&self.memory))
+        };
+        spaces.iter().for_each(|space| space.kill());
+        for grave in graves {
+            self.core.reap_all(grave);
+        }
 
         self.instance
             .store(self.core.next_instance(), Ordering::Relaxed);
@@ -53,6 +63,14 @@ impl Domain {
         }
     }
 
+    fn revoke_roots(&self) -> Vec<Grave> {
+        let tables = self.tables();
+        tables
+            .contexts
+            .roots()
+            .map(|root| self.owner.revoke(root))
+            .collect()
+    }
     fn queue_ids(&self) -> Vec<u32> {
         self.tables().queues.ids()
     }

@@ -1,1 +1,7 @@
-//! The operator's side.
+//! The whole engine: operators, guests with virtqueues and page tables, transfers.
+
+mod admin;
+mod lifetime;
+mod soak;
+mod transfers;
+mod world;
