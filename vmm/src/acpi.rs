@@ -115,7 +115,6 @@ fn dsdt(devices: &[MmioDevice]) -> Sdt {
     dsdt.append_slice(&Scope::raw(Path::new("\\_SB_"), aml));
     let sleep_type = SLEEP_TYPE_S5;
     Name::new(Path::new("\\_S5_"), &Package::new(vec![&sleep_type, &ZERO])).to_aml_bytes(&mut dsdt);
-    dsdt.update_checksum();
     dsdt
 }
 

@@ -33,6 +33,32 @@ fn a_guest_prints_and_powers_off() {
 }
 
 #[test]
+fn string_output_is_bytes_and_a_wide_access_is_not() {
+    if !kvm_is_here() {
+        return;
+    }
+    let text = b"string";
+    let mut guest = vec![0x66, 0xba, 0xf8, 0x03]; // mov dx, 0x3f8
+    guest.extend([0x66, 0xb8, b'n', b'o', 0x66, 0xef]); // mov ax, "no"; out dx, ax
+    guest.push(0xbe); // mov esi, text
+    guest.extend((CODE as u32 + 0x100).to_le_bytes());
+    guest.extend([0xb9, text.len() as u8, 0, 0, 0]); // mov ecx, length
+    guest.extend([0xfc, 0xf3, 0x6e]); // cld; rep outsb
+    guest.extend(RESET);
+    guest.resize(0x100, 0x90);
+    guest.extend(text);
+    let (config, console) = config("string", &guest);
+    let mut vm = Vm::new(config, None).unwrap();
+    vm.start().unwrap();
+    assert!(
+        matches!(vm.wait(LONG), Some(Outcome::PoweredOff)),
+        "{:?}",
+        vm.outcome()
+    );
+    assert_eq!(console.text(), "string");
+}
+
+#[test]
 fn acpi_power_off_ends_the_vm() {
     if !kvm_is_here() {
         return;

@@ -251,14 +251,7 @@ fn queues_outside_ram_do_not_become_ready() {
     let mut guest = Guest::new(Fake::default());
     guest.negotiate(1 << VIRTIO_F_VERSION_1);
     let ram = RAM as u64;
-    for base in [
-        ram,
-        ram - 16,
-        ram - 0x1000,
-        ram - 0x2000,
-        1 << 40,
-        !0xfff,
-    ] {
+    for base in [ram, ram - 16, ram - 0x1000, ram - 0x2000, 1 << 40, !0xfff] {
         assert!(!guest.set_queue(0, 32, base), "{base:#x}");
     }
     assert!(!guest.set_queue(QUEUES as u32, 16, 0x1_0000));

@@ -142,7 +142,7 @@ mod tests {
     fn a_guest_exits_as_often_as_asked() {
         let kvm = match crate::host::open_kvm() {
             Ok(kvm) => kvm,
-            Err(error) => return eprintln!("not run: {error}"),
+            Err(error) => return eprintln!("SKIPPED: {error}"),
         };
         let seen = provoke(&kvm).unwrap();
         assert_eq!(seen.kvm_run_returns, EXITS as u64);

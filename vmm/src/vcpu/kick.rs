@@ -98,3 +98,43 @@ impl Drop for Armed<'_> {
         self.kicks.lock().retain(|thread| *thread != self.thread);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    /// A kick that comes before `KVM_RUN` must make it return at once: the flag is set.
+    #[test]
+    fn a_kick_sets_the_flag_of_the_thread_that_is_entered() {
+        let kicks = Arc::new(Kicks::default());
+        let (ready, entered) = mpsc::channel();
+        let thread = thread::spawn({
+            let kicks = Arc::clone(&kicks);
+            move || {
+                let mut run = Box::new(kvm_run::default());
+                let run: *mut kvm_run = &raw mut *run;
+                // SAFETY: the box lives until the end of this closure, after the guard.
+                let guard = unsafe { kicks.enter(run) }.unwrap();
+                ready.send(()).unwrap();
+                let deadline = Instant::now() + Duration::from_secs(20);
+                // SAFETY: as above; the handler runs on this thread, so reads and
+                // writes never overlap.
+                while unsafe { ptr::read_volatile(&raw const (*run).immediate_exit) } == 0 {
+                    assert!(Instant::now() < deadline, "the kick was lost");
+                    thread::yield_now();
+                }
+                drop(guard);
+                assert!(kicks.lock().is_empty());
+            }
+        });
+        entered.recv().unwrap();
+        kicks.kick_all();
+        thread.join().unwrap();
+        // Nobody is left to be kicked, and that is no error.
+        kicks.kick_all();
+    }
+}
