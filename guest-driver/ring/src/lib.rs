@@ -3,7 +3,7 @@
 //! # Inside
 //!
 //! [`queue`] holds the ring protocol (SPEC section 2), [`request`] builds descriptors that an
-//! engine accepts (SPEC sections 3 and 4), [`resume`] makes the rest of a partial transfer
+//! engine accepts (SPEC sections 3 and 4), [`resume()`] makes the rest of a partial transfer
 //! (SPEC section 6). Shared memory is touched in the private module `memory` alone.
 //!
 //! The library never allocates, never enters the kernel, never blocks by itself and never
@@ -25,7 +25,7 @@ mod loom_model;
 mod memory;
 pub mod queue;
 pub mod request;
-pub mod resume;
+mod resume;
 
 pub use byway_protocols::{Completion, Descriptor, Flags, Opcode, Status};
 pub use memory::QueueMemory;

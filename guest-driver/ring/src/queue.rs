@@ -167,8 +167,8 @@ pub struct Queue<const WORDS: usize = 16> {
     /// Where the next look around goes on, as a distance from `tail`.
     cursor: u32,
     options: Options,
-    /// Where `head` stood when a kick was last reported as due: one kick is enough for it.
-    kicked: RingPosition,
+    /// Count of `head` when a kick was last reported as due: one kick is enough for it.
+    kicked: u32,
     /// Instance that serves the queue, once it was seen running.
     instance: Option<u32>,
     dead: bool,
@@ -219,7 +219,7 @@ impl<const WORDS: usize> Queue<WORDS> {
             misses: 0,
             cursor: 0,
             options,
-            kicked: start,
+            kicked: start.count(),
             instance: None,
             dead: false,
         };
@@ -314,7 +314,7 @@ impl<const WORDS: usize> Queue<WORDS> {
     #[inline]
     #[must_use = "a kick that is due and not given leaves descriptors waiting"]
     pub fn kick_due(&mut self) -> bool {
-        if self.options.no_park || self.kicked == self.head {
+        if self.options.no_park || self.kicked == self.head.count() {
             return false;
         }
         // The store-load fence that pairs with the engine's between its setting `need_kick` and
@@ -322,7 +322,7 @@ impl<const WORDS: usize> Queue<WORDS> {
         fence(Ordering::SeqCst);
         let due = self.shared.need_kick();
         if due {
-            self.kicked = self.head;
+            self.kicked = self.head.count();
         }
         due
     }

@@ -363,7 +363,11 @@ fn sized(
         .ok()
         .filter(|bytes| (1..=TRANSFER_BYTES_MAX).contains(bytes))
         .ok_or(RequestError::Size(size))?;
-    for operand in [src, dst].into_iter().flatten() {
+    // Spelt out rather than looped over: this is on the path of every transfer.
+    if let Some(operand) = src {
+        ends(operand, size)?;
+    }
+    if let Some(operand) = dst {
         ends(operand, size)?;
     }
     let slot = |operand: Option<Address>| operand.map_or(0, |operand| operand.slot.number());
