@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use byway_vmm::exit_status::Failure;
-use byway_vmm::{doctor, run};
+use byway_vmm::{bench, demo, doctor, run};
 
 /// Virtual machines that exchange memory through a data-movement engine, without VM exits.
 #[derive(Debug, Parser)]
@@ -22,6 +22,10 @@ pub struct Cli {
 enum Command {
     /// Run the VMs of a TOML file with an embedded engine
     Run(run::Args),
+    /// Boot two VMs, exchange memory between them, and show and check everything that is promised
+    Demo(demo::DemoArgs),
+    /// Measure the project's figures side by side in one run
+    Bench(bench::BenchArgs),
     /// Say what this host offers, and what to do about what it lacks
     Doctor(doctor::Args),
 }
@@ -34,6 +38,8 @@ impl Cli {
     pub fn execute(self) -> Result<(), Failure> {
         match self.command {
             Command::Run(args) => run::run(&args),
+            Command::Demo(args) => Ok(demo::run(&args)?),
+            Command::Bench(args) => Ok(bench::run(&args)?),
             Command::Doctor(args) => doctor::run(&args),
         }
     }

@@ -10,7 +10,9 @@
 compile_error!("Byway's VMM runs on x86-64 Linux only");
 
 pub mod acpi;
+pub mod bench;
 pub mod config;
+pub mod demo;
 pub mod devices;
 pub mod doctor;
 pub mod exit_status;
@@ -20,8 +22,10 @@ pub mod host;
 pub mod irq;
 pub mod layout;
 pub mod loader;
+pub mod measure;
 pub mod memory;
 pub mod run;
+pub mod steer;
 pub mod vcpu;
 pub mod vm;
 

@@ -24,12 +24,15 @@ pub fn measure(stage: &Stage, rows: &mut Vec<Row>) -> Result<Quiet<f64>> {
             descriptor: Direction::Put.descriptor(stage, 64),
             iterations: TRANSFERS,
             depth: 16,
-            src_stride: 64,
-            dst_stride: 64,
+            stride: 64,
             samples: 0,
         };
         let done = witness.window(stage, |stage| stage.alice.run(Process::App, &spec))?;
-        ensure!(done.failed == 0 && done.completed == TRANSFERS, "a put failed: {:#04x}", done.first_bad_status);
+        ensure!(
+            done.failed == 0 && done.completed == TRANSFERS,
+            "a put failed: {:#04x}",
+            done.first_bad_status
+        );
     }
     let report = witness.close(stage)?;
     let Some(caused) = report.caused_by_transfers() else {

@@ -43,20 +43,25 @@ pub fn measure(stage: &Stage, windows: u32, rows: &mut Vec<Row>) -> Result<Quiet
             descriptor: Direction::Put.descriptor(stage, SIZE),
             iterations,
             depth,
-            src_stride: SIZE,
-            dst_stride: SIZE,
+            stride: SIZE,
             samples,
         };
         stage.wake_queue()?;
         alone.window(stage, || {
-            let done = stage.alice.run(Process::App, &put(ALONE, 1, ALONE)).context("64 B puts alone")?;
+            let done = stage
+                .alice
+                .run(Process::App, &put(ALONE, 1, ALONE))
+                .context("64 B puts alone")?;
             samples.extend(done.samples_ns);
             Ok(done.ns as f64 / done.completed.max(1) as f64)
         })?;
         stage.wake_queue()?;
         deep.window(stage, || {
             let spec = put(DEEP.min(stage.buffer_bytes / SIZE), 64, 0);
-            let done = stage.alice.run(Process::App, &spec).context("64 B puts, 64 in flight")?;
+            let done = stage
+                .alice
+                .run(Process::App, &spec)
+                .context("64 B puts, 64 in flight")?;
             Ok(done.ns as f64 / done.completed.max(1) as f64)
         })?;
     }
@@ -88,7 +93,16 @@ pub fn measure(stage: &Stage, windows: u32, rows: &mut Vec<Row>) -> Result<Quiet
         disturbed_share: Some(deep.disturbed_share()),
         ..Row::default()
     });
-    Ok(pingpong.quiet("cache-line round trip").and(alone.quiet("64 B put alone"), |pingpong_ns, alone_ns| {
-        SmallPuts { pingpong_ns, alone_ns, deep_ns: 0.0 }
-    }).and(deep.quiet("64 B put, 64 in flight"), |puts, deep_ns| SmallPuts { deep_ns, ..puts }))
+    Ok(pingpong
+        .quiet("cache-line round trip")
+        .and(alone.quiet("64 B put alone"), |pingpong_ns, alone_ns| {
+            SmallPuts {
+                pingpong_ns,
+                alone_ns,
+                deep_ns: 0.0,
+            }
+        })
+        .and(deep.quiet("64 B put, 64 in flight"), |puts, deep_ns| {
+            SmallPuts { deep_ns, ..puts }
+        }))
 }

@@ -39,7 +39,8 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     println!("{report}");
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&report)?;
-        std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(path, text + "\n")
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
 }
@@ -50,13 +51,25 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 /// When the host lacks something or a guest fails.
 pub fn measure(quick: bool) -> Result<BenchReport> {
     let started = Instant::now();
-    let (windows, copies, revocations) = if quick { (15, 12, 1100) } else { (60, 40, 5000) };
+    let (windows, copies, revocations) = if quick {
+        (15, 12, 1100)
+    } else {
+        (60, 40, 5000)
+    };
     let bar = ProgressBar::new(u64::from(revocations) + 300);
-    bar.set_style(ProgressStyle::with_template("{bar:30} {percent:>3}% {msg}")?);
-    let mut report = BenchReport { quick, cpu: cpu_model(), ..BenchReport::default() };
+    bar.set_style(ProgressStyle::with_template(
+        "{bar:30} {percent:>3}% {msg}",
+    )?);
+    let mut report = BenchReport {
+        quick,
+        cpu: cpu_model(),
+        ..BenchReport::default()
+    };
     let missing = &mut report.not_measured;
 
-    let stage = Stage::set(StageSpec::default(), &mut |what| bar.set_message(what.to_owned()))?;
+    let stage = Stage::set(StageSpec::default(), &mut |what| {
+        bar.set_message(what.to_owned())
+    })?;
     report.ratios.boot_to_first_transfer_s = Some(stage.boot_to_first_transfer.as_secs_f64());
 
     bar.set_message("small puts beside the cache-line round trip");
@@ -78,10 +91,14 @@ pub fn measure(quick: bool) -> Result<BenchReport> {
     drop(stage);
 
     bar.set_message("revocation during copies of 1 GiB");
-    let large = StageSpec { memory_bytes: 1280 << 20, buffer_bytes: 1 << 30 };
+    let large = StageSpec {
+        memory_bytes: 1280 << 20,
+        buffer_bytes: 1 << 30,
+    };
     let mut stage = Stage::set(large, &mut |_| {})?;
     report.ratios.revoke_us_p999 =
-        revocation::measure(&mut stage, revocations, &mut report.rows, || bar.inc(1))?.or_note(missing);
+        revocation::measure(&mut stage, revocations, &mut report.rows, || bar.inc(1))?
+            .or_note(missing);
     bar.finish_and_clear();
     report.seconds = started.elapsed().as_secs_f64();
     Ok(report)
@@ -91,5 +108,8 @@ fn cpu_model() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     info.lines()
         .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
-        .map_or_else(|| "unknown CPU".to_owned(), |(_, name)| name.trim().to_owned())
+        .map_or_else(
+            || "unknown CPU".to_owned(),
+            |(_, name)| name.trim().to_owned(),
+        )
 }

@@ -96,7 +96,9 @@ impl Watch {
     #[must_use]
     pub fn quiet(&self, what: &str) -> Quiet<f64> {
         match self.median() {
-            Some(median) if self.disturbed_share() <= DISTURBED_SHARE_MAX => Quiet::Measured(median),
+            Some(median) if self.disturbed_share() <= DISTURBED_SHARE_MAX => {
+                Quiet::Measured(median)
+            }
             _ => Quiet::NotMeasured(format!(
                 "{what}: the host disturbed {} of {} windows; close other programs and run again",
                 self.disturbed,
@@ -113,7 +115,10 @@ mod tests {
     #[test]
     fn disturbed_windows_do_not_count_and_too_many_void_the_result() {
         let calm = ThreadLoad::default();
-        let switched = ThreadLoad { involuntary_switches: 1, ..calm };
+        let switched = ThreadLoad {
+            involuntary_switches: 1,
+            ..calm
+        };
         let mut watch = Watch::default();
         for i in 0..19 {
             watch.add(f64::from(i), &calm, &calm);

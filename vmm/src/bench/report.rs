@@ -86,13 +86,27 @@ struct Target {
 
 impl Ratios {
     fn targets(&self) -> [Target; 6] {
-        let at_most = |name, value, bound| Target { name, value, bound, at_most: true };
+        let at_most = |name, value, bound| Target {
+            name,
+            value,
+            bound,
+            at_most: true,
+        };
         [
             at_most("put64_rtt_over_pingpong", self.put64_rtt_over_pingpong, 1.6),
             at_most("op64_ns_over_pingpong", self.op64_ns_over_pingpong, 0.35),
-            Target { name: "put_1m_over_memcpy", value: self.put_1m_over_memcpy, bound: 0.9, at_most: false },
+            Target {
+                name: "put_1m_over_memcpy",
+                value: self.put_1m_over_memcpy,
+                bound: 0.9,
+                at_most: false,
+            },
             at_most("exits_per_op", self.exits_per_op, 0.0),
-            at_most("boot_to_first_transfer_s", self.boot_to_first_transfer_s, 2.0),
+            at_most(
+                "boot_to_first_transfer_s",
+                self.boot_to_first_transfer_s,
+                2.0,
+            ),
             at_most("revoke_us_p999", self.revoke_us_p999, 50.0),
         ]
     }
@@ -105,19 +119,43 @@ fn number(value: Option<f64>, digits: usize) -> String {
 impl fmt::Display for BenchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rows = Table::new();
-        rows.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-        rows.set_header(["case", "size", "depth", "GB/s", "Mops/s", "p50 ns", "p99 ns", "exits/op", "disturbed", "note"]);
+        rows.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        rows.set_header([
+            "case",
+            "size",
+            "depth",
+            "GB/s",
+            "Mops/s",
+            "p50 ns",
+            "p99 ns",
+            "exits/op",
+            "disturbed",
+            "note",
+        ]);
         for row in &self.rows {
             rows.add_row([
                 row.case.clone(),
-                if row.size == 0 { String::new() } else { bytes_name(row.size) },
-                if row.depth == 0 { String::new() } else { row.depth.to_string() },
+                if row.size == 0 {
+                    String::new()
+                } else {
+                    bytes_name(row.size)
+                },
+                if row.depth == 0 {
+                    String::new()
+                } else {
+                    row.depth.to_string()
+                },
                 number(row.gbps, 2),
                 number(row.ops_per_s.map(|v| v / 1e6), 3),
                 number(row.p50_ns, 0),
                 number(row.p99_ns, 0),
                 number(row.exits_per_op, 6),
-                number(row.disturbed_share.map(|v| v * 100.0), 1) + if row.disturbed_share.is_some() { " %" } else { "" },
+                number(row.disturbed_share.map(|v| v * 100.0), 1)
+                    + if row.disturbed_share.is_some() {
+                        " %"
+                    } else {
+                        ""
+                    },
                 row.note.clone().unwrap_or_default(),
             ]);
         }
@@ -128,14 +166,30 @@ impl fmt::Display for BenchReport {
         }
         writeln!(f, "{rows}")?;
         let mut figures = Table::new();
-        figures.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+        figures.load_style(presets::UTF8_HORIZONTAL_ONLY);
         figures.set_header(["figure", "measured", "target", ""]);
         for target in self.ratios.targets() {
-            let met = target.value.map(|v| if target.at_most { v <= target.bound } else { v >= target.bound });
+            let met = target.value.map(|v| {
+                if target.at_most {
+                    v <= target.bound
+                } else {
+                    v >= target.bound
+                }
+            });
             figures.add_row([
                 target.name.to_owned(),
-                target.value.map_or_else(|| "not measured".to_owned(), |v| format!("{v:.3}")),
-                format!("{} {}", if target.at_most { "at most" } else { "at least" }, target.bound),
+                target
+                    .value
+                    .map_or_else(|| "not measured".to_owned(), |v| format!("{v:.3}")),
+                format!(
+                    "{} {}",
+                    if target.at_most {
+                        "at most"
+                    } else {
+                        "at least"
+                    },
+                    target.bound
+                ),
                 match met {
                     Some(true) => "met",
                     Some(false) => "missed",

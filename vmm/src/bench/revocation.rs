@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use byway_agent::Process;
-use byway_agent::commands::CapRevoke;
 use byway_protocols::Status;
 
 use super::quiet::{Quiet, Watch};
@@ -23,7 +22,7 @@ pub fn measure(
     mut progress: impl FnMut(),
 ) -> Result<Quiet<f64>> {
     let mut watch = Watch::default();
-    let seen = |stage: &Stage| stage.engine.revocations().summary();
+    let seen = |stage: &Stage| stage.engine.stats().revokes;
     for round in 0..rounds {
         let running = stage.alice.start_run(
             Process::App,
@@ -31,16 +30,17 @@ pub fn measure(
                 descriptor: Direction::Put.descriptor(stage, stage.buffer_bytes),
                 iterations: 1 << 20,
                 depth: 1,
-                src_stride: 0,
-                dst_stride: 0,
+                stride: 0,
                 samples: 0,
             },
         )?;
         // Not in step with the chunks of the copy.
-        std::thread::sleep(Duration::from_micros(u64::from(300 + (round * 7919) % 1500)));
+        std::thread::sleep(Duration::from_micros(u64::from(
+            300 + (round * 7919) % 1500,
+        )));
         let count = seen(stage).count;
         let before = stage.worker_load()?;
-        stage.bob.call(Process::App, CapRevoke { slot: u64::from(stage.bob_slot), flags: 0 })?;
+        stage.bob.revoke(Process::App, stage.bob_slot)?;
         let after = stage.worker_load()?;
         let done = stage.alice.finish_run(running)?;
         ensure!(
@@ -49,13 +49,25 @@ pub fn measure(
             done.first_bad_status
         );
         let latest = seen(stage);
-        ensure!(latest.count == count + 1, "the engine timed {} revocations", latest.count - count);
+        ensure!(
+            latest.count == count + 1,
+            "the engine timed {} revocations",
+            latest.count - count
+        );
         watch.add(latest.last_ns as f64 / 1000.0, &before, &after);
         stage.alice.drop_capability(Process::App, stage.slot)?;
-        stage.give_again().with_context(|| format!("after round {round}"))?;
+        stage
+            .give_again()
+            .with_context(|| format!("after round {round}"))?;
         progress();
     }
-    let micros = Quantiles::new(watch.values().iter().map(|us| (us * 1000.0) as u64).collect());
+    let micros = Quantiles::new(
+        watch
+            .values()
+            .iter()
+            .map(|us| (us * 1000.0) as u64)
+            .collect(),
+    );
     rows.push(Row {
         case: "revoke during copies".to_owned(),
         size: stage.buffer_bytes,
@@ -64,7 +76,11 @@ pub fn measure(
         p99_ns: Some(micros.p99() as f64),
         samples: Some(u64::from(rounds)),
         disturbed_share: Some(watch.disturbed_share()),
-        note: Some(format!("p99.9 {:.1} us, max {:.1} us", micros.p999() as f64 / 1e3, micros.max() as f64 / 1e3)),
+        note: Some(format!(
+            "p99.9 {:.1} us, max {:.1} us",
+            micros.p999() as f64 / 1e3,
+            micros.max() as f64 / 1e3
+        )),
         ..Row::default()
     });
     Ok(match watch.quiet("revocation") {

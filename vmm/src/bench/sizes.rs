@@ -22,7 +22,17 @@ pub fn sweep(stage: &Stage, quick: bool, rows: &mut Vec<Row>) -> Result<()> {
     let sizes: &[u64] = if quick {
         &[4 << 10, 64 << 10, 1 << 20, 16 << 20]
     } else {
-        &[256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20]
+        &[
+            256,
+            1 << 10,
+            4 << 10,
+            16 << 10,
+            64 << 10,
+            256 << 10,
+            1 << 20,
+            4 << 20,
+            16 << 20,
+        ]
     };
     for &size in sizes {
         for direction in Direction::BOTH {
@@ -40,8 +50,7 @@ pub fn sweep(stage: &Stage, quick: bool, rows: &mut Vec<Row>) -> Result<()> {
                                 descriptor: direction.descriptor(stage, size),
                                 iterations: count,
                                 depth: depth.min(count),
-                                src_stride: size,
-                                dst_stride: size,
+                                stride: size,
                                 samples: 0,
                             },
                         )
@@ -68,12 +77,18 @@ pub fn sweep(stage: &Stage, quick: bool, rows: &mut Vec<Row>) -> Result<()> {
 /// # Errors
 /// When a guest does not do as told, or the host lacks memory.
 pub fn against_memcpy(stage: &Stage, windows: u32, rows: &mut Vec<Row>) -> Result<Quiet<f64>> {
-    let memory = GuestLikeMemory::new(2 * LARGE as usize).context("no memory for the host's copy")?;
+    let mut memory =
+        GuestLikeMemory::new(2 * LARGE as usize).context("no memory for the host's copy")?;
     let mut puts = Watch::default();
-    let mut best = BestCopy { kernel: "none", gbps: 0.0 };
+    let mut best = BestCopy {
+        kernel: "none",
+        gbps: 0.0,
+    };
     let mut ratios = Watch::default();
     for _ in 0..windows {
-        let host = stage.on_engine_core(|| memcpy::best_copy(&memory, LARGE as usize, REPEAT as usize / 4, 2))?;
+        let host = stage.on_engine_core(|| {
+            memcpy::best_copy(&mut memory, LARGE as usize, REPEAT as usize / 4, 2)
+        })?;
         if host.gbps > best.gbps {
             best = host;
         }
@@ -85,8 +100,7 @@ pub fn against_memcpy(stage: &Stage, windows: u32, rows: &mut Vec<Row>) -> Resul
                 descriptor: Direction::Put.descriptor(stage, LARGE),
                 iterations: REPEAT,
                 depth: 2,
-                src_stride: 0,
-                dst_stride: 0,
+                stride: 0,
                 samples: 0,
             },
         )?;
@@ -118,10 +132,11 @@ impl Stage {
     /// Runs `work` on a thread bound to the engine's core, once the worker has parked.
     fn on_engine_core<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         self.quiesce();
+        let engine_core = self.engine_core;
         std::thread::scope(|scope| {
             scope
-                .spawn(|| {
-                    pin::pin_current_thread(self.engine_core)?;
+                .spawn(move || {
+                    pin::pin_current_thread(engine_core)?;
                     Ok(work())
                 })
                 .join()

@@ -47,17 +47,27 @@ impl Witness {
     ///
     /// # Errors
     /// What `timed` returns, and when bob was awake.
-    pub fn window<T>(&mut self, stage: &Stage, timed: impl FnOnce(&Stage) -> Result<T>) -> Result<T> {
+    pub fn window<T>(
+        &mut self,
+        stage: &Stage,
+        timed: impl FnOnce(&Stage) -> Result<T>,
+    ) -> Result<T> {
         // A parked queue would be kicked, which is an exit; that is counted as a wake-up, outside the polled figures.
         stage.wake_queue()?;
         stage.alice.settle()?;
-        ensure!(stage.bob.is_asleep(), "bob's vCPU is not in hlt, so the window would measure it too");
+        ensure!(
+            stage.bob.is_asleep(),
+            "bob's vCPU is not in hlt, so the window would measure it too"
+        );
         let before = (stage.alice.exits()?, stage.bob.exits()?);
         let started = std::time::Instant::now();
         let result = timed(stage)?;
         self.window_ns += u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let after = (stage.alice.exits()?, stage.bob.exits()?);
-        ensure!(stage.bob.is_asleep(), "bob's vCPU woke up during the window");
+        ensure!(
+            stage.bob.is_asleep(),
+            "bob's vCPU woke up during the window"
+        );
         for delta in [after.0.delta(&before.0), after.1.delta(&before.1)] {
             let report = &mut self.report;
             report.userspace += delta.kvm_run_returns;

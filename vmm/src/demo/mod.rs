@@ -35,7 +35,8 @@ pub fn run(args: &DemoArgs) -> Result<()> {
     println!("{report}");
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&report)?;
-        std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(path, text + "\n")
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     if !report.verified {
         bail!("the demo did not hold: {}", report.failures.join("; "));
@@ -52,9 +53,15 @@ const PINGS: u64 = 100_000;
 /// When the stage cannot be set at all.
 pub fn play() -> Result<DemoReport> {
     let started = Instant::now();
-    let bar = ProgressBar::new(transfers::SIZES.len() as u64 * 2 * transfers::ROUNDS * StageSpec::default().buffer_bytes);
-    bar.set_style(ProgressStyle::with_template("{bar:30} {bytes:>10} of {total_bytes} {msg}")?);
-    let mut stage = Stage::set(StageSpec::default(), &mut |what| bar.set_message(what.to_owned()))?;
+    let bar = ProgressBar::new(
+        transfers::SIZES.len() as u64 * 2 * transfers::ROUNDS * StageSpec::default().buffer_bytes,
+    );
+    bar.set_style(ProgressStyle::with_template(
+        "{bar:30} {bytes:>10} of {total_bytes} {msg}",
+    )?);
+    let mut stage = Stage::set(StageSpec::default(), &mut |what| {
+        bar.set_message(what.to_owned())
+    })?;
     let mut report = DemoReport::default();
     if let Err(error) = show(&mut stage, &mut report, &bar) {
         report.failures.push(format!("{error:#}"));
@@ -62,9 +69,13 @@ pub fn play() -> Result<DemoReport> {
     bar.finish_and_clear();
     match report.exits.caused_by_transfers() {
         Some(0) => {}
-        Some(n) => report.failures.push(format!("polled transfers caused {n} exits")),
+        Some(n) => report
+            .failures
+            .push(format!("polled transfers caused {n} exits")),
         None if report.failures.is_empty() => {
-            report.failures.push("exits were not measured: the witness did not see a deliberate one".to_owned());
+            report.failures.push(
+                "exits were not measured: the witness did not see a deliberate one".to_owned(),
+            );
         }
         None => {}
     }
@@ -86,7 +97,10 @@ fn show(stage: &mut Stage, report: &mut DemoReport, bar: &ProgressBar) -> Result
 
     bar.set_message("refusals");
     report.refused = refusals::provoke(stage).context("refusals")?;
-    bar.set_message(format!("revoking during copies of {}", bytes_name(stage.buffer_bytes)));
+    bar.set_message(format!(
+        "revoking during copies of {}",
+        bytes_name(stage.buffer_bytes)
+    ));
     let revocations = revocation::rounds(stage, |_, _| {}).context("revocation")?;
     report.revoke_us_max = revocations.us_max;
     report.transfers += revocations.transfers;

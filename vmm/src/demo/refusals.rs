@@ -3,8 +3,10 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use byway_agent::Process;
-use byway_agent::commands::{Access, ACCESS_READ, PteGet, PteSet};
-use byway_protocols::{Completion, ControlStatus, Descriptor, Flags, Opcode, Rights, Status, Word0};
+use byway_agent::commands::{ACCESS_READ, Access, PteGet, PteSet};
+use byway_protocols::{
+    Completion, ControlStatus, Descriptor, Flags, Opcode, Rights, Status, Word0,
+};
 
 use super::report::{RefusalRow, status_name};
 use crate::steer::{Control, PAGE_4K, Stage};
@@ -30,11 +32,19 @@ struct Case {
 /// When one does not come, comes with another status, moves a byte, or harms a transfer after it.
 pub fn provoke(stage: &Stage) -> Result<Vec<RefusalRow>> {
     let mut rows = Vec::new();
-    let before = stage.bob.checksum(Process::App, stage.bob_buffer, stage.buffer_bytes)?;
+    let before = stage
+        .bob
+        .checksum(Process::App, stage.bob_buffer, stage.buffer_bytes)?;
     stage.bob.sleep()?;
 
     let scratch = stage.alice.alloc(Process::App, SCRATCH_BYTES, PAGE_4K)?;
-    let read_only = stage.alice.derive(Process::App, stage.slot, 0, stage.buffer_bytes, Rights::READ)?;
+    let read_only = stage.alice.derive(
+        Process::App,
+        stage.slot,
+        0,
+        stage.buffer_bytes,
+        Rights::READ,
+    )?;
     for case in descriptor_cases(stage, scratch, read_only) {
         rows.push(refused(stage, &case).with_context(|| case.what)?);
     }
@@ -43,7 +53,9 @@ pub fn provoke(stage: &Stage) -> Result<Vec<RefusalRow>> {
     rows.extend(control_cases(stage)?);
     rows.push(ring_unmapped(stage)?);
 
-    let after = stage.bob.checksum(Process::App, stage.bob_buffer, stage.buffer_bytes)?;
+    let after = stage
+        .bob
+        .checksum(Process::App, stage.bob_buffer, stage.buffer_bytes)?;
     stage.bob.sleep()?;
     ensure!(before == after, "a refused transfer changed bob's memory");
     // And the same queue still serves.
@@ -65,19 +77,48 @@ fn put(stage: &Stage, slot: u16, offset: u64, from: u64, size: u32) -> Descripto
 
 fn descriptor_cases(stage: &Stage, scratch: u64, read_only: u16) -> Vec<Case> {
     let good = put(stage, stage.slot, 0, scratch, 4096);
-    let case = |what, descriptor, expected| Case { what, descriptor, expected, write: false };
+    let case = |what, descriptor, expected| Case {
+        what,
+        descriptor,
+        expected,
+        write: false,
+    };
     vec![
-        case("no capability in the slot", put(stage, 60, 0, scratch, 64), Status::NoCapability),
-        case("slot out of range", put(stage, Word0::SLOT_MAX, 0, scratch, 64), Status::NoCapability),
+        case(
+            "no capability in the slot",
+            put(stage, 60, 0, scratch, 64),
+            Status::NoCapability,
+        ),
+        case(
+            "slot out of range",
+            put(stage, Word0::SLOT_MAX, 0, scratch, 64),
+            Status::NoCapability,
+        ),
         case(
             "one byte past the end",
             put(stage, stage.slot, stage.buffer_bytes - 63, scratch, 64),
             Status::Bounds,
         ),
-        case("an offset that wraps", put(stage, stage.slot, u64::MAX - 31, scratch, 64), Status::Bounds),
-        case("a length above the limit", put(stage, stage.slot, 0, scratch, (1 << 31) + 1), Status::BadSize),
-        case("a length of 0", put(stage, stage.slot, 0, scratch, 0), Status::BadSize),
-        case("a write through a read-only capability", put(stage, read_only, 0, scratch, 64), Status::MissingRight),
+        case(
+            "an offset that wraps",
+            put(stage, stage.slot, u64::MAX - 31, scratch, 64),
+            Status::Bounds,
+        ),
+        case(
+            "a length above the limit",
+            put(stage, stage.slot, 0, scratch, (1 << 31) + 1),
+            Status::BadSize,
+        ),
+        case(
+            "a length of 0",
+            put(stage, stage.slot, 0, scratch, 0),
+            Status::BadSize,
+        ),
+        case(
+            "a write through a read-only capability",
+            put(stage, read_only, 0, scratch, 64),
+            Status::MissingRight,
+        ),
         case(
             "a kernel address from a user queue",
             put(stage, stage.slot, 0, stage.alice.kernel_address(), 64),
@@ -90,26 +131,51 @@ fn descriptor_cases(stage: &Stage, scratch: u64, read_only: u16) -> Vec<Case> {
         ),
         case(
             "a reserved bit in the descriptor",
-            Descriptor { word0: good.word0 | Word0::RESERVED, ..good },
+            Descriptor {
+                word0: good.word0 | Word0::RESERVED,
+                ..good
+            },
             Status::ReservedNotZero,
         ),
-        case("a field that the operation does not use", Descriptor { op2: 1, ..good }, Status::ReservedNotZero),
+        case(
+            "a field that the operation does not use",
+            Descriptor { op2: 1, ..good },
+            Status::ReservedNotZero,
+        ),
         case(
             "a flag that the operation does not take",
-            Descriptor { flags_opcode: good.flags_opcode | 1 << 23, ..good },
+            Descriptor {
+                flags_opcode: good.flags_opcode | 1 << 23,
+                ..good
+            },
             Status::BadFlags,
         ),
         case(
             "an unknown opcode",
-            Descriptor { flags_opcode: 0xff << 24, ..good },
+            Descriptor {
+                flags_opcode: 0xff << 24,
+                ..good
+            },
             Status::BadOpcode,
         ),
-        case("an interrupt handle", Descriptor { int_handle: 1, ..good }, Status::BadInterruptHandle),
+        case(
+            "an interrupt handle",
+            Descriptor {
+                int_handle: 1,
+                ..good
+            },
+            Status::BadInterruptHandle,
+        ),
     ]
 }
 
 /// Executes one descriptor and wants `status`.
-fn expect(stage: &Stage, descriptor: &Descriptor, status: Status, write: bool) -> Result<Completion> {
+fn expect(
+    stage: &Stage,
+    descriptor: &Descriptor,
+    status: Status,
+    write: bool,
+) -> Result<Completion> {
     let completion = stage.alice.execute_one(Process::App, descriptor)?;
     let wanted = status as u8 | if write { Status::WRITE_FAULT } else { 0 };
     ensure!(
@@ -123,22 +189,54 @@ fn expect(stage: &Stage, descriptor: &Descriptor, status: Status, write: bool) -
 
 fn refused(stage: &Stage, case: &Case) -> Result<RefusalRow> {
     let completion = expect(stage, &case.descriptor, case.expected, case.write)?;
-    ensure!(completion.bytes_completed == 0, "{} bytes were moved", completion.bytes_completed);
-    Ok(RefusalRow { what: case.what.to_owned(), status: status_name(completion.status) })
+    ensure!(
+        completion.bytes_completed == 0,
+        "{} bytes were moved",
+        completion.bytes_completed
+    );
+    Ok(RefusalRow {
+        what: case.what.to_owned(),
+        status: status_name(completion.status),
+    })
 }
 
 /// Spoils the entry of one page at a time, in alice's own page tables, and mends it.
 fn page_table_cases(stage: &Stage, scratch: u64) -> Result<Vec<RefusalRow>> {
     let spoil: [(&'static str, u64, fn(u64) -> u64, Status, bool); 3] = [
-        ("a page that is not present", 4096, |_| 0, Status::Stage1NotPresent, false),
-        ("a write to a read-only page", 2 * 4096, |pte| pte & !PTE_WRITABLE, Status::Stage1Permission, true),
-        ("a reserved bit in a page-table entry", 3 * 4096, |pte| pte | PTE_RESERVED, Status::ReservedBit, false),
+        (
+            "a page that is not present",
+            4096,
+            |_| 0,
+            Status::Stage1NotPresent,
+            false,
+        ),
+        (
+            "a write to a read-only page",
+            2 * 4096,
+            |pte| pte & !PTE_WRITABLE,
+            Status::Stage1Permission,
+            true,
+        ),
+        (
+            "a reserved bit in a page-table entry",
+            3 * 4096,
+            |pte| pte | PTE_RESERVED,
+            Status::ReservedBit,
+            false,
+        ),
     ];
     let mut rows = Vec::new();
     for (what, offset, change, expected, write) in spoil {
         let va = scratch + offset;
         let good = stage.alice.call(Process::App, PteGet { va })?.level1;
-        stage.alice.call(Process::App, PteSet { va, level: 1, value: change(good) })?;
+        stage.alice.call(
+            Process::App,
+            PteSet {
+                va,
+                level: 1,
+                value: change(good),
+            },
+        )?;
         stage.alice.invalidate(Process::App, va, 1)?;
         let descriptor = if write {
             Descriptor {
@@ -151,8 +249,24 @@ fn page_table_cases(stage: &Stage, scratch: u64) -> Result<Vec<RefusalRow>> {
         } else {
             put(stage, stage.slot, 0, va, 64)
         };
-        let row = refused(stage, &Case { what, descriptor, expected, write }).context(what);
-        stage.alice.call(Process::App, PteSet { va, level: 1, value: good })?;
+        let row = refused(
+            stage,
+            &Case {
+                what,
+                descriptor,
+                expected,
+                write,
+            },
+        )
+        .context(what);
+        stage.alice.call(
+            Process::App,
+            PteSet {
+                va,
+                level: 1,
+                value: good,
+            },
+        )?;
         stage.alice.invalidate(Process::App, va, 1)?;
         rows.push(row?);
     }
@@ -178,7 +292,10 @@ fn batch_in_batch(stage: &Stage, scratch: u64) -> Result<RefusalRow> {
         "the inner batch ended in {}",
         status_name(element.status)
     );
-    Ok(RefusalRow { what: "a batch within a batch".to_owned(), status: status_name(element.status) })
+    Ok(RefusalRow {
+        what: "a batch within a batch".to_owned(),
+        status: status_name(element.status),
+    })
 }
 
 /// What the control queue refuses.
@@ -187,7 +304,10 @@ fn control_cases(stage: &Stage) -> Result<Vec<RefusalRow>> {
     let mut control = |what: &str, outcome: Control, expected: ControlStatus| -> Result<()> {
         match outcome {
             Control::Refused(status) if status == expected => {
-                rows.push(RefusalRow { what: what.to_owned(), status: format!("{:#04x} {}", status as u32, status.name()) });
+                rows.push(RefusalRow {
+                    what: what.to_owned(),
+                    status: format!("{:#04x} {}", status as u32, status.name()),
+                });
                 Ok(())
             }
             other => bail!("{what}: expected {}, found {other:?}", expected.name()),
@@ -200,7 +320,9 @@ fn control_cases(stage: &Stage) -> Result<Vec<RefusalRow>> {
     )?;
     control(
         "an offer to a domain without a link",
-        stage.alice.try_offer(Process::App, stage.slot, "carol", Rights::READ)?,
+        stage
+            .alice
+            .try_offer(Process::App, stage.slot, "carol", Rights::READ, 1)?,
         ControlStatus::NoLink,
     )?;
     Ok(rows)
@@ -209,14 +331,40 @@ fn control_cases(stage: &Stage) -> Result<Vec<RefusalRow>> {
 /// The process loses the mapping of its own ring: it faults when it submits, the engine does not notice, and once the
 /// mapping is back the ring goes on where it was.
 fn ring_unmapped(stage: &Stage) -> Result<RefusalRow> {
-    let ring = stage.alice.ring_address(Process::App)?;
+    let ring = stage.alice.queue(Process::App)?.ring;
     let good = stage.alice.call(Process::App, PteGet { va: ring })?.level1;
-    stage.alice.call(Process::App, PteSet { va: ring, level: 1, value: 0 })?;
-    let access = stage.alice.call(Process::App, Access { va: ring, kind: ACCESS_READ, width: 8, value: 0 })?;
-    stage.alice.call(Process::App, PteSet { va: ring, level: 1, value: good })?;
-    ensure!(access.faulted == 1, "the process still reached its unmapped ring");
+    stage.alice.call(
+        Process::App,
+        PteSet {
+            va: ring,
+            level: 1,
+            value: 0,
+        },
+    )?;
+    let access = stage.alice.call(
+        Process::App,
+        Access {
+            va: ring,
+            kind: ACCESS_READ,
+            width: 8,
+            value: 0,
+        },
+    )?;
+    stage.alice.call(
+        Process::App,
+        PteSet {
+            va: ring,
+            level: 1,
+            value: good,
+        },
+    )?;
+    ensure!(
+        access.faulted == 1,
+        "the process still reached its unmapped ring"
+    );
     Ok(RefusalRow {
-        what: "a ring unmapped under the engine (the process faults, the engine goes on)".to_owned(),
+        what: "a ring unmapped under the engine (the process faults, the engine goes on)"
+            .to_owned(),
         status: format!("vector {} error {:#x}", access.vector, access.error),
     })
 }

@@ -99,7 +99,11 @@ pub struct RefusalRow {
 pub fn status_name(byte: u8) -> String {
     let code = byte & !Status::WRITE_FAULT;
     let name = Status::from_code(code).map_or("unknown", Status::name);
-    let write = if byte & Status::WRITE_FAULT != 0 { " on a write" } else { "" };
+    let write = if byte & Status::WRITE_FAULT != 0 {
+        " on a write"
+    } else {
+        ""
+    };
     format!("{code:#04x} {name}{write}")
 }
 
@@ -117,7 +121,7 @@ pub fn bytes_name(bytes: u64) -> String {
 impl fmt::Display for DemoReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut sizes = Table::new();
-        sizes.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+        sizes.load_style(presets::UTF8_HORIZONTAL_ONLY);
         sizes.set_header(["size", "direction", "GB/s", "p50 ns", "p99 ns"]);
         for row in &self.sizes {
             sizes.add_row([
@@ -134,7 +138,11 @@ impl fmt::Display for DemoReport {
             }
         }
         writeln!(f, "{sizes}")?;
-        writeln!(f, "cache-line round trip between the same two cores: {:.0} ns", self.pingpong_ns)?;
+        writeln!(
+            f,
+            "cache-line round trip between the same two cores: {:.0} ns",
+            self.pingpong_ns
+        )?;
         writeln!(f)?;
 
         let e = &self.exits;
@@ -142,22 +150,39 @@ impl fmt::Display for DemoReport {
             f,
             "VM exits during the timed transfers: {} to user space, {} emulated, {} MMIO, {} port, {} hypercall; \
              {} by host interrupts of {} in all ({} other in an idle spin as long)",
-            e.userspace, e.emulated, e.mmio, e.io, e.hypercall, e.irq, e.total, e.other_idle_same_time
+            e.userspace,
+            e.emulated,
+            e.mmio,
+            e.io,
+            e.hypercall,
+            e.irq,
+            e.total,
+            e.other_idle_same_time
         )?;
         match e.caused_by_transfers() {
-            None => writeln!(f, "exits caused by transfers: not measured (the witness did not see a deliberate exit)")?,
-            Some(n) => writeln!(f, "exits caused by transfers: {n} (the witness counted a deliberate exit first)")?,
+            None => writeln!(
+                f,
+                "exits caused by transfers: not measured (the witness did not see a deliberate exit)"
+            )?,
+            Some(n) => writeln!(
+                f,
+                "exits caused by transfers: {n} (the witness counted a deliberate exit first)"
+            )?,
         }
         writeln!(f)?;
 
         let mut refused = Table::new();
-        refused.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+        refused.load_style(presets::UTF8_HORIZONTAL_ONLY);
         refused.set_header(["refused on purpose", "status"]);
         for row in &self.refused {
             refused.add_row([&row.what, &row.status]);
         }
         writeln!(f, "{refused}")?;
-        writeln!(f, "slowest revocation during copies: {:.1} us", self.revoke_us_max)?;
+        writeln!(
+            f,
+            "slowest revocation during copies: {:.1} us",
+            self.revoke_us_max
+        )?;
         writeln!(
             f,
             "{} transfers, {:.2} GiB, {:.1} s",
@@ -166,10 +191,15 @@ impl fmt::Display for DemoReport {
             self.seconds
         )?;
         if self.verified {
-            writeln!(f, "verified: every byte was checked by the process that received it")
+            writeln!(
+                f,
+                "verified: every byte was checked by the process that received it"
+            )
         } else {
             writeln!(f, "NOT verified:")?;
-            self.failures.iter().try_for_each(|failure| writeln!(f, "  - {failure}"))
+            self.failures
+                .iter()
+                .try_for_each(|failure| writeln!(f, "  - {failure}"))
         }
     }
 }
@@ -180,7 +210,11 @@ mod tests {
 
     #[test]
     fn exits_count_only_beside_a_witness() {
-        let mut exits = ExitReport { total: 70, irq: 66, ..ExitReport::default() };
+        let mut exits = ExitReport {
+            total: 70,
+            irq: 66,
+            ..ExitReport::default()
+        };
         assert_eq!(exits.caused_by_transfers(), None);
         exits.witness_sees_an_exit = true;
         assert_eq!(exits.caused_by_transfers(), Some(0));

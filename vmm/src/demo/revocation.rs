@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use byway_agent::Process;
-use byway_agent::commands::{CapRevoke, FillPattern};
+use byway_agent::commands::FillPattern;
 use byway_protocols::{Rights, Status};
 
 use super::report::{RefusalRow, status_name};
@@ -31,31 +31,50 @@ pub struct Revocations {
 /// When a byte lands after an acknowledgement, or a revoked capability still works.
 pub fn rounds(stage: &mut Stage, mut progress: impl FnMut(u32, u32)) -> Result<Revocations> {
     let mut found = Revocations::default();
-    let earlier = usize::try_from(stage.engine.revocations().summary().count)?;
+    let earlier = usize::try_from(stage.engine.stats().revokes.count)?;
     for round in 0..ROUNDS {
         one(stage, round, &mut found).with_context(|| format!("round {}", round + 1))?;
         progress(round + 1, ROUNDS);
     }
-    let slowest = stage.engine.revocations().samples().into_iter().skip(earlier).max();
+    let slowest = stage
+        .engine
+        .revoke_latencies_ns()
+        .into_iter()
+        .skip(earlier)
+        .max();
     found.us_max = slowest.unwrap_or(0) as f64 / 1000.0;
     Ok(found)
 }
 
 fn one(stage: &mut Stage, round: u32, found: &mut Revocations) -> Result<()> {
-    let derived = stage.alice.derive(Process::App, stage.slot, 0, stage.buffer_bytes, Rights::WRITE)?;
+    let derived = stage.alice.derive(
+        Process::App,
+        stage.slot,
+        0,
+        stage.buffer_bytes,
+        Rights::WRITE,
+    )?;
     let spec = RunSpec {
         descriptor: Direction::Put.descriptor(stage, stage.buffer_bytes),
         iterations: 1_000_000,
         depth: 4,
-        src_stride: 0,
-        dst_stride: 0,
+        stride: 0,
         samples: 0,
     };
-    stage.alice.call(Process::App, FillPattern { va: stage.alice_buffer, len: stage.buffer_bytes, seed: u64::from(round) })?;
+    stage.alice.call(
+        Process::App,
+        FillPattern {
+            va: stage.alice_buffer,
+            len: stage.buffer_bytes,
+            seed: u64::from(round),
+        },
+    )?;
     let running = stage.alice.start_run(Process::App, &spec)?;
     std::thread::sleep(Duration::from_millis(2));
-    stage.bob.call(Process::App, CapRevoke { slot: u64::from(stage.bob_slot), flags: 0 })?;
-    let at_once = stage.bob.checksum(Process::App, stage.bob_buffer, stage.buffer_bytes)?;
+    stage.bob.revoke(Process::App, stage.bob_slot)?;
+    let at_once = stage
+        .bob
+        .checksum(Process::App, stage.bob_buffer, stage.buffer_bytes)?;
     // Alice's run stops at its first failure.
     let done = stage.alice.finish_run(running)?;
     ensure!(
@@ -66,8 +85,18 @@ fn one(stage: &mut Stage, round: u32, found: &mut Revocations) -> Result<()> {
     found.transfers += done.completed - done.failed;
 
     // She goes on trying, by the capability and by the derived one.
-    stage.alice.call(Process::App, FillPattern { va: stage.alice_buffer, len: stage.buffer_bytes, seed: u64::MAX - u64::from(round) })?;
-    for (what, slot) in [("a revoked capability", stage.slot), ("a capability derived from a revoked one", derived)] {
+    stage.alice.call(
+        Process::App,
+        FillPattern {
+            va: stage.alice_buffer,
+            len: stage.buffer_bytes,
+            seed: u64::MAX - u64::from(round),
+        },
+    )?;
+    for (what, slot) in [
+        ("a revoked capability", stage.slot),
+        ("a capability derived from a revoked one", derived),
+    ] {
         let mut put = Direction::Put.descriptor(stage, 4096);
         put.word0 = byway_protocols::Word0::new(0, slot, false).0;
         let completion = stage.alice.execute_one(Process::App, &put)?;
@@ -75,12 +104,20 @@ fn one(stage: &mut Stage, round: u32, found: &mut Revocations) -> Result<()> {
             bail!("{what} ended in {}", status_name(completion.status));
         }
         if round == 0 {
-            found.refused.push(RefusalRow { what: what.to_owned(), status: status_name(completion.status) });
+            found.refused.push(RefusalRow {
+                what: what.to_owned(),
+                status: status_name(completion.status),
+            });
         }
         stage.alice.drop_capability(Process::App, slot)?;
     }
-    let later = stage.bob.checksum(Process::App, stage.bob_buffer, stage.buffer_bytes)?;
-    ensure!(at_once == later, "bytes landed in bob's memory after the acknowledgement");
+    let later = stage
+        .bob
+        .checksum(Process::App, stage.bob_buffer, stage.buffer_bytes)?;
+    ensure!(
+        at_once == later,
+        "bytes landed in bob's memory after the acknowledgement"
+    );
 
     stage.give_again()
 }

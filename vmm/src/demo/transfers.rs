@@ -76,8 +76,7 @@ fn one_size(
             descriptor: direction.descriptor(stage, size),
             iterations: count,
             depth: if alone { 1 } else { DEPTH.min(count) },
-            src_stride: size,
-            dst_stride: size,
+            stride: size,
             samples: if alone { count.min(65_536) } else { 0 },
         };
         let done = witness.window(stage, |stage| stage.alice.run(Process::App, &spec))?;

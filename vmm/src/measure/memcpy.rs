@@ -150,14 +150,26 @@ pub struct BestCopy {
 /// Copies `len` bytes (a multiple of 256) over and over inside `memory`, `repeat` times per kernel and
 /// round, and returns the fastest kernel by its best round.
 #[must_use]
-pub fn best_copy(memory: &GuestLikeMemory, len: usize, repeat: usize, rounds: usize) -> BestCopy {
-    assert!(len.is_multiple_of(256) && 2 * len <= memory.bytes, "the buffers lie side by side");
-    let mut kernels: Vec<(&'static str, Kernel)> = vec![("libc memcpy", library), ("rep movsb", rep_movsb)];
+pub fn best_copy(
+    memory: &mut GuestLikeMemory,
+    len: usize,
+    repeat: usize,
+    rounds: usize,
+) -> BestCopy {
+    assert!(
+        len.is_multiple_of(256) && 2 * len <= memory.bytes,
+        "the buffers lie side by side"
+    );
+    let mut kernels: Vec<(&'static str, Kernel)> =
+        vec![("libc memcpy", library), ("rep movsb", rep_movsb)];
     if std::arch::is_x86_feature_detected!("avx512f") {
         kernels.push(("AVX-512 streaming", streaming));
     }
     let src = memory.base.as_ptr();
-    let mut best = BestCopy { kernel: "none", gbps: 0.0 };
+    let mut best = BestCopy {
+        kernel: "none",
+        gbps: 0.0,
+    };
     for _ in 0..rounds {
         for &(name, kernel) in &kernels {
             let start = Instant::now();
@@ -182,7 +194,7 @@ mod tests {
 
     #[test]
     fn every_kernel_copies() {
-        let memory = GuestLikeMemory::new(4096).unwrap();
+        let mut memory = GuestLikeMemory::new(4096).unwrap();
         let base = memory.base().as_ptr();
         let mut kernels: Vec<Kernel> = vec![library, rep_movsb];
         if std::arch::is_x86_feature_detected!("avx512f") {
@@ -201,6 +213,6 @@ mod tests {
                 }
             }
         }
-        assert!(best_copy(&memory, 4096, 4, 1).gbps > 0.0);
+        assert!(best_copy(&mut memory, 4096, 4, 1).gbps > 0.0);
     }
 }

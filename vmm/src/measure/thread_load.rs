@@ -47,7 +47,10 @@ impl ThreadLoad {
             .map(|(_, rest)| rest.split_whitespace().collect())
             .unwrap_or_default();
         let number = |index: usize| fields.get(index).and_then(|v| v.parse::<u64>().ok());
-        let faults = number(7).zip(number(9)).map(|(minor, major)| minor + major).ok_or_else(|| bad("stat"))?;
+        let faults = number(7)
+            .zip(number(9))
+            .map(|(minor, major)| minor + major)
+            .ok_or_else(|| bad("stat"))?;
         Ok(Self {
             involuntary_switches,
             run_delay_ns,

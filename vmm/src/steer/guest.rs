@@ -1,20 +1,21 @@
 //! [`Guest`]: one VM with the built-in image, and typed commands to its processes.
 
+use std::cell::Cell;
 use std::io;
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use byway_agent::commands::{self, Request, Status as AgentStatus};
+use byway_agent::commands::{self, Request};
 use byway_agent::{CallError, GuestState, HostMailbox, Process};
 use byway_engine::Engine;
 use byway_engine::interface::Admin;
-use byway_protocols::{Completion, ControlStatus, Descriptor, Rights};
 
-use super::run::{RunDone, RunSpec, Running};
+use super::engine_calls::Opened;
 use crate::devices::serial::{Console, SerialSink};
 use crate::exits::ExitSnapshot;
 use crate::loader::KernelSource;
+use crate::measure::tsc;
 use crate::memory::{HugePages, RamConfig};
 use crate::vm::{Vm, VmConfig};
 
@@ -25,9 +26,9 @@ pub const PAGE_2M: u64 = 2 << 20;
 
 /// Longest that any one command may take.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Bytes of a descriptor and of a completion in the bulk area.
-const DESCRIPTOR_BYTES: usize = Descriptor::SIZE;
-const COMPLETION_BYTES: usize = Completion::SIZE;
+
+/// How long a wake-up may take before it is tried again; a guest may share its core with one that spins.
+const NUDGE_AGAIN: Duration = Duration::from_millis(250);
 
 /// What a guest is made of.
 #[derive(Debug, Clone)]
@@ -40,34 +41,16 @@ pub struct GuestSpec {
     pub pin: Option<usize>,
 }
 
-/// What a control request that may be refused came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Control {
-    /// Carried out.
-    Done,
-    /// Refused by the engine.
-    Refused(ControlStatus),
-}
-
-/// A capability that was accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Accepted {
-    /// Slot that holds it.
-    pub slot: u16,
-    /// Bytes that it spans.
-    pub length: u64,
-    /// Its rights.
-    pub rights: Rights,
-}
-
 /// A VM with the built-in image.
 pub struct Guest {
     name: String,
     /// Declared before the VM, whose RAM it points into.
     mailbox: HostMailbox<'static>,
     console: Console,
-    /// Ticks of the guest's time-stamp counter per microsecond.
+    /// Ticks of the guest's time-stamp counter per millisecond. It runs at the host's rate: KVM offsets it,
+    /// nothing more.
     tsc_khz: u64,
+    pub(super) opened: [Cell<Opened>; 2],
     vm: Vm,
 }
 
@@ -84,14 +67,19 @@ impl Guest {
             kernel: KernelSource::Image(crate::guest_image()),
             initrd: None,
             cmdline: String::new(),
-            ram: RamConfig { size: spec.memory_bytes, huge_pages: HugePages::Auto, populate: true },
+            ram: RamConfig {
+                size: spec.memory_bytes,
+                huge_pages: HugePages::Auto,
+                populate: true,
+            },
             cpus: 1,
             pin: spec.pin.into_iter().collect(),
             serial: SerialSink::Capture(console.clone()),
             device_id: crate::devices::byway::DEFAULT_DEVICE_ID,
             mailbox_bytes: byway_agent::layout::MAILBOX_BYTES as u64,
         };
-        let mut vm = Vm::new(config, Some(domain)).with_context(|| format!("cannot build VM {}", spec.name))?;
+        let mut vm = Vm::new(config, Some(domain))
+            .with_context(|| format!("cannot build VM {}", spec.name))?;
         let (gpa, bytes) = vm.mailbox().context("the VM has no mailbox")?;
         let base = vm
             .ram()
@@ -101,11 +89,20 @@ impl Guest {
         // SAFETY: the mailbox lies in the VM's RAM, page-aligned, with the size that the agent asks for; the RAM lives as
         // long as `vm`, which this value owns beside the mailbox. Only atomics and volatile accesses touch it.
         let mailbox = unsafe { HostMailbox::new(base) };
-        vm.start().with_context(|| format!("cannot start VM {}", spec.name))?;
-        let guest = Self { name: spec.name.clone(), mailbox, console, tsc_khz: 0, vm };
+        vm.start()
+            .with_context(|| format!("cannot start VM {}", spec.name))?;
+        let tsc_khz = tsc::khz();
+        ensure!(tsc_khz > 0, "the host's time-stamp counter stands still");
+        let guest = Self {
+            name: spec.name.clone(),
+            mailbox,
+            console,
+            tsc_khz,
+            opened: Default::default(),
+            vm,
+        };
         guest.wait_ready()?;
-        let tsc_khz = guest.measure_tsc()?;
-        Ok(Self { tsc_khz, ..guest })
+        Ok(guest)
     }
 
     fn wait_ready(&self) -> Result<()> {
@@ -117,14 +114,6 @@ impl Guest {
             std::thread::sleep(Duration::from_micros(200));
         }
         Ok(())
-    }
-
-    /// The guest's time-stamp counter runs at the host's rate (KVM offsets it, nothing more), so the host's own
-    /// is measured against its clock.
-    fn measure_tsc(&self) -> Result<u64> {
-        let khz = crate::measure::tsc::khz();
-        ensure!(khz > 0, "the host's time-stamp counter stands still");
-        Ok(khz)
     }
 
     fn trouble(&self, what: &str) -> String {
@@ -185,6 +174,12 @@ impl Guest {
         (u128::from(ticks) * 1_000_000 / u128::from(self.tsc_khz)) as u64
     }
 
+    /// Ticks of the guest's time-stamp counter in `ns` nanoseconds.
+    #[must_use]
+    pub fn ns_to_ticks(&self, ns: u64) -> u64 {
+        (u128::from(ns) * u128::from(self.tsc_khz) / 1_000_000) as u64
+    }
+
     /// Has `process` carry out `request`, waking the guest when it sleeps.
     ///
     /// # Errors
@@ -192,7 +187,9 @@ impl Guest {
     pub fn call<R: Request>(&self, process: Process, request: R) -> Result<R::Reply> {
         match self.try_call(process, request)? {
             Ok(reply) => Ok(reply),
-            Err(failure) => Err(anyhow!("{failure}")).with_context(|| format!("{}: {}", self.name, R::NAME)),
+            Err(failure) => {
+                Err(anyhow!("{failure}")).with_context(|| format!("{}: {}", self.name, R::NAME))
+            }
         }
     }
 
@@ -200,25 +197,19 @@ impl Guest {
     ///
     /// # Errors
     /// When the guest does not answer.
-    pub fn try_call<R: Request>(&self, process: Process, request: R) -> Result<Result<R::Reply, commands::Failure>> {
+    pub fn try_call<R: Request>(
+        &self,
+        process: Process,
+        request: R,
+    ) -> Result<Result<R::Reply, commands::Failure>> {
         self.wake()?;
         let mut wait = Wait::new();
-        match self.mailbox.call(process, request, || wait.turn() && self.vm.outcome().is_none()) {
+        match self.mailbox.call(process, request, || {
+            wait.turn() && self.vm.outcome().is_none()
+        }) {
             Ok(reply) => Ok(Ok(reply)),
             Err(CallError::Failed(failure)) => Ok(Err(failure)),
             Err(error) => bail!("{}", self.trouble(&error.to_string())),
-        }
-    }
-
-    fn control<R: Request>(&self, process: Process, request: R) -> Result<Control> {
-        match self.try_call(process, request)? {
-            Ok(_) => Ok(Control::Done),
-            Err(failure) if failure.status == AgentStatus::Refused => u32::try_from(failure.details[0])
-                .ok()
-                .and_then(ControlStatus::from_code)
-                .map(Control::Refused)
-                .with_context(|| format!("unknown control status {:#x}", failure.details[0])),
-            Err(failure) => Err(anyhow!("{failure}")).with_context(|| R::NAME),
         }
     }
 
@@ -253,8 +244,8 @@ impl Guest {
         self.wait_for(GuestState::Ready, || Ok(self.vm.wake()?))
     }
 
-    /// Waits for a state, nudging once a millisecond: an interrupt that comes just before `hlt` is not lost, but
-    /// one that the guest takes for another is.
+    /// Waits for a state, nudging again only after [`NUDGE_AGAIN`]: a second interrupt on its way would wake the
+    /// guest from its next sleep.
     fn wait_for(&self, state: GuestState, nudge: impl Fn() -> io::Result<()>) -> Result<()> {
         let mut wait = Wait::new();
         let mut nudged = Instant::now();
@@ -263,12 +254,29 @@ impl Guest {
             if !wait.turn() || self.vm.outcome().is_some() {
                 bail!("{}", self.trouble(&format!("does not become {state:?}")));
             }
-            if nudged.elapsed() > Duration::from_millis(1) {
+            if nudged.elapsed() > NUDGE_AGAIN {
                 nudged = Instant::now();
                 nudge()?;
             }
         }
         Ok(())
+    }
+
+    /// Waits for what `look` finds.
+    pub(super) fn wait_until<T>(
+        &self,
+        mut look: impl FnMut() -> Option<T>,
+        what: &str,
+    ) -> Result<T> {
+        let mut wait = Wait::new();
+        loop {
+            if let Some(found) = look() {
+                return Ok(found);
+            }
+            if !wait.turn() || self.vm.outcome().is_some() {
+                bail!("{}", self.trouble(&format!("does not answer to {what}")));
+            }
+        }
     }
 
     /// Waits until the guest polls for commands in ring 3 and its last exits are over.
@@ -293,8 +301,12 @@ impl Guest {
     /// # Errors
     /// When the guest does not answer.
     pub fn spin(&self, ns: u64) -> Result<()> {
-        let ticks = (u128::from(ns) * u128::from(self.tsc_khz) / 1_000_000) as u64;
-        self.call(Process::App, commands::Spin { ticks })?;
+        self.call(
+            Process::App,
+            commands::Spin {
+                ticks: self.ns_to_ticks(ns),
+            },
+        )?;
         Ok(())
     }
 
@@ -311,7 +323,16 @@ impl Guest {
     /// # Errors
     /// When the guest has not that much.
     pub fn alloc(&self, process: Process, bytes: u64, page_size: u64) -> Result<u64> {
-        Ok(self.call(process, commands::Alloc { bytes, page_size, flags: commands::ALLOC_ZERO })?.va)
+        Ok(self
+            .call(
+                process,
+                commands::Alloc {
+                    bytes,
+                    page_size,
+                    flags: commands::ALLOC_ZERO,
+                },
+            )?
+            .va)
     }
 
     /// Stores bytes at an address of the process.
@@ -320,7 +341,14 @@ impl Guest {
     /// When the guest fails at it.
     pub fn write(&self, process: Process, va: u64, bytes: &[u8]) -> Result<()> {
         self.mailbox.channel(process).bulk_write(0, bytes);
-        self.call(process, commands::Write { va, len: bytes.len() as u64, bulk: 0 })?;
+        self.call(
+            process,
+            commands::Write {
+                va,
+                len: bytes.len() as u64,
+                bulk: 0,
+            },
+        )?;
         Ok(())
     }
 
@@ -329,7 +357,14 @@ impl Guest {
     /// # Errors
     /// When the guest fails at it.
     pub fn read(&self, process: Process, va: u64, bytes: &mut [u8]) -> Result<()> {
-        self.call(process, commands::Read { va, len: bytes.len() as u64, bulk: 0 })?;
+        self.call(
+            process,
+            commands::Read {
+                va,
+                len: bytes.len() as u64,
+                bulk: 0,
+            },
+        )?;
         self.mailbox.channel(process).bulk_read(0, bytes);
         Ok(())
     }
@@ -343,7 +378,10 @@ struct Wait {
 
 impl Wait {
     fn new() -> Self {
-        Self { deadline: Instant::now() + PATIENCE, turns: 0 }
+        Self {
+            deadline: Instant::now() + PATIENCE,
+            turns: 0,
+        }
     }
 
     /// Naps; false when patience is at its end.

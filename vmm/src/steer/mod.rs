@@ -5,11 +5,13 @@
 //! on the data path or needed by users' own guests.
 
 mod direction;
+mod engine_calls;
 mod guest;
 mod run;
 mod stage;
 
 pub use direction::Direction;
-pub use guest::{Accepted, Control, Guest, GuestSpec, PAGE_2M, PAGE_4K};
+pub use engine_calls::{Accepted, Control, is_success};
+pub use guest::{Guest, GuestSpec, PAGE_2M, PAGE_4K};
 pub use run::{RunDone, RunSpec, Running};
-pub use stage::{Stage, StageSpec};
+pub use stage::{POLLED, Stage, StageSpec};

@@ -9,7 +9,7 @@ use byway_agent::Process;
 use byway_agent::commands::{ComparePattern, FillPattern, NO_MISMATCH, PingPong};
 use byway_engine::interface::{Action, Admin, LinkPolicy};
 use byway_engine::{Engine, EngineConfig};
-use byway_protocols::{Rights, Status};
+use byway_protocols::{Descriptor, Flags, Opcode, Rights, Status};
 
 use super::{Direction, Guest, GuestSpec, PAGE_2M};
 use crate::measure::{ThreadLoad, pin};
@@ -26,7 +26,10 @@ pub struct StageSpec {
 impl Default for StageSpec {
     /// 256 MiB of RAM, buffers of 16 MiB.
     fn default() -> Self {
-        Self { memory_bytes: 256 << 20, buffer_bytes: 16 << 20 }
+        Self {
+            memory_bytes: 256 << 20,
+            buffer_bytes: 16 << 20,
+        }
     }
 }
 
@@ -71,9 +74,18 @@ impl Stage {
         let cores = pin::allowed_cores();
         let guest_core = cores[0];
         let engine_core = *cores.last().unwrap_or(&guest_core);
-        let engine = Engine::new(EngineConfig::for_cores(&[engine_core])).context("cannot start the engine")?;
+        let engine = Engine::new(EngineConfig {
+            workers: 1,
+            worker_cpus: vec![engine_core],
+            park_us: u32::try_from(POLLED.as_micros())?,
+            ..EngineConfig::default()
+        })
+        .context("cannot start the engine")?;
         for name in ["alice", "bob", "carol"] {
-            engine.act(Action::CreateDomain { name: name.to_owned(), quotas: Default::default() })?;
+            engine.act(Action::CreateDomain {
+                name: name.to_owned(),
+                quotas: Default::default(),
+            })?;
         }
         for (from, to) in [("bob", "alice"), ("alice", "bob")] {
             engine.act(Action::Link(LinkPolicy {
@@ -111,21 +123,25 @@ impl Stage {
             engine_core,
             engine,
         };
-        stage.wake_queue()?;
+        stage.expect_success(&Direction::Put.descriptor(&stage, 64))?;
         stage.boot_to_first_transfer = started.elapsed();
         Ok(stage)
     }
 
-    /// One small put, so that alice's queue is polled for the next [`POLLED`].
+    /// A descriptor that moves nothing, so that alice's queue is polled for the next [`POLLED`].
     ///
     /// # Errors
     /// When it does not end in success.
     pub fn wake_queue(&self) -> Result<()> {
-        let put = Direction::Put.descriptor(self, 64);
-        let completion = self.alice.execute_one(Process::App, &put)?;
+        self.expect_success(&Descriptor::new(Opcode::Nop, Flags::NONE))
+    }
+
+    fn expect_success(&self, descriptor: &Descriptor) -> Result<()> {
+        let completion = self.alice.execute_one(Process::App, descriptor)?;
         ensure!(
             completion.status() == Some(Status::Success),
-            "a put of 64 bytes ended with status {:#04x}",
+            "a descriptor with opcode {:#04x} ended with status {:#04x}",
+            descriptor.code(),
             completion.status
         );
         Ok(())
@@ -141,7 +157,12 @@ impl Stage {
     /// # Errors
     /// When the thread cannot be observed.
     pub fn worker_load(&self) -> Result<ThreadLoad> {
-        let tid = self.engine.worker_tids().first().copied().context("the engine has no worker")?;
+        let tid = self
+            .engine
+            .worker_tids()
+            .first()
+            .copied()
+            .context("the engine has no worker")?;
         Ok(ThreadLoad::of(tid)?)
     }
 
@@ -153,22 +174,28 @@ impl Stage {
     pub fn ping_pong(&self, iterations: u64) -> Result<f64> {
         self.quiesce();
         let mailbox = self.alice.mailbox();
+        let engine_core = self.engine_core;
         self.alice.settle()?;
         mailbox.channel(Process::App).reset_pings();
         let answered = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                if pin::pin_current_thread(self.engine_core).is_ok() {
+                if pin::pin_current_thread(engine_core).is_ok() {
                     let deadline = Instant::now() + Duration::from_secs(10);
                     let channel = mailbox.channel(Process::App);
-                    answered.store(channel.answer_pings(iterations, || Instant::now() < deadline), Ordering::Relaxed);
+                    answered.store(
+                        channel.answer_pings(iterations, || Instant::now() < deadline),
+                        Ordering::Relaxed,
+                    );
                 }
             });
             let done = self.alice.call(Process::App, PingPong { iterations });
             if done.is_err() {
                 mailbox.channel(Process::App).stop(true);
             }
-            done.map(|done| self.alice.ticks_to_ns(done.ticks) as f64 / done.iterations.max(1) as f64)
+            done.map(|done| {
+                self.alice.ticks_to_ns(done.ticks) as f64 / done.iterations.max(1) as f64
+            })
         })
     }
 
@@ -178,7 +205,8 @@ impl Stage {
     /// When a guest does not answer or the engine refuses.
     pub fn give_again(&mut self) -> Result<()> {
         self.bob.drop_capability(Process::App, self.bob_slot)?;
-        (self.bob_slot, self.slot) = give(&self.alice, &self.bob, self.bob_buffer, self.buffer_bytes)?;
+        (self.bob_slot, self.slot) =
+            give(&self.alice, &self.bob, self.bob_buffer, self.buffer_bytes)?;
         Ok(())
     }
 
@@ -204,7 +232,14 @@ impl Stage {
     /// When a guest does not answer.
     pub fn fill_source(&self, direction: Direction, seed: u64) -> Result<()> {
         let (guest, va) = self.source(direction);
-        guest.call(Process::App, FillPattern { va, len: self.buffer_bytes, seed })?;
+        guest.call(
+            Process::App,
+            FillPattern {
+                va,
+                len: self.buffer_bytes,
+                seed,
+            },
+        )?;
         self.bob.sleep()
     }
 
@@ -215,7 +250,14 @@ impl Stage {
     /// When a byte differs.
     pub fn verify_destination(&self, direction: Direction, seed: u64) -> Result<()> {
         let (guest, va) = self.destination(direction);
-        let found = guest.call(Process::App, ComparePattern { va, len: self.buffer_bytes, seed })?;
+        let found = guest.call(
+            Process::App,
+            ComparePattern {
+                va,
+                len: self.buffer_bytes,
+                seed,
+            },
+        )?;
         let received = guest.checksum(Process::App, va, self.buffer_bytes)?;
         let (source, source_va) = self.source(direction);
         let sent = source.checksum(Process::App, source_va, self.buffer_bytes)?;
@@ -226,7 +268,10 @@ impl Stage {
             guest.name(),
             found.mismatch
         );
-        ensure!(received == sent, "checksums differ: sent {sent:#018x}, received {received:#018x}");
+        ensure!(
+            received == sent,
+            "checksums differ: sent {sent:#018x}, received {received:#018x}"
+        );
         Ok(())
     }
 }
