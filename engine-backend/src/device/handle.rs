@@ -120,7 +120,7 @@ impl Device {
             .add_region(region)
             .map_err(memory_error)?;
         self.with_state(|state| {
-            state.ram = Ram::of(self.domain.memory());
+            state.ram = Ram::of(&self.domain.memory());
             if state.removed {
                 for (gpa, size) in self.domain.memory().regions() {
                     // Gone meanwhile is as good.
@@ -149,7 +149,7 @@ impl Device {
                 vring.break_off();
             }
         }
-        state.ram = Ram::of(self.domain.memory());
+        state.ram = Ram::of(&self.domain.memory());
         self.domain.stop_queues_in(gpa, size);
         self.domain.core().epochs().synchronize();
         // SAFETY: the grace period is over. Translations are used by workers in chunks

@@ -87,6 +87,7 @@ impl Device {
                 // Gone meanwhile is as good.
                 let _ = self.take_region(state, gpa, size);
             }
+            self.domain.forget_memory();
         });
     }
 

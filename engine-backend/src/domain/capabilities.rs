@@ -297,8 +297,8 @@ impl Domain {
     /// # Errors
     /// As SPEC section 8.2 lists them.
     pub fn drop_slot(&self, context: u32, slot: u32) -> Result<(), ControlStatus> {
-        let held = self.slots_of(context, slot)?;
-        let held = held.slots().remove(slot, self.core.epochs());
+        let holder = self.slots_of(context, slot)?;
+        let held = holder.slots().remove(slot, self.core.epochs());
         if held.is_none() {
             return Err(ControlStatus::NoSuchObject);
         }
@@ -306,7 +306,7 @@ impl Domain {
         drop(
             self.core
                 .exchange()
-                .withdraw_where(|o| o.from == self.id && o.source == (context, slot)),
+                .withdraw_made(self.id, |source| source == (context, slot)),
         );
         Ok(())
     }

@@ -101,7 +101,7 @@ impl Domain {
         drop(
             self.core
                 .exchange()
-                .withdraw_where(|o| o.from == self.id && o.source.0 == id),
+                .withdraw_made(self.id, |(context, _)| context == id),
         );
         let grave = self.owner.revoke(&open.root);
         self.core.epochs().synchronize();

@@ -25,11 +25,7 @@ impl Domain {
             // Gone meanwhile is as good.
             let _ = self.destroy_queue(id);
         }
-        drop(
-            self.core
-                .exchange()
-                .withdraw_where(|o| o.from == self.id || o.to == self.id),
-        );
+        drop(self.core.exchange().withdraw_all(self.id));
         for id in self.context_ids() {
             // Its root is revoked already: it leaves no grave of its own.
             if let Ok(grave) = self.close_context(id) {
@@ -38,9 +34,10 @@ impl Domain {
         }
         self.core.epochs().synchronize();
         // Nobody uses them any more.
+        let memory = self.memory();
         let spaces = {
             let mut tables = self.tables();
-            std::mem::replace(&mut tables.spaces, Spaces::new(&self.memory))
+            std::mem::replace(&mut tables.spaces, Spaces::new(&memory))
         };
         spaces.iter().for_each(|space| space.kill());
         for grave in graves {

@@ -63,7 +63,8 @@ pub struct Domain {
     name: String,
     quotas: Quotas,
     owner: Arc<Owner>,
-    memory: Arc<GuestMemory>,
+    /// Replaced when a VMM goes: one that lost its backing stays dead.
+    memory: Mutex<Arc<GuestMemory>>,
     events: Arc<Events>,
     tables: Mutex<Tables>,
     /// Capabilities that the domain has derived.
@@ -109,7 +110,7 @@ impl Domain {
                 queues: Queues::default(),
                 totals: QueueStats::default(),
             }),
-            memory,
+            memory: Mutex::new(memory),
             derived: Meter::new(quotas.capabilities),
             offered: Meter::new(quotas.offers),
             unparked: Meter::new(quotas.no_park_queues),
@@ -144,10 +145,16 @@ impl Domain {
     pub fn core(&self) -> &Arc<Core> {
         &self.core
     }
-    /// Its RAM.
+    /// Its RAM, of the VMM that is attached.
     #[must_use]
-    pub fn memory(&self) -> &Arc<GuestMemory> {
-        &self.memory
+    pub fn memory(&self) -> Arc<GuestMemory> {
+        Arc::clone(&self.memory.lock().unwrap_or_else(|e| e.into_inner()))
+    }
+    /// Has no RAM any more. The caller has reset the domain and removed all regions.
+    pub fn forget_memory(&self) {
+        let memory = Arc::new(GuestMemory::new());
+        self.tables().spaces = Spaces::new(&memory);
+        *self.memory.lock().unwrap_or_else(|e| e.into_inner()) = memory;
     }
     /// What its driver is to be told.
     #[must_use]
@@ -212,6 +219,13 @@ impl Domain {
             descriptors: stats.descriptors,
             failures: stats.failures,
         }
+    }
+
+    /// As after 2^32 contexts and queues.
+    #[cfg(test)]
+    pub(crate) fn use_up_numbers(&self) {
+        self.next_context.store(u32::MAX, Ordering::Relaxed);
+        self.next_queue.store(u32::MAX, Ordering::Relaxed);
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {

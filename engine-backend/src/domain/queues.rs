@@ -135,8 +135,9 @@ impl Domain {
     }
 
     fn resolve_areas(&self, areas: [Area; 3]) -> Result<[HostSpan; 3], ControlStatus> {
+        let memory = self.memory();
         let resolve = |(gpa, len)| {
-            self.memory
+            memory
                 .contiguous(gpa, len)
                 .ok_or(ControlStatus::RingOutsideRam)
         };

@@ -73,11 +73,10 @@ impl Domain {
                 return Err(ControlStatus::Quota);
             }
         }
-        let space =
-            AddressSpace::tables(Arc::clone(&self.memory), tables).map_err(|e| match e {
-                RootError::OutsideRam(_) => ControlStatus::RootOutsideRam,
-                RootError::Levels(_) | RootError::MaxPhyAddr(_) => ControlStatus::BadArgument,
-            })?;
+        let space = AddressSpace::tables(self.memory(), tables).map_err(|e| match e {
+            RootError::OutsideRam(_) => ControlStatus::RootOutsideRam,
+            RootError::Levels(_) | RootError::MaxPhyAddr(_) => ControlStatus::BadArgument,
+        })?;
         let bound = Bound {
             space: Arc::new(space),
             contexts: 0,

@@ -1,8 +1,8 @@
 //! Address spaces, contexts and queues: every status of their requests.
 
 use byway_protocols::ControlStatus::{
-    self, BadArgument, Busy, InUse, NoLink, NoSuchObject, Quota, RingOutsideRam, RootOutsideRam,
-    Unsupported,
+    self, BadArgument, Busy, HostFailure, InUse, NoLink, NoSuchObject, Quota, RingOutsideRam,
+    RootOutsideRam, Unsupported,
 };
 use byway_protocols::control::{
     BindRequest, ContextCreateReply, ContextCreateRequest, ContextDestroyRequest, InvalidateReply,
@@ -433,4 +433,18 @@ fn invalidations_name_what_is_bound() {
     assert_eq!(w.alice.invalidate(&of(PASID, 5, 0, 0)), Err(NoSuchObject));
     assert_eq!(w.alice.invalidate(&of(RANGE, 5, 0, 1)), Err(NoSuchObject));
     assert_eq!(w.bob.invalidate(&of(PASID, 4, 0, 0)), Err(NoSuchObject));
+}
+
+#[test]
+fn a_domain_that_runs_out_of_numbers_stops_itself_only() {
+    let w = World::new();
+    let context = w.alice.context();
+    w.alice.domain.use_up_numbers();
+    assert_eq!(w.alice.create_context(0, 1), Err(HostFailure));
+    let queue = w.alice.creatable(context);
+    assert_eq!(w.alice.create_queue(&queue), Err(HostFailure));
+    let info = w.alice.domain.info();
+    assert_eq!((info.contexts, info.queues), (1, 0));
+    let context = w.bob.context();
+    assert!(w.bob.create_queue(&w.bob.creatable(context)).is_ok());
 }

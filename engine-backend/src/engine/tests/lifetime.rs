@@ -178,7 +178,7 @@ fn a_destroyed_context_gives_its_queues_back() {
 
 #[test]
 fn a_truncated_guest_is_detached_and_its_peer_goes_on() {
-    let (_engine, mut alice, mut bob) = pair();
+    let (engine, mut alice, mut bob) = pair();
     let (_, remote) = bob.give_buffer(&mut alice, BOTH);
     alice.fill(0, BUFFER_BYTES, 1);
     // Pages that no worker has touched in this mapping, and that go away.
@@ -196,4 +196,8 @@ fn a_truncated_guest_is_detached_and_its_peer_goes_on() {
         alice.run_for(&Descriptor::new(Opcode::Nop, Flags::NONE)),
         Status::Success
     );
+    // A VMM that comes with whole memory is served.
+    let mut bob = Vm::boot(&engine, "bob");
+    let own = copy((0, BUFFER), (0, BUFFER + 4096), 4096);
+    assert_eq!(bob.run_for(&own), Status::Success);
 }
