@@ -17,6 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Recorder {
     interrupts: AtomicU32,
+    order: ArrayQueue<u32>,
     deaths: ArrayQueue<(u32, Status)>,
 }
 
@@ -24,6 +25,7 @@ impl Default for Recorder {
     fn default() -> Self {
         Self {
             interrupts: AtomicU32::new(0),
+            order: ArrayQueue::new(64),
             deaths: ArrayQueue::new(64),
         }
     }
@@ -35,6 +37,11 @@ impl Recorder {
     pub fn interrupts(&self) -> u32 {
         self.interrupts.load(Ordering::Acquire)
     }
+    /// The next queue that raised an interrupt.
+    #[must_use]
+    pub fn next_interrupt(&self) -> Option<u32> {
+        self.order.pop()
+    }
     /// The next queue that was reported dead.
     #[must_use]
     pub fn next_death(&self) -> Option<(u32, Status)> {
@@ -43,11 +50,13 @@ impl Recorder {
 }
 
 impl CompletionSink for Recorder {
-    fn completed(&self, _queue: u32) {
+    fn completed(&self, queue: u32) {
+        // More than fit are of no interest to a test.
+        let _ = self.order.push(queue);
         self.interrupts.fetch_add(1, Ordering::AcqRel);
     }
     fn dead(&self, queue: u32, status: Status) {
-        // More than fit are of no interest to a test.
+        // As above.
         let _ = self.deaths.push((queue, status));
     }
 }
@@ -75,6 +84,17 @@ impl Submitter {
     /// [`Self::queue`] to have it served.
     #[must_use]
     pub fn new(process: &Process, entries: u32, no_park: bool) -> Self {
+        Self::with_recorder(process, entries, no_park, Arc::default())
+    }
+
+    /// The same with a recorder that several queues share.
+    #[must_use]
+    pub fn with_recorder(
+        process: &Process,
+        entries: u32,
+        no_park: bool,
+        recorder: Arc<Recorder>,
+    ) -> Self {
         let guest = process.guest().clone();
         let start = RingPosition::new(entries).expect("a power of two");
         let bytes = [
@@ -89,7 +109,6 @@ impl Submitter {
                 .contiguous(gpa, len)
                 .expect("an area inside the RAM")
         };
-        let recorder = Arc::new(Recorder::default());
         let queue = Arc::new(WorkQueue::new(QueueParts {
             id: guest.next_object(),
             domain: guest.id(),

@@ -130,9 +130,7 @@ impl Thread {
         self.stats.chunks += 1;
         queue.publish();
         self.publish();
-        if sigbus::generation() != self.tools.regions_lost {
-            self.regions_lost();
-        }
+        self.watch_regions();
         true
     }
 
@@ -141,10 +139,18 @@ impl Thread {
         self.published.store(&self.stats);
     }
 
-    /// Some region of some domain lost its backing.
+    /// Sees to it when some region of some domain has lost its backing.
+    #[inline(always)]
+    fn watch_regions(&mut self) {
+        let lost = sigbus::generation();
+        if lost != self.tools.regions_lost {
+            self.regions_lost(lost);
+        }
+    }
+
     #[cold]
-    fn regions_lost(&mut self) {
-        self.tools.regions_lost = sigbus::generation();
+    fn regions_lost(&mut self, lost: u64) {
+        self.tools.regions_lost = lost;
         for queue in self.queues.iter_mut().flatten() {
             queue.check_memory();
         }
@@ -153,6 +159,8 @@ impl Thread {
     /// Parks the queues that have been idle for long enough.
     #[cold]
     fn look_at_clock(&mut self) {
+        // Polling alone may have met it, in a ring.
+        self.watch_regions();
         let now = ticks();
         for key in self.schedule.polled() {
             if let Some(Some(queue)) = self.queues.get_mut(key)
