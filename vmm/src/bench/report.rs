@@ -119,7 +119,7 @@ fn number(value: Option<f64>, digits: usize) -> String {
 impl fmt::Display for BenchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rows = Table::new();
-        rows.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        rows.load_style(presets::UTF8_BORDERS_ONLY);
         rows.set_header([
             "case",
             "size",
@@ -166,7 +166,7 @@ impl fmt::Display for BenchReport {
         }
         writeln!(f, "{rows}")?;
         let mut figures = Table::new();
-        figures.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        figures.load_style(presets::UTF8_BORDERS_ONLY);
         figures.set_header(["figure", "measured", "target", ""]);
         for target in self.ratios.targets() {
             let met = target.value.map(|v| {

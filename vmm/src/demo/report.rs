@@ -121,7 +121,7 @@ pub fn bytes_name(bytes: u64) -> String {
 impl fmt::Display for DemoReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut sizes = Table::new();
-        sizes.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        sizes.load_style(presets::UTF8_BORDERS_ONLY);
         sizes.set_header(["size", "direction", "GB/s", "p50 ns", "p99 ns"]);
         for row in &self.sizes {
             sizes.add_row([
@@ -172,7 +172,7 @@ impl fmt::Display for DemoReport {
         writeln!(f)?;
 
         let mut refused = Table::new();
-        refused.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        refused.load_style(presets::UTF8_BORDERS_ONLY);
         refused.set_header(["refused on purpose", "status"]);
         for row in &self.refused {
             refused.add_row([&row.what, &row.status]);
