@@ -284,9 +284,13 @@ impl Served {
     #[inline]
     pub fn publish(&self) {
         let counts = &self.queue.counts;
-        counts.descriptors.store(self.stats.descriptors, Ordering::Relaxed);
+        counts
+            .descriptors
+            .store(self.stats.descriptors, Ordering::Relaxed);
         counts.bytes.store(self.stats.bytes, Ordering::Relaxed);
-        counts.failures.store(self.stats.failures, Ordering::Relaxed);
+        counts
+            .failures
+            .store(self.stats.failures, Ordering::Relaxed);
     }
 
     /// Asks the submitter for a kick and looks once more. False: work came meanwhile.

@@ -87,8 +87,10 @@ impl<M: RingMemory> EngineRing<M> {
     /// Fetches what later descriptors of a burst need, while this one is worked on.
     #[inline(always)]
     pub(crate) fn prefetch(&self) {
-        self.memory.prefetch_descriptor(self.next.plus(DESCRIPTORS_AHEAD).slot());
-        self.memory.prefetch_completion(self.next.plus(COMPLETIONS_AHEAD).slot());
+        self.memory
+            .prefetch_descriptor(self.next.plus(DESCRIPTORS_AHEAD).slot());
+        self.memory
+            .prefetch_completion(self.next.plus(COMPLETIONS_AHEAD).slot());
     }
 
     /// Publishes how a descriptor ended, with the phase of its lap.

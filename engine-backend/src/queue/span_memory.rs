@@ -51,16 +51,14 @@ impl SpanMemory {
 
     /// Writes how many descriptors were taken.
     pub(crate) fn store_taken(&self, taken: u32) {
-        self.header
-            .store_u32(offset_of!(QueueHeader, taken), taken);
+        self.header.store_u32(offset_of!(QueueHeader, taken), taken);
     }
 }
 
 impl RingMemory for SpanMemory {
     #[inline(always)]
     fn load_word(&self, slot: u32) -> u64 {
-        self.ring
-            .load_u64_acquire(slot as usize * Descriptor::SIZE)
+        self.ring.load_u64_acquire(slot as usize * Descriptor::SIZE)
     }
 
     #[inline(always)]
@@ -73,8 +71,7 @@ impl RingMemory for SpanMemory {
     fn store_rest(&self, slot: u32, words: [u64; 3]) {
         let base = slot as usize * Completion::SIZE;
         for (i, word) in words.into_iter().enumerate() {
-            self.completions
-                .store_u64_release(base + 8 + 8 * i, word);
+            self.completions.store_u64_release(base + 8 + 8 * i, word);
         }
     }
 
