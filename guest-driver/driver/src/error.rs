@@ -56,6 +56,8 @@ pub enum Error {
     },
     /// The engine refused the request.
     Refused(ControlStatus),
+    /// The engine refused the request with a status that this driver does not know.
+    RefusedUnknown(u32),
     /// The device cannot be relied on until it is reset.
     Broken(Broken),
 }
@@ -76,8 +78,6 @@ pub enum Broken {
     UsedElement,
     /// A reply is too short, of another length than the request's kind has, or answers another.
     Reply,
-    /// A reply carries a status that no ABI version knows.
-    ReplyStatus(u32),
     /// An event is shorter than 64 bytes.
     EventLength(u32),
 }
@@ -127,6 +127,7 @@ impl fmt::Display for Error {
                 )
             }
             Self::Refused(status) => write!(f, "refused: {status}"),
+            Self::RefusedUnknown(code) => write!(f, "refused with unknown status {code}"),
             Self::Broken(how) => write!(f, "device broken, reset it: {how}"),
         }
     }
@@ -141,7 +142,6 @@ impl fmt::Display for Broken {
             Self::UsedIndex => f.write_str("it returned more buffers than it was given"),
             Self::UsedElement => f.write_str("it returned a buffer that it was not given"),
             Self::Reply => f.write_str("a reply does not fit its request"),
-            Self::ReplyStatus(found) => write!(f, "unknown reply status {found}"),
             Self::EventLength(found) => write!(f, "an event of {found} bytes, expected 64"),
         }
     }

@@ -26,6 +26,8 @@ pub mod hal;
 pub mod handle;
 mod message;
 pub mod rings;
+#[cfg(test)]
+mod tests;
 pub mod transport;
 mod virtqueue;
 

@@ -20,6 +20,7 @@
 extern crate std;
 
 mod bits;
+pub mod error;
 #[cfg(all(loom, test))]
 mod loom_model;
 mod memory;
@@ -28,9 +29,8 @@ pub mod request;
 mod resume;
 
 pub use byway_protocols::{Completion, Descriptor, Flags, Opcode, Status};
+pub use error::{QueueError, SubmitError, UnknownTicket, WaitError};
 pub use memory::QueueMemory;
-pub use queue::{
-    Burst, Options, Queue, QueueError, Submit, SubmitError, Ticket, UnknownTicket, WaitError,
-};
+pub use queue::{Burst, Options, Queue, Submit, Ticket};
 pub use request::{Address, Pattern, Request, RequestError, Slot};
 pub use resume::resume;

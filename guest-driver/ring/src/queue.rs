@@ -5,16 +5,19 @@
 //! consumed. It must never write to the completions or to the header: those are the engine's.
 
 use crate::bits::Bits;
+use crate::error::{QueueError, SubmitError, UnknownTicket, WaitError};
 use crate::memory::{QueueMemory, Shared, fence};
 use byway_protocols::ring::QueueState;
 use byway_protocols::{Completion, Descriptor, RingPosition, Status, Word0};
-use core::fmt;
 use core::sync::atomic::Ordering;
 
-/// Fruitless polls of the oldest descriptor after which younger ones and the queue's state are
-/// looked at. Looking at a completion line that the engine is about to write costs the engine
-/// a cache miss, so it is not done at every poll.
-pub const LOOK_AROUND_EVERY: u32 = 16;
+/// Fruitless polls after which the header is looked at for the queue's death.
+pub const LOOK_AT_HEADER_EVERY: u32 = 64;
+/// Fruitless polls of the oldest descriptor after which younger ones are looked at. Looking at a
+/// completion line that the engine is about to write costs it and the submitter a cache miss each,
+/// so this waits for longer than a queue of short transfers ever does. Once a younger one was
+/// found, every fruitless poll looks around, until there is nothing more to find.
+pub const LOOK_AROUND_EVERY: u32 = 256;
 /// Most younger descriptors that one look around examines.
 pub const LOOK_AROUND_MAX: u32 = 64;
 
@@ -58,97 +61,6 @@ pub struct Burst {
     pub count: u32,
     /// The queue is parked: ask the kernel to kick the device.
     pub kick: bool,
-}
-
-/// Why a queue cannot be built over this memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum QueueError {
-    /// The number of entries is not a power of two from 2 to 32768.
-    Entries(u32),
-    /// The type has room for this many entries only; use a larger `WORDS`.
-    Capacity(u32),
-    /// An area is not aligned to 64 bytes.
-    Alignment,
-}
-
-impl fmt::Display for QueueError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Entries(found) => {
-                write!(
-                    f,
-                    "{found} entries; expected a power of two from 2 to 32768"
-                )
-            }
-            Self::Capacity(room) => {
-                write!(
-                    f,
-                    "this Queue type has room for {room} entries; use a larger WORDS"
-                )
-            }
-            Self::Alignment => f.write_str("ring, completions and header need 64-byte alignment"),
-        }
-    }
-}
-
-impl core::error::Error for QueueError {}
-
-/// Why a descriptor was not submitted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SubmitError {
-    /// The next slot still awaits its completion: poll, then try again.
-    Full,
-    /// The engine serves the queue no more: open another one.
-    Dead,
-}
-
-impl fmt::Display for SubmitError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Full => "the ring is full; consume completions first",
-            Self::Dead => "the queue is dead; open another one",
-        })
-    }
-}
-
-impl core::error::Error for SubmitError {}
-
-/// The ticket names nothing that is outstanding: consumed already, or of another queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UnknownTicket;
-
-impl fmt::Display for UnknownTicket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the ticket's completion was consumed before, or it is of another queue")
-    }
-}
-
-impl core::error::Error for UnknownTicket {}
-
-/// Why [`Queue::wait`] returned without a completion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WaitError {
-    /// See [`UnknownTicket`].
-    UnknownTicket,
-    /// The caller's function said to stop; the descriptor is still outstanding.
-    GaveUp,
-}
-
-impl fmt::Display for WaitError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::UnknownTicket => UnknownTicket.fmt(f),
-            Self::GaveUp => f.write_str("gave up waiting; the descriptor is still outstanding"),
-        }
-    }
-}
-
-impl core::error::Error for WaitError {}
-
-impl From<UnknownTicket> for WaitError {
-    fn from(_: UnknownTicket) -> Self {
-        Self::UnknownTicket
-    }
 }
 
 /// The submitting side of a work queue of at most `WORDS * 64` entries.
@@ -328,7 +240,8 @@ impl<const WORDS: usize> Queue<WORDS> {
     }
 
     /// The next completion, oldest descriptor first; younger ones that completed before it are
-    /// found by every [`LOOK_AROUND_EVERY`]th fruitless call. `None`: nothing found now.
+    /// looked for after [`LOOK_AROUND_EVERY`] fruitless calls. `None`: nothing found now. A caller
+    /// that sleeps between two calls uses [`Self::poll_any`].
     ///
     /// On a dead queue every outstanding descriptor gets a completion: the engine's, or one
     /// with status 62 made here.
@@ -365,7 +278,7 @@ impl<const WORDS: usize> Queue<WORDS> {
             return Ok(Some(self.consume(at, completion).1));
         }
         self.misses = self.misses.wrapping_add(1);
-        if self.misses.is_multiple_of(LOOK_AROUND_EVERY) {
+        if self.misses.is_multiple_of(LOOK_AT_HEADER_EVERY) {
             self.look_at_header();
         }
         if !self.dead {
@@ -375,8 +288,9 @@ impl<const WORDS: usize> Queue<WORDS> {
         Ok(Some(self.consume(at, completion).1))
     }
 
-    /// Waits for this descriptor. `spin` is called after every fruitless look; it may pause,
-    /// yield or sleep until the queue's interrupt, and returns false to give up. A kick that
+    /// Waits for this descriptor. `spin` is called after every fruitless look; it may pause or
+    /// yield, and returns false to give up. One that sleeps gives up when it wakes for another
+    /// reason than the queue's interrupt, so that [`Self::is_alive`] can be asked. A kick that
     /// [`Self::submit`] reported must have been given before.
     ///
     /// # Errors
@@ -435,18 +349,25 @@ impl<const WORDS: usize> Queue<WORDS> {
     #[cold]
     fn poll_miss(&mut self) -> Option<(Ticket, Completion)> {
         self.misses = self.misses.wrapping_add(1);
-        if !self.misses.is_multiple_of(LOOK_AROUND_EVERY) && !self.dead {
-            return None;
+        if self.misses.is_multiple_of(LOOK_AT_HEADER_EVERY) {
+            self.look_at_header();
         }
-        self.look_at_header();
         if self.dead {
             return self.poll_dead();
+        }
+        if !self.misses.is_multiple_of(LOOK_AROUND_EVERY) {
+            return None;
         }
         let span = self.head.distance_from(self.tail);
         let from = if self.cursor < span { self.cursor } else { 0 };
         let to = span.min(from + LOOK_AROUND_MAX);
-        self.cursor = to;
-        self.scan(from, to)
+        let found = self.scan(from, to);
+        match found {
+            // There may be more: look again at the next fruitless poll.
+            Some(_) => self.misses = LOOK_AROUND_EVERY - 1,
+            None => self.cursor = to,
+        }
+        found
     }
 
     /// The first completed descriptor among those `from..to` places after the oldest.

@@ -146,13 +146,16 @@ impl<T: Transport, H: Hal> Device<T, H> {
     fn quiesce(&mut self) -> Result<(), Error> {
         self.transport.set_status(0);
         let start = self.hal.now_ns();
-        while self.transport.status() != 0 {
-            if self.hal.now_ns().saturating_sub(start) > self.options.timeout_ns {
+        loop {
+            let late = self.hal.now_ns().saturating_sub(start) > self.options.timeout_ns;
+            if self.transport.status() == 0 {
+                return Ok(());
+            }
+            if late {
                 return Err(Broken::ResetIgnored.into());
             }
             self.hal.idle();
         }
-        Ok(())
     }
 
     /// Accepts VIRTIO_F_VERSION_1 and nothing else (virtio 2.2).

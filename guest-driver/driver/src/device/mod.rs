@@ -83,7 +83,7 @@ pub struct Device<T, H> {
     control_dma: Dma,
     events: Virtqueue<EVENT_ENTRIES>,
     events_dma: Dma,
-    /// Place of the event buffer of each chain in flight.
+    /// The engine's count of events.
     sequence: events::Sequence,
     engine: EngineInfo,
     /// Counts attaches, so that what stems from before a reset is recognised.
@@ -189,10 +189,12 @@ impl<T: Transport, H: Hal> Device<T, H> {
     fn await_reply(&mut self) -> Result<usize, Error> {
         let start = self.hal.now_ns();
         loop {
+            // The clock before the look: whoever was kept off the CPU for long looks once more.
+            let late = self.hal.now_ns().saturating_sub(start) > self.options.timeout_ns;
             if let Some(used) = self.control.pop(&self.control_dma)? {
                 return Ok(used.written as usize);
             }
-            if self.hal.now_ns().saturating_sub(start) > self.options.timeout_ns {
+            if late {
                 let asks_for_reset = self.transport.status() & status::NEEDS_RESET != 0;
                 let how = if asks_for_reset {
                     Broken::NeedsReset
@@ -217,8 +219,9 @@ impl<T: Transport, H: Hal> Device<T, H> {
         if header.tag != tag {
             return Err(Broken::Reply.into());
         }
+        // A status that is not known is a refusal (SPEC section 12).
         let status =
-            ControlStatus::from_code(header.status).ok_or(Broken::ReplyStatus(header.status))?;
+            ControlStatus::from_code(header.status).ok_or(Error::RefusedUnknown(header.status))?;
         if status != ControlStatus::Ok {
             return Err(Error::Refused(status));
         }

@@ -32,7 +32,7 @@ impl<T: Transport, H: Hal> Device<T, H> {
                 generation: self.generation,
             }),
             Err(error) => {
-                if matches!(error, Error::Refused(_)) {
+                if matches!(error, Error::Refused(_) | Error::RefusedUnknown(_)) {
                     // SAFETY: from this `hal`; the engine said that it took nothing.
                     unsafe { self.hal.free(pages) };
                 }
@@ -80,7 +80,7 @@ impl<T: Transport, H: Hal> Device<T, H> {
     /// # Errors
     /// The device broke; the queue comes back and can be given again after a reset.
     pub fn destroy_owned_queue(&mut self, queue: OwnedQueue) -> Result<(), NotDestroyed> {
-        // A reset since has ended it, and its number may name another queue by now.
+        // A reset since has ended it.
         if queue.generation == self.generation {
             match self.destroy_queue(queue.id) {
                 // Gone already: its context was destroyed, or its memory was detached.

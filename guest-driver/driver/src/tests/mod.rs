@@ -1,0 +1,9 @@
+//! The driver against a fake transport with a fake device behind it.
+
+mod attach;
+mod calls;
+mod events;
+mod fake;
+mod hostile;
+mod mmio;
+mod queues;
