@@ -13,7 +13,7 @@ mod queues;
 mod spaces;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use byway_protocols::ControlStatus;
 use byway_protocols::control::{MESSAGE_BYTES_MAX, ReplyHeader, RequestHeader, RequestKind};

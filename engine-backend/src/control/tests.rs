@@ -3,6 +3,7 @@
 mod capabilities;
 mod messages;
 mod objects;
+pub(crate) mod waits;
 
 use std::sync::Arc;
 

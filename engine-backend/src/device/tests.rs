@@ -9,6 +9,7 @@ use byway_protocols::event::EventKind;
 use byway_protocols::{ConfigSpace, ControlStatus};
 
 use super::{Device, Handle, Poller};
+use crate::control::tests::waits::is_waiting;
 use crate::domain::{Core, CoreLimits, Domain, Events};
 use crate::epoch::Epochs;
 use crate::interface::{Domain as _, DomainError, Quotas};
@@ -411,6 +412,17 @@ fn virtqueues_in_memory_that_goes_are_broken() {
     assert!(w.handle.remove_region(start, size).is_err());
     w.driver.attach_again(&mut w.handle);
     w.query();
+}
+
+#[test]
+fn memory_is_unmapped_after_the_last_chunk_that_may_use_it() {
+    let mut w = World::new();
+    let (start, size) = w.driver.guest.ram();
+    let core = Arc::clone(w.device.domain().core());
+    let waits = is_waiting(core.epochs(), || {
+        w.handle.remove_region(start, size).unwrap();
+    });
+    assert!(waits);
 }
 
 #[test]
