@@ -118,7 +118,8 @@ impl<'m> HostMailbox<'m> {
         self.at(0)
     }
 
-    /// Whether the guest kernel has set the mailbox up, in this version.
+    /// Whether the guest kernel has found the mailbox, and it is of this version. It takes commands from state
+    /// [`GuestState::Ready`] on.
     #[must_use]
     pub fn is_set_up(&self) -> bool {
         let header = self.header();

@@ -125,7 +125,8 @@ pub struct CrashFrame {
 #[derive(Debug)]
 #[repr(C, align(4096))]
 pub struct Header {
-    /// [`MAGIC`]; stored last, with release ordering, when the rest is valid.
+    /// [`MAGIC`]; stored with release ordering after version and channels, before the guest is ready:
+    /// what else the header says is valid from state [`GuestState::Ready`] on.
     pub magic: AtomicU64,
     /// [`VERSION`].
     pub version: AtomicU32,

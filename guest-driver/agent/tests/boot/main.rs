@@ -9,11 +9,15 @@ use byway_agent::commands::*;
 use byway_agent::host::CallError;
 use byway_agent::{Failure, GuestState, Process, Status, checksum, pattern};
 use qemu::Guest;
+use std::sync::atomic::Ordering;
 
 const LARGE: u64 = 0x20_0000;
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 2;
+const USER: u64 = 4;
 const DIRTY: u64 = 1 << 6;
+const NO_EXECUTE: u64 = 1 << 63;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 fn failure<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> Failure {
     match outcome {
@@ -74,6 +78,39 @@ fn both_processes_answer_and_are_apart() {
         NO_MISMATCH
     );
     assert_eq!(guest.call(Process::Peer, check).unwrap().mismatch, 0);
+}
+
+#[test]
+fn the_image_is_shared_and_its_data_is_not() {
+    let Some(guest) = Guest::boot() else { return };
+    let leaf = |process, va| {
+        let got = guest.call(process, PteGet { va }).unwrap();
+        if got.lowest == 1 { got.level1 } else { 0 }
+    };
+    let (mut shared, mut private, mut ring0) = (0, 0, 0);
+    for va in (0x20_0000..0x40_0000).step_by(4096) {
+        let (ours, theirs) = (leaf(Process::App, va), leaf(Process::Peer, va));
+        assert_eq!(ours & PRESENT, theirs & PRESENT, "{va:#x}");
+        if ours & PRESENT == 0 {
+            continue;
+        }
+        if ours & USER == 0 {
+            ring0 += 1;
+        } else if ours & WRITABLE == 0 {
+            assert_eq!(ours & ADDRESS, theirs & ADDRESS, "{va:#x}");
+            shared += 1;
+        } else {
+            assert_ne!(ours & ADDRESS, theirs & ADDRESS, "{va:#x}");
+            assert_ne!(ours & ADDRESS, va, "{va:#x}: the kernel process's own");
+            assert_ne!(ours & NO_EXECUTE, 0, "{va:#x}");
+            private += 1;
+        }
+        assert!(
+            ours & WRITABLE == 0 || ours & NO_EXECUTE != 0,
+            "{va:#x}: writable code"
+        );
+    }
+    assert!(shared > 0 && private > 0 && ring0 > 0);
 }
 
 #[test]
@@ -337,7 +374,7 @@ fn the_cpu_says_what_page_tables_mean() {
     let got = guest.call(app, PteGet { va }).unwrap();
     assert_eq!(got.lowest, 1);
     assert_eq!(got.level1 & DIRTY, 0);
-    assert_eq!(got.level1 & 0x000f_ffff_ffff_f000, memory.gpa);
+    assert_eq!(got.level1 & ADDRESS, memory.gpa);
     assert!(got.level2 & got.level3 & got.level4 & PRESENT != 0 && got.level5 == 0);
 
     // A reserved bit, then back again.
@@ -369,7 +406,7 @@ fn the_cpu_says_what_page_tables_mean() {
     assert_ne!(after.level1 & DIRTY, 0, "the CPU marks what it writes");
 
     // Its own page table, mapped as memory.
-    let table = got.level2 & 0x000f_ffff_ffff_f000;
+    let table = got.level2 & ADDRESS;
     let window = guest
         .call(
             app,
@@ -397,6 +434,38 @@ fn the_cpu_says_what_page_tables_mean() {
     assert_eq!(guest.call(app, unmap).unwrap().entries, 1);
     assert_eq!(read(window.va, 1), fault(4, window.va));
     guest.call(app, Free { va: window.va }).unwrap();
+}
+
+#[test]
+fn page_tables_have_five_levels_when_asked() {
+    let Some(guest) = Guest::boot_with("la57") else {
+        return;
+    };
+    let header = guest.mailbox().header();
+    assert_eq!(header.levels.load(Ordering::Relaxed), 5);
+    for process in Process::ALL {
+        let request = Alloc {
+            bytes: 4096,
+            page_size: 4096,
+            flags: ALLOC_ZERO,
+        };
+        let va = guest.call(process, request).unwrap().va;
+        let got = guest.call(process, PteGet { va }).unwrap();
+        assert_ne!(got.level5 & PRESENT, 0);
+        // The first address that four levels could not reach is another page, not the same again.
+        let read = |va| {
+            let access = Access {
+                va,
+                kind: ACCESS_READ,
+                width: 1,
+                value: 0,
+            };
+            guest.call(process, access).unwrap()
+        };
+        let beyond = va + (1 << 48);
+        assert_eq!(read(va).faulted, 0);
+        assert_eq!((read(beyond).vector, read(beyond).cr2), (14, beyond));
+    }
 }
 
 #[test]

@@ -49,6 +49,11 @@ fn image() -> &'static PathBuf {
 impl Guest {
     /// Boots the image; `None`, with a word why, where there is no QEMU.
     pub fn boot() -> Option<Self> {
+        Self::boot_with("")
+    }
+
+    /// As [`Self::boot`], with more words on the command line.
+    pub fn boot_with(words: &str) -> Option<Self> {
         let found = Command::new("qemu-system-x86_64")
             .arg("--version")
             .stdout(Stdio::null())
@@ -96,7 +101,7 @@ impl Guest {
             .arg(format!("file:{}", serial.display()))
             .args([
                 "-append",
-                &format!("mailbox={MAILBOX_AT:#x},{MAILBOX_BYTES}"),
+                &format!("mailbox={MAILBOX_AT:#x},{MAILBOX_BYTES} {words}"),
                 "-kernel",
             ])
             .arg(image())

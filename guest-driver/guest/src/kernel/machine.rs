@@ -25,8 +25,6 @@ use crate::process::call;
 use crate::ring0::{self, Trap};
 use crate::serial::log;
 
-/// Levels of every page table of this image.
-const LEVELS: u32 = 4;
 /// Vector of a breakpoint: a call.
 const BREAKPOINT: u64 = 3;
 
@@ -65,16 +63,22 @@ impl Machine {
         };
         // SAFETY: called once; the memory map is the loader's.
         let mut frames = unsafe { Frames::new(&info, image) }?;
-        map_kernel(&info, &mut frames)
+        map_kernel(&info, &mut frames, facts.levels)
             .map_err(|OutOfFrames| "not enough memory for page tables")?;
         if let Some(mailbox) = mailbox {
+            mailbox.identify();
             crash::report_to(mailbox);
         }
         // SAFETY: called once, after both controllers were mapped and the table filled.
         let interrupts = unsafe { Interrupts::new(facts) };
         let mut task = |process| {
-            Task::new(&mut frames, process, mailbox.map(|m| m.address()), LEVELS)
-                .map_err(|OutOfFrames| "not enough memory for a process")
+            Task::new(
+                &mut frames,
+                process,
+                mailbox.map(|m| m.address()),
+                facts.levels,
+            )
+            .map_err(|OutOfFrames| "not enough memory for a process")
         };
         let tasks = [task(Process::App)?, task(Process::Peer)?];
         let byway = Byway::attach(info.devices(), &mut frames);
@@ -83,9 +87,9 @@ impl Machine {
             interrupts.enable(irq);
         }
         log!(
-            "byway guest: {} MiB free, mailbox at {:#x?}",
+            "byway guest: {} MiB free, {} levels",
             frames.free_frames() >> 8,
-            mailbox.map(|m| m.address())
+            facts.levels
         );
         Ok(Self {
             frames,
@@ -105,7 +109,8 @@ impl Machine {
             crash::stop()
         };
         let roots = Process::ALL.map(|process| self.task(process).space.tables.root);
-        mailbox.publish(tsc_hz(), roots, LEVELS);
+        let levels = self.task(self.current).space.tables.levels;
+        mailbox.publish(tsc_hz(), roots, levels);
         loop {
             let current = self.current;
             let trap = self.task(current).run();
@@ -230,10 +235,10 @@ impl Machine {
 }
 
 /// Makes the kernel process's own page tables, and runs on them from here on.
-fn map_kernel(info: &BootInfo, frames: &mut Frames) -> Result<(), OutOfFrames> {
+fn map_kernel(info: &BootInfo, frames: &mut Frames, levels: u32) -> Result<(), OutOfFrames> {
     const DATA: u64 = PRESENT | WRITABLE | USER | ACCESSED | DIRTY | NO_EXECUTE;
     const REGISTERS: u64 = DATA | UNCACHED | WRITE_THROUGH;
-    let tables = Tables::new(frames, LEVELS).ok_or(OutOfFrames)?;
+    let tables = Tables::new(frames, levels).ok_or(OutOfFrames)?;
     map_image(tables, frames, USER)?;
     map_kernel_data(tables, frames)?;
     let top = info

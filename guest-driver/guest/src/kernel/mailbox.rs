@@ -51,18 +51,24 @@ impl Mailbox {
         unsafe { bulk.copy_to(bytes.as_mut_ptr(), len) };
     }
 
-    /// Declares the mailbox usable.
-    pub fn publish(&self, tsc_hz: u64, roots: [u64; CHANNELS], levels: u32) {
+    /// Says that this is a mailbox, of a guest that is still booting.
+    pub fn identify(&self) {
         let header = self.header();
         header.version.store(VERSION, Relaxed);
         header.channels.store(CHANNELS as u32, Relaxed);
+        self.set_state(GuestState::Booting);
+        header.magic.store(MAGIC, Release);
+    }
+
+    /// Says that the processes take commands.
+    pub fn publish(&self, tsc_hz: u64, roots: [u64; CHANNELS], levels: u32) {
+        let header = self.header();
         header.tsc_hz.store(tsc_hz, Relaxed);
         for (slot, root) in header.roots.iter().zip(roots) {
             slot.store(root, Relaxed);
         }
         header.levels.store(levels, Relaxed);
-        header.state.store(GuestState::Ready as u32, Relaxed);
-        header.magic.store(MAGIC, Release);
+        self.set_state(GuestState::Ready);
     }
 
     /// Says what the guest is doing.

@@ -29,11 +29,36 @@ pvh_entry:
     mov byte ptr [gdt_tss + 7], ah
     lgdt [gdt_pointer]
 
+    # Five levels where the CPU has them (CPUID.7:ECX[16]) and the command line says "la57".
+    mov edi, offset boot_pml4
+    mov ebp, 0x620                  # CR4: PAE, OSFXSR, OSXMMEXCPT
+    mov esi, dword ptr [ebx + 24]   # command line
+    test esi, esi
+    jz 2f
+    xor eax, eax
+    cpuid
+    cmp eax, 7
+    jb 2f
+    mov eax, 7
+    xor ecx, ecx
+    cpuid
+    bt ecx, 16
+    jnc 2f
+1:  mov eax, dword ptr [esi]
+    test al, al
+    jz 2f
+    inc esi
+    cmp eax, 0x3735616c             # "la57"
+    jne 1b
+    mov dword ptr [boot_levels], 5
+    mov edi, offset boot_pml5
+    mov dword ptr [kernel_cr3], edi
+    or ebp, 0x1000                  # LA57
+2:
     mov eax, cr4
-    or eax, 0x620                   # PAE, OSFXSR, OSXMMEXCPT
+    or eax, ebp
     mov cr4, eax
-    mov eax, offset boot_pml4
-    mov cr3, eax
+    mov cr3, edi
     mov ecx, 0xc0000080             # EFER
     rdmsr
     or eax, 0x900                   # LME, NXE
@@ -86,6 +111,9 @@ long_mode:
 
 .section .ring0.boot_tables, "aw"
     .balign 4096
+boot_pml5:
+    .quad boot_pml4 + 7             # present, writable, user
+    .zero 4088
 boot_pml4:
     .quad boot_pdpt + 7             # present, writable, user
     .zero 127 * 8

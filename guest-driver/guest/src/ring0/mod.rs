@@ -82,6 +82,7 @@ const VECTORS: usize = 64;
 unsafe extern "C" {
     static boot_start_info: u64;
     static boot_apic_id: u64;
+    static boot_levels: u64;
     static x2apic: u32;
     static mut kernel_cr3: u64;
     static mut resume_cr3: u64;
@@ -101,6 +102,8 @@ pub struct BootFacts {
     pub apic_id: u32,
     /// Whether the local APIC is driven by MSRs; the stubs then end interrupts themselves.
     pub x2apic: bool,
+    /// Levels of page tables that the CPU walks: 4 or 5.
+    pub levels: u32,
 }
 
 /// Reads what the boot code left.
@@ -111,6 +114,7 @@ pub fn boot_facts() -> BootFacts {
             start_info: boot_start_info,
             apic_id: boot_apic_id as u32,
             x2apic: x2apic != 0,
+            levels: boot_levels as u32,
         }
     }
 }

@@ -154,6 +154,8 @@ x2apic:             .long 0
 boot_start_info:    .quad 0
 .global boot_apic_id
 boot_apic_id:       .quad 0
+.global boot_levels
+boot_levels:        .quad 4         # of the page tables
 .global kernel_cr3
 kernel_cr3:         .quad boot_pml4
 .global resume_cr3
