@@ -8,7 +8,7 @@
 //! - workers see capabilities through a [`SlotTable`], without locks. Whether one is
 //!   still valid is a question to its ancestors (at most [`DEPTH_MAX`]); the answer is
 //!   remembered until anything over the same owner's memory is revoked.
-//! - control threads see the tree ([`tree`]) under its owner's lock, for bookkeeping.
+//! - control threads see the tree (`tree`) under its owner's lock, for bookkeeping.
 //!
 //! Revoking marks one node and bumps the owner's epoch; after a grace period
 //! ([`crate::epoch::Epochs::synchronize`]) no access under it, or under anything derived

@@ -24,8 +24,8 @@ pub enum SlotError {
 /// A fixed number of slots. Slot 0 stands for the context's own address space and
 /// is always empty here.
 ///
-/// Invariant: each entry is null or came from [`Held::into_raw`] and owns it; a pointer
-/// taken out is given back to a [`Held`] only after a grace period.
+/// Invariant: each entry is null or came from `Held::into_raw` and owns it; a pointer
+/// taken out is given back to a `Held` only after a grace period.
 #[derive(Debug)]
 pub struct SlotTable {
     /// A power of two of entries, those from `slots` on always null, so that an index

@@ -180,7 +180,10 @@ impl Tree {
     fn remove(&mut self, index: u32, capability: Option<&Capability>) {
         self.unlink(index);
         if let Some(capability) = capability {
-            if let Some(heir) = capability.ancestors().find(|c| self.find(c.entry()).is_some()) {
+            if let Some(heir) = capability
+                .ancestors()
+                .find(|c| self.find(c.entry()).is_some())
+            {
                 heir.inherit(capability);
             }
             if let Some(parent) = capability.parent()
