@@ -3,7 +3,7 @@
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p byway-ring --release loom_`.
 
 use crate::memory::{Shared, fence};
-use crate::queue::{Options, Queue};
+use crate::queue::{LOOK_AT_HEADER_EVERY, Options, Queue};
 use byway_protocols::ring::QueueState;
 use byway_protocols::{Completion, Descriptor, Flags, Opcode, RingPosition, Status, Word0};
 use core::sync::atomic::Ordering;
@@ -130,6 +130,29 @@ fn loom_a_dying_queue_keeps_its_last_completions() {
         match queue.poll_any() {
             Some((_, completion)) => assert_eq!(completion.status(), Some(Status::Success)),
             None => assert!(!dead, "a dead queue ends every descriptor"),
+        }
+        engine.join().unwrap();
+    });
+}
+
+/// The same for a queue that is polled: the completion can arrive between the look at its line and
+/// the look at the header.
+#[test]
+fn loom_a_polled_queue_keeps_its_last_completion_as_it_dies() {
+    loom::model(|| {
+        let (mut queue, lines) = queue(2);
+        queue.post(descriptor(7)).unwrap();
+        for _ in 1..LOOK_AT_HEADER_EVERY {
+            assert!(queue.poll().is_none());
+        }
+        let engine = thread::spawn(move || {
+            complete(&lines, start(2), 7);
+            lines
+                .state
+                .store(QueueState::Dead as u32, Ordering::Release);
+        });
+        if let Some((_, completion)) = queue.poll() {
+            assert_eq!(completion.status(), Some(Status::Success));
         }
         engine.join().unwrap();
     });

@@ -52,7 +52,7 @@ pub enum Invalidation {
 }
 
 impl<T: Transport, H: Hal> Device<T, H> {
-    /// BIND: makes a page-table root an address space.
+    /// BIND (SPEC section 8.2): makes a page-table root an address space.
     ///
     /// # Errors
     /// The engine refuses a PASID in use, a root outside RAM, and modes that it cannot walk.
@@ -71,7 +71,7 @@ impl<T: Transport, H: Hal> Device<T, H> {
         }))
     }
 
-    /// UNBIND: takes the address space back. After this returns the engine walks its tables no
+    /// UNBIND (SPEC section 8.2): takes the address space back. After this returns the engine walks its tables no
     /// more, and they may be freed.
     ///
     /// # Errors
@@ -83,7 +83,7 @@ impl<T: Transport, H: Hal> Device<T, H> {
         }))
     }
 
-    /// CONTEXT_CREATE: opens a context over an address space, or over guest-physical addresses
+    /// CONTEXT_CREATE (SPEC section 8.2): opens a context over an address space, or over guest-physical addresses
     /// with [`Pasid::PHYSICAL`]. `slots` counts slot 0.
     ///
     /// # Errors
@@ -98,7 +98,7 @@ impl<T: Transport, H: Hal> Device<T, H> {
         ))
     }
 
-    /// CONTEXT_DESTROY: closes a context with its queues and slots; what was derived from its own
+    /// CONTEXT_DESTROY (SPEC section 8.2): closes a context with its queues and slots; what was derived from its own
     /// address space is revoked. Pages of its queues may be freed afterwards.
     ///
     /// # Errors
@@ -111,7 +111,7 @@ impl<T: Transport, H: Hal> Device<T, H> {
         self.call(&message::ContextDestroy(request))
     }
 
-    /// INVALIDATE: drops cached translations. After this returns no access by an old one is in
+    /// INVALIDATE (SPEC section 8.2): drops cached translations. After this returns no access by an old one is in
     /// flight or can start. Returns the chunks in flight that were waited for. May sleep; from
     /// atomic context use the invalidation page (SPEC section 10).
     ///

@@ -101,7 +101,7 @@ pub struct CapabilityInfo {
 }
 
 impl<T: Transport, H: Hal> Device<T, H> {
-    /// LOOKUP: the number of a linked domain and what the link allows.
+    /// LOOKUP (SPEC section 8.2): the number of a linked domain and what the link allows.
     ///
     /// # Errors
     /// [`Error::Name`]; or the engine knows no link to such a domain.
@@ -115,7 +115,7 @@ impl<T: Transport, H: Hal> Device<T, H> {
         })
     }
 
-    /// CAP_DERIVE: fills a slot with a narrower capability.
+    /// CAP_DERIVE (SPEC sections 7.2 and 8.2): fills a slot with a narrower capability.
     ///
     /// # Errors
     /// The engine refuses what would widen it, a derivation too deep, and what exceeds a quota.
@@ -136,7 +136,7 @@ impl<T: Transport, H: Hal> Device<T, H> {
         Ok(CapSlot::new(derive.target.context, reply.slot))
     }
 
-    /// CAP_OFFER: offers a capability to a linked domain under a label that the peer sees.
+    /// CAP_OFFER (SPEC sections 7.3 and 8.2): offers a capability to a linked domain under a label that the peer sees.
     ///
     /// # Errors
     /// The engine refuses without a link, and rights that link or capability do not carry.
@@ -158,7 +158,7 @@ impl<T: Transport, H: Hal> Device<T, H> {
         Ok(OfferId(reply.offer))
     }
 
-    /// CAP_ACCEPT: takes an offer into a slot; slot 0 means the lowest empty one.
+    /// CAP_ACCEPT (SPEC sections 7.3 and 8.2): takes an offer into a slot; slot 0 means the lowest empty one.
     ///
     /// # Errors
     /// The engine refuses an offer that is not made to this domain, or no more.
@@ -178,7 +178,7 @@ impl<T: Transport, H: Hal> Device<T, H> {
         })
     }
 
-    /// CAP_REVOKE: ends a capability and all that was derived from it, in every domain. When
+    /// CAP_REVOKE (SPEC sections 7.4 and 8.2): ends a capability and all that was derived from it, in every domain. When
     /// this returns, no access under it is in flight or can start.
     ///
     /// # Errors
@@ -187,7 +187,7 @@ impl<T: Transport, H: Hal> Device<T, H> {
         self.call(&message::CapRevoke(slot_request(capability, 0)))
     }
 
-    /// CAP_REVOKE of what was derived from a capability, sparing itself.
+    /// CAP_REVOKE (SPEC sections 7.4 and 8.2) of what was derived from a capability, sparing itself.
     ///
     /// # Errors
     /// The engine refuses an empty slot.
@@ -196,7 +196,7 @@ impl<T: Transport, H: Hal> Device<T, H> {
         self.call(&message::CapRevoke(request))
     }
 
-    /// CAP_DROP: empties a slot. What was derived from it lives on.
+    /// CAP_DROP (SPEC sections 7 and 8.2): empties a slot. What was derived from it lives on.
     ///
     /// # Errors
     /// The engine refuses an empty slot.
@@ -204,7 +204,7 @@ impl<T: Transport, H: Hal> Device<T, H> {
         self.call(&message::CapDrop(slot_request(capability, 0)))
     }
 
-    /// CAP_QUERY: state and use of a capability.
+    /// CAP_QUERY (SPEC sections 7 and 8.2): state and use of a capability.
     ///
     /// # Errors
     /// The engine refuses an empty slot.

@@ -81,7 +81,7 @@ impl Sequence {
 const EVENT_BYTES: usize = Event::SIZE;
 
 impl<T: Transport, H: Hal> Device<T, H> {
-    /// The next event, or `None` when there is none now. Never waits.
+    /// The next event (SPEC section 8.3), or `None` when there is none now. Never waits.
     ///
     /// # Errors
     /// The device broke: it returned a buffer that it was not given, or a truncated event.

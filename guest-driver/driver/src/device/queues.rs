@@ -10,7 +10,7 @@ use crate::{ControlStatus, Error};
 use byway_protocols::control::{QueueCreateRequest, QueueRequest, queue_flags};
 
 impl<T: Transport, H: Hal> Device<T, H> {
-    /// QUEUE_CREATE over pages that the driver allocates: zeroed, contiguous, laid out by
+    /// QUEUE_CREATE (SPEC section 8.2) over pages that the driver allocates: zeroed, contiguous, laid out by
     /// [`RingLayout`]. `no_park` needs an operator's quota.
     ///
     /// # Errors
@@ -41,7 +41,7 @@ impl<T: Transport, H: Hal> Device<T, H> {
         }
     }
 
-    /// QUEUE_CREATE over the caller's areas. They must be zeroed and stay in place until the
+    /// QUEUE_CREATE (SPEC section 8.2) over the caller's areas. They must be zeroed and stay in place until the
     /// queue is destroyed: the engine reads and writes them, and refuses only what lies
     /// outside RAM.
     ///
@@ -65,7 +65,7 @@ impl<T: Transport, H: Hal> Device<T, H> {
         Ok(QueueId(self.call(&message::QueueCreate(request))?.queue))
     }
 
-    /// QUEUE_DESTROY: descriptors not completed end in status 62. After this returns the engine
+    /// QUEUE_DESTROY (SPEC section 8.2): descriptors not completed end in status 62. After this returns the engine
     /// touches the areas no more.
     ///
     /// # Errors
@@ -93,7 +93,7 @@ impl<T: Transport, H: Hal> Device<T, H> {
         Ok(())
     }
 
-    /// QUEUE_ARM: lets the queue raise one more completion interrupt. Look at the
+    /// QUEUE_ARM (SPEC section 8.2): lets the queue raise one more completion interrupt. Look at the
     /// completions once more afterwards, then sleep.
     ///
     /// # Errors

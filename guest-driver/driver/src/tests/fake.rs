@@ -97,7 +97,8 @@ pub(super) struct World {
     pub(super) query: QueryReply,
     pub(super) handler: Handler,
     pub(super) requests: Vec<(RequestKind, Vec<u8>)>,
-    late: Option<u64>,
+    /// Looks at the clock until the reply is there, and what time it is then.
+    late: Option<(u32, u64)>,
 }
 
 impl std::fmt::Debug for World {
@@ -292,7 +293,8 @@ impl World {
                 return;
             }
             Fault::Late if self.late.is_none() => {
-                self.late = Some(self.now_ns + Options::default().timeout_ns);
+                // The first look is at the beginning of the wait.
+                self.late = Some((1, self.now_ns + 2 * Options::default().timeout_ns));
                 return;
             }
             _ => {}
@@ -414,11 +416,14 @@ unsafe impl Hal for FakeHal {
     fn now_ns(&mut self) -> u64 {
         let mut world = self.0.borrow_mut();
         world.now_ns += 1;
-        if let Some(late) = world.late {
-            // The driver was kept off its CPU; when it comes back, the reply is there.
-            world.now_ns = late + 1;
-            world.serve_control();
-            world.late = None;
+        if let Some((looks, then)) = world.late {
+            world.late = Some((looks.saturating_sub(1), then));
+            if looks == 0 {
+                // The driver was kept off its CPU; when it comes back, the reply is there.
+                world.now_ns = then;
+                world.serve_control();
+                world.late = None;
+            }
         }
         world.now_ns
     }
@@ -486,6 +491,18 @@ impl Transport for FakeTransport {
         assert!(addresses.size.is_power_of_two());
         assert!(addresses.descriptors.is_multiple_of(16));
         assert!(addresses.driver.is_multiple_of(2) && addresses.device.is_multiple_of(4));
+        assert_eq!(
+            world.read_u16(addresses.device + 2),
+            0,
+            "the used ring starts at 0"
+        );
+        if queue == 0 {
+            assert_eq!(
+                world.read_u16(addresses.driver + 2),
+                0,
+                "nothing was asked yet"
+            );
+        }
         let no_notify = u16::from(world.no_notify && queue == 1).to_le_bytes();
         world.write(addresses.device, &no_notify);
         let fresh = Queue {

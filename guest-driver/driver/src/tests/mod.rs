@@ -7,3 +7,4 @@ mod fake;
 mod hostile;
 mod mmio;
 mod queues;
+mod virtqueue;
