@@ -210,7 +210,7 @@ impl<'m> HostMailbox<'m> {
 }
 
 /// A command that has been given and not yet been answered.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 #[must_use = "an answer that nobody waits for is overwritten by the next"]
 pub struct Ticket<R> {
     sequence: u32,

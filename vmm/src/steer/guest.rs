@@ -1,12 +1,13 @@
 //! [`Guest`]: one VM with the built-in image, and typed commands to its processes.
 
 use std::cell::Cell;
-use std::io;
 use std::ptr::NonNull;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use byway_agent::commands::{self, Request};
+use byway_agent::host::Ticket;
 use byway_agent::{CallError, GuestState, HostMailbox, Process};
 use byway_engine::Engine;
 use byway_engine::interface::Admin;
@@ -51,6 +52,8 @@ pub struct Guest {
     /// nothing more.
     tsc_khz: u64,
     pub(super) opened: [Cell<Opened>; 2],
+    /// The unanswered command that put the vCPU to sleep.
+    asleep: Cell<Option<(Process, Ticket<commands::Sleep>)>>,
     vm: Vm,
 }
 
@@ -99,6 +102,7 @@ impl Guest {
             console,
             tsc_khz,
             opened: Default::default(),
+            asleep: Cell::new(None),
             vm,
         };
         guest.wait_ready()?;
@@ -117,7 +121,13 @@ impl Guest {
     }
 
     fn trouble(&self, what: &str) -> String {
-        let mut text = format!("guest {} {what}", self.name);
+        let mut text = format!(
+            "guest {} {what}; state {:?}, {} interrupts, {:?}",
+            self.name,
+            self.mailbox.state(),
+            self.mailbox.header().interrupts.load(Ordering::Relaxed),
+            self.vm.vcpu_exits(0)
+        );
         if self.mailbox.is_set_up() && self.mailbox.state() == Some(GuestState::Crashed) {
             let crash = self.mailbox.crash();
             text += &format!(
@@ -216,7 +226,7 @@ impl Guest {
     /// Whether the vCPU is in `hlt`.
     #[must_use]
     pub fn is_asleep(&self) -> bool {
-        self.mailbox.state() == Some(GuestState::Sleeping)
+        self.asleep.get().is_some() && self.mailbox.state() == Some(GuestState::Sleeping)
     }
 
     /// Puts the vCPU into `hlt` until the next command. Does nothing when it is there.
@@ -224,42 +234,45 @@ impl Guest {
     /// # Errors
     /// When the guest does not answer.
     pub fn sleep(&self) -> Result<()> {
-        if self.is_asleep() {
+        if self.asleep.get().is_some() {
             return Ok(());
         }
         let process = self.mailbox.running().unwrap_or(Process::App);
         // The answer comes when it wakes up.
-        let _wakes_up = self.mailbox.channel(process).begin(commands::Sleep {});
-        self.wait_for(GuestState::Sleeping, || Ok(()))
+        let ticket = self.mailbox.channel(process).begin(commands::Sleep {});
+        self.asleep.set(Some((process, ticket)));
+        let asleep = || (self.mailbox.state() == Some(GuestState::Sleeping)).then_some(());
+        self.wait_until(asleep, "sleep")
     }
 
-    /// Gets the vCPU out of `hlt`.
+    /// Gets the vCPU out of `hlt`: raises the wake interrupt until the guest has answered the command that put it there. Its
+    /// state alone would not do, since another interrupt makes it look awake for a moment.
     ///
     /// # Errors
     /// When the guest does not come back.
     pub fn wake(&self) -> Result<()> {
-        if !self.is_asleep() {
+        let Some((process, ticket)) = self.asleep.get() else {
             return Ok(());
-        }
-        self.wait_for(GuestState::Ready, || Ok(self.vm.wake()?))
-    }
-
-    /// Waits for a state, nudging again only after [`NUDGE_AGAIN`]: a second interrupt on its way would wake the
-    /// guest from its next sleep.
-    fn wait_for(&self, state: GuestState, nudge: impl Fn() -> io::Result<()>) -> Result<()> {
-        let mut wait = Wait::new();
+        };
+        let channel = self.mailbox.channel(process);
+        self.vm.wake()?;
         let mut nudged = Instant::now();
-        nudge()?;
-        while self.mailbox.state() != Some(state) {
-            if !wait.turn() || self.vm.outcome().is_some() {
-                bail!("{}", self.trouble(&format!("does not become {state:?}")));
-            }
-            if nudged.elapsed() > NUDGE_AGAIN {
-                nudged = Instant::now();
-                nudge()?;
-            }
-        }
-        Ok(())
+        let slept = self.wait_until(
+            || {
+                if nudged.elapsed() > NUDGE_AGAIN {
+                    nudged = Instant::now();
+                    // The next look nudges again if this one failed.
+                    let _ = self.vm.wake();
+                }
+                channel.finish(&ticket)
+            },
+            "the wake interrupt",
+        )?;
+        self.asleep.set(None);
+        slept
+            .map(drop)
+            .map_err(|error| anyhow!("{error}"))
+            .context("Sleep")
     }
 
     /// Waits for what `look` finds.
