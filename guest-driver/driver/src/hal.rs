@@ -32,8 +32,8 @@ impl DmaPages {
 ///
 /// # Safety
 /// [`Hal::allocate`] returns pages that are zeroed, valid for reads and writes through `ptr`,
-/// backed by the guest-physical addresses that it names, used by nobody else, and that stay so until
-/// they come back through [`Hal::free`].
+/// backed by the guest-physical addresses that it names, used by nobody else, and that stay so
+/// until they come back through [`Hal::free`].
 pub unsafe trait Hal {
     /// Zeroed pages, or `None` when there are none.
     fn allocate(&mut self, pages: usize) -> Option<DmaPages>;

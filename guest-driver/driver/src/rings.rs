@@ -21,7 +21,8 @@ pub struct RingLayout {
 impl RingLayout {
     const RING: u64 = 128;
 
-    /// The layout for `entries` descriptors, or `None` unless that is a power of two from 2 to 32768.
+    /// The layout for `entries` descriptors, or `None` unless that is a power of two from 2 to
+    /// 32768.
     #[must_use]
     pub const fn new(entries: u32) -> Option<Self> {
         match RingPosition::new(entries) {

@@ -309,8 +309,8 @@ impl Request {
     /// Write the destination in ascending order.
     ///
     /// # Errors
-    /// The operation is not MEMMOVE or FILL, or it is a copy to a place within its source, which has
-    /// to run backwards.
+    /// The operation is not MEMMOVE or FILL, or it is a copy to a place within its source, which
+    /// has to run backwards.
     #[inline]
     pub fn strictly_ordered(self) -> Result<Self, RequestError> {
         let request = self.with_if(Flags::STRICT_ORDER, &[Opcode::Memmove, Opcode::Fill])?;

@@ -71,8 +71,8 @@ impl<T: Transport, H: Hal> Device<T, H> {
         }))
     }
 
-    /// UNBIND (SPEC section 8.2): takes the address space back. After this returns the engine walks its tables no
-    /// more, and they may be freed.
+    /// UNBIND (SPEC section 8.2): takes the address space back. After this returns the engine walks
+    /// its tables no more, and they may be freed.
     ///
     /// # Errors
     /// The engine refuses while a context uses it.
@@ -83,8 +83,8 @@ impl<T: Transport, H: Hal> Device<T, H> {
         }))
     }
 
-    /// CONTEXT_CREATE (SPEC section 8.2): opens a context over an address space, or over guest-physical addresses
-    /// with [`Pasid::PHYSICAL`]. `slots` counts slot 0.
+    /// CONTEXT_CREATE (SPEC section 8.2): opens a context over an address space, or over
+    /// guest-physical addresses with [`Pasid::PHYSICAL`]. `slots` counts slot 0.
     ///
     /// # Errors
     /// The engine refuses a PASID that is not bound, and what exceeds a quota.
@@ -98,8 +98,8 @@ impl<T: Transport, H: Hal> Device<T, H> {
         ))
     }
 
-    /// CONTEXT_DESTROY (SPEC section 8.2): closes a context with its queues and slots; what was derived from its own
-    /// address space is revoked. Pages of its queues may be freed afterwards.
+    /// CONTEXT_DESTROY (SPEC section 8.2): closes a context with its queues and slots; what was
+    /// derived from its own address space is revoked. Pages of its queues may be freed afterwards.
     ///
     /// # Errors
     /// The engine refuses an unknown context.
@@ -111,9 +111,9 @@ impl<T: Transport, H: Hal> Device<T, H> {
         self.call(&message::ContextDestroy(request))
     }
 
-    /// INVALIDATE (SPEC section 8.2): drops cached translations. After this returns no access by an old one is in
-    /// flight or can start. Returns the chunks in flight that were waited for. May sleep; from
-    /// atomic context use the invalidation page (SPEC section 10).
+    /// INVALIDATE (SPEC section 8.2): drops cached translations. After this returns no access by an
+    /// old one is in flight or can start. Returns the chunks in flight that were waited for. May
+    /// sleep; from atomic context use the invalidation page (SPEC section 10).
     ///
     /// # Errors
     /// The engine refuses an unknown PASID and a malformed range.

@@ -136,7 +136,8 @@ impl<T: Transport, H: Hal> Device<T, H> {
         Ok(CapSlot::new(derive.target.context, reply.slot))
     }
 
-    /// CAP_OFFER (SPEC sections 7.3 and 8.2): offers a capability to a linked domain under a label that the peer sees.
+    /// CAP_OFFER (SPEC sections 7.3 and 8.2): offers a capability to a linked domain under a label
+    /// that the peer sees.
     ///
     /// # Errors
     /// The engine refuses without a link, and rights that link or capability do not carry.
@@ -158,7 +159,8 @@ impl<T: Transport, H: Hal> Device<T, H> {
         Ok(OfferId(reply.offer))
     }
 
-    /// CAP_ACCEPT (SPEC sections 7.3 and 8.2): takes an offer into a slot; slot 0 means the lowest empty one.
+    /// CAP_ACCEPT (SPEC sections 7.3 and 8.2): takes an offer into a slot; slot 0 means the lowest
+    /// empty one.
     ///
     /// # Errors
     /// The engine refuses an offer that is not made to this domain, or no more.
@@ -178,8 +180,8 @@ impl<T: Transport, H: Hal> Device<T, H> {
         })
     }
 
-    /// CAP_REVOKE (SPEC sections 7.4 and 8.2): ends a capability and all that was derived from it, in every domain. When
-    /// this returns, no access under it is in flight or can start.
+    /// CAP_REVOKE (SPEC sections 7.4 and 8.2): ends a capability and all that was derived from it,
+    /// in every domain. When this returns, no access under it is in flight or can start.
     ///
     /// # Errors
     /// The engine refuses an empty slot.
@@ -187,7 +189,8 @@ impl<T: Transport, H: Hal> Device<T, H> {
         self.call(&message::CapRevoke(slot_request(capability, 0)))
     }
 
-    /// CAP_REVOKE (SPEC sections 7.4 and 8.2) of what was derived from a capability, sparing itself.
+    /// CAP_REVOKE (SPEC sections 7.4 and 8.2) of what was derived from a capability, sparing
+    /// itself.
     ///
     /// # Errors
     /// The engine refuses an empty slot.

@@ -128,8 +128,8 @@ impl<T: Transport, H: Hal> Device<T, H> {
         self.transport.acknowledge_interrupt()
     }
 
-    /// Asks the engine to look at this domain's parked queues (SPEC sections 2.7 and 8.1): the kick that a
-    /// process asks for when `need_kick` is set. A bare notification; no request travels.
+    /// Asks the engine to look at this domain's parked queues (SPEC sections 2.7 and 8.1): the kick
+    /// that a process asks for when `need_kick` is set. A bare notification; no request travels.
     pub fn doorbell(&mut self) {
         self.transport.notify(CONTROL_QUEUE);
     }

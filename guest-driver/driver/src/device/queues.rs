@@ -10,12 +10,12 @@ use crate::{ControlStatus, Error};
 use byway_protocols::control::{QueueCreateRequest, QueueRequest, queue_flags};
 
 impl<T: Transport, H: Hal> Device<T, H> {
-    /// QUEUE_CREATE (SPEC section 8.2) over pages that the driver allocates: zeroed, contiguous, laid out by
-    /// [`RingLayout`]. `no_park` needs an operator's quota.
+    /// QUEUE_CREATE (SPEC section 8.2) over pages that the driver allocates: zeroed, contiguous,
+    /// laid out by [`RingLayout`]. `no_park` needs an operator's quota.
     ///
     /// # Errors
-    /// A bad number of entries, no memory, or what the engine refuses. When the device breaks in the
-    /// middle, the pages leak: the engine may have taken them.
+    /// A bad number of entries, no memory, or what the engine refuses. When the device breaks in
+    /// the middle, the pages leak: the engine may have taken them.
     pub fn create_owned_queue(
         &mut self,
         context: ContextId,
@@ -41,9 +41,9 @@ impl<T: Transport, H: Hal> Device<T, H> {
         }
     }
 
-    /// QUEUE_CREATE (SPEC section 8.2) over the caller's areas. They must be zeroed and stay in place until the
-    /// queue is destroyed: the engine reads and writes them, and refuses only what lies
-    /// outside RAM.
+    /// QUEUE_CREATE (SPEC section 8.2) over the caller's areas. They must be zeroed and stay in
+    /// place until the queue is destroyed: the engine reads and writes them, and refuses only what
+    /// lies outside RAM.
     ///
     /// # Errors
     /// The engine refuses bad areas, unknown contexts and what exceeds a quota.
@@ -65,8 +65,8 @@ impl<T: Transport, H: Hal> Device<T, H> {
         Ok(QueueId(self.call(&message::QueueCreate(request))?.queue))
     }
 
-    /// QUEUE_DESTROY (SPEC section 8.2): descriptors not completed end in status 62. After this returns the engine
-    /// touches the areas no more.
+    /// QUEUE_DESTROY (SPEC section 8.2): descriptors not completed end in status 62. After this
+    /// returns the engine touches the areas no more.
     ///
     /// # Errors
     /// The engine refuses an unknown queue.
@@ -93,8 +93,8 @@ impl<T: Transport, H: Hal> Device<T, H> {
         Ok(())
     }
 
-    /// QUEUE_ARM (SPEC section 8.2): lets the queue raise one more completion interrupt. Look at the
-    /// completions once more afterwards, then sleep.
+    /// QUEUE_ARM (SPEC section 8.2): lets the queue raise one more completion interrupt. Look at
+    /// the completions once more afterwards, then sleep.
     ///
     /// # Errors
     /// The engine refuses an unknown queue.
