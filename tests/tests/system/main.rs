@@ -1,0 +1,18 @@
+//! Whole-system tests: real VMs on /dev/kvm, their drivers and ring-3 processes, one engine.
+//!
+//! Each module holds one promise. Tests take turns (each wants both cores for vCPUs and a worker), and say
+//! `SKIPPED:` where there is no KVM. None asserts how long something takes.
+
+mod accessed_dirty;
+mod exits;
+mod faults;
+mod interrupts;
+mod kill;
+mod lost_memory;
+mod page_tables;
+mod parking;
+mod processes;
+mod refusals;
+mod reset;
+mod revoke;
+mod world;
