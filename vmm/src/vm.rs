@@ -15,7 +15,6 @@ use kvm_bindings::{
     KVM_CAP_X86_DISABLE_EXITS, KVM_MAX_CPUID_ENTRIES, KVM_X86_DISABLE_EXITS_PAUSE, kvm_enable_cap,
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
-use vm_superio::Trigger;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::acpi::{self, AcpiError, MmioDevice};
@@ -124,7 +123,6 @@ pub struct Vm {
     context: VcpuContext,
     device: Option<Device>,
     serial: Serial,
-    wake: IrqLine,
     pin: Vec<usize>,
     mailbox: Option<(u64, u64)>,
     started: bool,
@@ -155,7 +153,6 @@ impl Vm {
         let device = domain
             .map(|domain| add_byway_device(&mut mmio, &vm, &config, &ram, domain))
             .transpose()?;
-        let wake = IrqLine::new(&vm, layout::WAKE_GSI)?;
 
         let vcpus = create_vcpus(&kvm, &vm, config.cpus)?;
         let windows: Vec<_> = device.iter().map(|_| BYWAY_WINDOW).collect();
@@ -191,7 +188,6 @@ impl Vm {
             },
             device,
             serial,
-            wake,
             pin: config.pin,
             mailbox,
             started: false,
@@ -280,10 +276,19 @@ impl Vm {
 
     /// Raises the wake interrupt, which gets a guest out of `hlt`.
     ///
+    /// By ioctl rather than by an irqfd: where KVM cannot inject an interrupt atomically, an irqfd leaves it to a kernel
+    /// worker on the caller's core, and on a host whose cores are all taken by spinning guests that worker can wait
+    /// for very long.
+    ///
     /// # Errors
-    /// When the eventfd refuses, which it does only if nobody drained it 2^64 times.
+    /// When KVM refuses the line.
     pub fn wake(&self) -> io::Result<()> {
-        self.wake.trigger()
+        for level in [true, false] {
+            self.vm
+                .set_irq_line(layout::WAKE_GSI, level)
+                .map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
+        }
+        Ok(())
     }
 
     /// Types on the console; returns how many bytes the guest's FIFO took.
