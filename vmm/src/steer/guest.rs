@@ -403,7 +403,8 @@ impl Wait {
         match self.turns {
             0..=20 => std::hint::spin_loop(),
             21..=60 => std::thread::sleep(Duration::from_micros(20)),
-            _ => std::thread::sleep(Duration::from_micros(200)),
+            61..=100 => std::thread::sleep(Duration::from_micros(200)),
+            _ => std::thread::sleep(Duration::from_millis(1)),
         }
         Instant::now() < self.deadline
     }

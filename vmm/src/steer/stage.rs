@@ -74,6 +74,11 @@ impl Stage {
         let cores = pin::allowed_cores();
         let guest_core = cores[0];
         let engine_core = *cores.last().unwrap_or(&guest_core);
+        // Everything that is not the worker stays off its core: this thread, which waits for guests by short naps, and
+        // the threads that it starts.
+        if guest_core != engine_core {
+            pin::pin_current_thread(guest_core).context("cannot bind a thread to a core")?;
+        }
         let engine = Engine::new(EngineConfig {
             workers: 1,
             worker_cpus: vec![engine_core],
