@@ -8,12 +8,14 @@ use super::report::Row;
 use crate::measure::Quantiles;
 use crate::steer::{Direction, RunSpec, Stage};
 
+/// Windows of each kind in one round. Short, so that most of them see nothing of what else the host does.
+const WINDOWS: u32 = 12;
 /// Round trips per ping-pong window.
-const PINGS: u64 = 100_000;
+const PINGS: u64 = 10_000;
 /// Puts per window, one at a time.
-const ALONE: u64 = 50_000;
+const ALONE: u64 = 10_000;
 /// Puts per window, 64 in flight.
-const DEEP: u64 = 400_000;
+const DEEP: u64 = 50_000;
 /// Size of a put in bytes.
 const SIZE: u64 = 64;
 
@@ -28,42 +30,47 @@ pub struct SmallPuts {
     pub deep_ns: f64,
 }
 
-/// Measures `windows` windows of each kind.
+/// Measures `rounds` rounds of [`WINDOWS`] windows of each kind.
 ///
 /// # Errors
 /// When a guest does not do as told, or a transfer fails.
-pub fn measure(stage: &Stage, windows: u32, rows: &mut Vec<Row>) -> Result<Quiet<SmallPuts>> {
+pub fn measure(stage: &Stage, rounds: u32, rows: &mut Vec<Row>) -> Result<Quiet<SmallPuts>> {
     let mut pingpong = Watch::default();
     let mut alone = Watch::default();
     let mut deep = Watch::default();
     let mut samples = Vec::new();
-    for _ in 0..windows {
-        pingpong.window(stage, || stage.ping_pong(PINGS))?;
-        let put = |iterations, depth, samples| RunSpec {
-            descriptor: Direction::Put.descriptor(stage, SIZE),
-            iterations,
-            depth,
-            stride: SIZE,
-            samples,
-        };
-        stage.wake_queue()?;
-        alone.window(stage, || {
-            let done = stage
-                .alice
-                .run(Process::App, &put(ALONE, 1, ALONE))
-                .context("64 B puts alone")?;
-            samples.extend(done.samples_ns);
-            Ok(done.ns as f64 / done.completed.max(1) as f64)
-        })?;
-        stage.wake_queue()?;
-        deep.window(stage, || {
-            let spec = put(DEEP.min(stage.buffer_bytes / SIZE), 64, 0);
-            let done = stage
-                .alice
-                .run(Process::App, &spec)
-                .context("64 B puts, 64 in flight")?;
-            Ok(done.ns as f64 / done.completed.max(1) as f64)
-        })?;
+    let put = |iterations, depth, samples| RunSpec {
+        descriptor: Direction::Put.descriptor(stage, SIZE),
+        iterations,
+        depth,
+        stride: SIZE,
+        samples,
+    };
+    for _ in 0..rounds {
+        for window in stage.ping_pong(WINDOWS, PINGS)? {
+            pingpong.add(window.ns, &window.before, &window.after);
+        }
+        for _ in 0..WINDOWS {
+            stage.wake_queue()?;
+            alone.window(stage, || {
+                let done = stage
+                    .alice
+                    .run(Process::App, &put(ALONE, 1, ALONE))
+                    .context("64 B puts alone")?;
+                samples.extend(done.samples_ns);
+                Ok(done.ns as f64 / done.completed.max(1) as f64)
+            })?;
+        }
+        for _ in 0..WINDOWS {
+            stage.wake_queue()?;
+            deep.window(stage, || {
+                let done = stage
+                    .alice
+                    .run(Process::App, &put(DEEP, 64, 0))
+                    .context("64 B puts, 64 in flight")?;
+                Ok(done.ns as f64 / done.completed.max(1) as f64)
+            })?;
+        }
     }
     let samples = Quantiles::new(samples);
     rows.push(Row {

@@ -51,10 +51,10 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 /// When the host lacks something or a guest fails.
 pub fn measure(quick: bool) -> Result<BenchReport> {
     let started = Instant::now();
-    let (windows, copies, revocations) = if quick {
-        (15, 12, 1100)
+    let (rounds, copies, revocations) = if quick {
+        (8, 40, 1100)
     } else {
-        (60, 40, 5000)
+        (40, 200, 5000)
     };
     let bar = ProgressBar::new(u64::from(revocations) + 300);
     bar.set_style(ProgressStyle::with_template(
@@ -73,7 +73,7 @@ pub fn measure(quick: bool) -> Result<BenchReport> {
     report.ratios.boot_to_first_transfer_s = Some(stage.boot_to_first_transfer.as_secs_f64());
 
     bar.set_message("small puts beside the cache-line round trip");
-    if let Some(small) = latency::measure(&stage, windows, &mut report.rows)?.or_note(missing) {
+    if let Some(small) = latency::measure(&stage, rounds, &mut report.rows)?.or_note(missing) {
         report.ratios.put64_rtt_over_pingpong = Some(small.alone_ns / small.pingpong_ns);
         report.ratios.op64_ns_over_pingpong = Some(small.deep_ns / small.pingpong_ns);
     }

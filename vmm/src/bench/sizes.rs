@@ -12,7 +12,7 @@ use crate::steer::{Direction, RunSpec, Stage};
 /// Bytes of the transfer that is compared with memcpy.
 const LARGE: u64 = 1 << 20;
 /// Transfers per window of the comparison.
-const REPEAT: u64 = 400;
+const REPEAT: u64 = 64;
 
 /// Rows for sizes and depths.
 ///
@@ -87,7 +87,7 @@ pub fn against_memcpy(stage: &Stage, windows: u32, rows: &mut Vec<Row>) -> Resul
     let mut ratios = Watch::default();
     for _ in 0..windows {
         let host = stage.on_engine_core(|| {
-            memcpy::best_copy(&mut memory, LARGE as usize, REPEAT as usize / 4, 2)
+            memcpy::best_copy(&mut memory, LARGE as usize, REPEAT as usize, 1)
         })?;
         if host.gbps > best.gbps {
             best = host;

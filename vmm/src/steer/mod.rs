@@ -14,4 +14,4 @@ pub use direction::Direction;
 pub use engine_calls::{Accepted, Control, is_success};
 pub use guest::{Guest, GuestSpec, PAGE_2M, PAGE_4K};
 pub use run::{RunDone, RunSpec, Running};
-pub use stage::{POLLED, Stage, StageSpec};
+pub use stage::{POLLED, PingWindow, Stage, StageSpec};

@@ -1,7 +1,7 @@
 //! Two VMs wired up: alice holds a capability over a buffer of bob's process. What the demo, the benchmark and
 //! the whole-system tests play on.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -40,6 +40,17 @@ const QUEUE_ENTRIES: u64 = 128;
 pub const POLLED: Duration = Duration::from_millis(100);
 /// Label under which bob offers his buffer.
 const LABEL: u64 = 0x627_566;
+
+/// One window of a ping-pong.
+#[derive(Debug, Clone, Copy)]
+pub struct PingWindow {
+    /// Mean round trip in nanoseconds.
+    pub ns: f64,
+    /// Load on the answering thread before the window.
+    pub before: ThreadLoad,
+    /// And after it.
+    pub after: ThreadLoad,
+}
 
 /// Two running VMs and the engine between them.
 pub struct Stage {
@@ -171,36 +182,49 @@ impl Stage {
         Ok(ThreadLoad::of(tid)?)
     }
 
-    /// Mean round trip of a cache line between alice's process and a thread on the engine's core, in nanoseconds. The
-    /// worker sleeps meanwhile.
+    /// Round trips of a cache line between alice's process and a thread on the engine's core, while the worker sleeps: `windows`
+    /// windows of `iterations` each.
     ///
     /// # Errors
-    /// When alice does not answer.
-    pub fn ping_pong(&self, iterations: u64) -> Result<f64> {
+    /// When alice does not answer, or the thread cannot be bound or observed.
+    pub fn ping_pong(&self, windows: u32, iterations: u64) -> Result<Vec<PingWindow>> {
         self.quiesce();
+        self.alice.settle()?;
         let mailbox = self.alice.mailbox();
         let engine_core = self.engine_core;
-        self.alice.settle()?;
-        mailbox.channel(Process::App).reset_pings();
-        let answered = AtomicBool::new(false);
+        let (start, starts) = mpsc::channel::<()>();
+        let (load, loads) = mpsc::channel();
         std::thread::scope(|scope| {
-            scope.spawn(|| {
-                if pin::pin_current_thread(engine_core).is_ok() {
+            let answering = scope.spawn(move || -> Result<()> {
+                pin::pin_current_thread(engine_core)?;
+                // SAFETY: takes no argument and cannot fail.
+                let tid = unsafe { libc::gettid() };
+                let channel = mailbox.channel(Process::App);
+                while starts.recv().is_ok() {
                     let deadline = Instant::now() + Duration::from_secs(10);
-                    let channel = mailbox.channel(Process::App);
-                    answered.store(
+                    let before = ThreadLoad::of(tid)?;
+                    ensure!(
                         channel.answer_pings(iterations, || Instant::now() < deadline),
-                        Ordering::Relaxed,
+                        "the guest stopped in the middle of a ping-pong"
                     );
+                    load.send((before, ThreadLoad::of(tid)?))?;
                 }
+                Ok(())
             });
-            let done = self.alice.call(Process::App, PingPong { iterations });
-            if done.is_err() {
-                mailbox.channel(Process::App).stop(true);
+            let mut found = Vec::new();
+            for _ in 0..windows {
+                mailbox.channel(Process::App).reset_pings();
+                start.send(()).context("the answering thread ended")?;
+                let done = self.alice.call(Process::App, PingPong { iterations })?;
+                let (before, after) = loads.recv().context("the answering thread ended")?;
+                let ns = self.alice.ticks_to_ns(done.ticks) as f64 / done.iterations.max(1) as f64;
+                found.push(PingWindow { ns, before, after });
             }
-            done.map(|done| {
-                self.alice.ticks_to_ns(done.ticks) as f64 / done.iterations.max(1) as f64
-            })
+            drop(start);
+            match answering.join() {
+                Ok(answered) => answered.map(|()| found),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
         })
     }
 
