@@ -15,6 +15,7 @@ pub const LOCAL_APIC: u64 = 0xfee0_0000;
 /// Guest-physical address of the I/O APIC.
 pub const IO_APIC: u64 = 0xfec0_0000;
 
+const APIC_ID: u64 = 0x20;
 const APIC_EOI: u64 = 0xb0;
 const APIC_SPURIOUS: u64 = 0xf0;
 const APIC_ENABLED: u32 = 1 << 8;
@@ -39,12 +40,14 @@ impl Interrupts {
     /// # Safety
     /// Called once; both controllers are mapped, uncached, at [`MMIO_MAP`], and the interrupt table is filled.
     pub unsafe fn new(facts: BootFacts) -> Self {
-        if !facts.x2apic {
+        let apic_id = facts.x2apic.unwrap_or_else(|| {
             write_register(LOCAL_APIC + APIC_SPURIOUS, APIC_ENABLED | SPURIOUS);
-        }
+            // SAFETY: the caller's promise.
+            unsafe { ((MMIO_MAP + LOCAL_APIC + APIC_ID) as *const u32).read_volatile() >> 24 }
+        });
         Self {
-            apic_id: facts.apic_id,
-            x2apic: facts.x2apic,
+            apic_id,
+            x2apic: facts.x2apic.is_some(),
             taken: 0,
         }
     }

@@ -163,7 +163,7 @@ impl Machine {
             // One that came after the process last looked has woken it already.
             call::AWAIT_INTERRUPT => {
                 if words[0] == self.interrupts.taken {
-                    self.sleep_once();
+                    self.sleep_until(|_| true);
                 }
                 (0, [0; 8])
             }
@@ -188,13 +188,17 @@ impl Machine {
         }
     }
 
-    /// Sleeps until one interrupt, which is served, and says which it was.
-    pub fn sleep_once(&mut self) -> Option<u32> {
+    /// Sleeps, serving interrupts, until one for which `wakes` holds.
+    pub fn sleep_until(&mut self, wakes: impl Fn(Option<u32>) -> bool) {
         self.set_state(GuestState::Sleeping);
-        let irq = self.interrupts.wait();
-        self.interrupted(irq);
+        loop {
+            let irq = self.interrupts.wait();
+            self.interrupted(irq);
+            if wakes(irq) {
+                break;
+            }
+        }
         self.set_state(GuestState::Ready);
-        irq
     }
 
     fn set_state(&self, state: GuestState) {

@@ -91,8 +91,6 @@ long_mode:
     # x2APIC where there is one (CPUID.1:ECX[21]); else the kernel process uses the MMIO page.
     mov eax, 1
     cpuid
-    shr ebx, 24
-    mov dword ptr [boot_apic_id], ebx
     bt ecx, 21
     jnc 1f
     mov ecx, 0x1b                   # IA32_APIC_BASE: EN, EXTD
@@ -103,6 +101,9 @@ long_mode:
     mov eax, 0x13f
     xor edx, edx
     wrmsr
+    mov ecx, 0x802                  # the APIC's own word on its id: CPUID may tell the host's
+    rdmsr
+    mov dword ptr [x2apic_id], eax
     mov dword ptr [x2apic], 1
 1:
     mov dword ptr [in_kernel], 1

@@ -81,7 +81,7 @@ const VECTORS: usize = 64;
 
 unsafe extern "C" {
     static boot_start_info: u64;
-    static boot_apic_id: u64;
+    static x2apic_id: u64;
     static boot_levels: u64;
     static x2apic: u32;
     static mut kernel_cr3: u64;
@@ -98,10 +98,8 @@ unsafe extern "C" {
 pub struct BootFacts {
     /// Guest-physical address of hvm_start_info.
     pub start_info: u64,
-    /// APIC id of this CPU.
-    pub apic_id: u32,
-    /// Whether the local APIC is driven by MSRs; the stubs then end interrupts themselves.
-    pub x2apic: bool,
+    /// Id of the local APIC, where it is driven by MSRs; the stubs then end interrupts themselves.
+    pub x2apic: Option<u32>,
     /// Levels of page tables that the CPU walks: 4 or 5.
     pub levels: u32,
 }
@@ -112,8 +110,11 @@ pub fn boot_facts() -> BootFacts {
     unsafe {
         BootFacts {
             start_info: boot_start_info,
-            apic_id: boot_apic_id as u32,
-            x2apic: x2apic != 0,
+            x2apic: if x2apic != 0 {
+                Some(x2apic_id as u32)
+            } else {
+                None
+            },
             levels: boot_levels as u32,
         }
     }

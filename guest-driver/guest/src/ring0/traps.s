@@ -152,8 +152,8 @@ in_kernel:          .long 0         # 0 another process, 1 the kernel process, 2
 x2apic:             .long 0
 .global boot_start_info
 boot_start_info:    .quad 0
-.global boot_apic_id
-boot_apic_id:       .quad 0
+.global x2apic_id
+x2apic_id:          .quad 0
 .global boot_levels
 boot_levels:        .quad 4         # of the page tables
 .global kernel_cr3

@@ -149,13 +149,8 @@ impl KernelCommands for Machine {
     fn sleep(&mut self, _request: Sleep) -> Result<Slept, Failure> {
         let before = self.interrupts.taken;
         let wake = self.info.wake_irq;
-        loop {
-            let irq = self.sleep_once();
-            // A VM without a wake interrupt wakes at any.
-            if wake.is_none() || irq == wake {
-                break;
-            }
-        }
+        // A VM without a wake interrupt wakes at any.
+        self.sleep_until(|irq| wake.is_none() || irq == wake);
         Ok(Slept {
             interrupts: self.interrupts.taken - before,
         })
