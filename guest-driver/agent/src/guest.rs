@@ -33,8 +33,9 @@ impl GuestChannel {
     /// Attaches `process` to its channel.
     ///
     /// # Safety
-    /// `header` and `page` point at the header and the process's channel page and `bulk` at [`BULK_BYTES`]
-    /// bytes, all mapped for as long as the value lives; `bulk` is used through this value only.
+    /// `header` and `page` point at the header and the process's channel page and `bulk` at
+    /// [`BULK_BYTES`] bytes, all mapped for as long as the value lives; `bulk` is used through this
+    /// value only.
     #[must_use]
     pub const unsafe fn new(
         process: Process,

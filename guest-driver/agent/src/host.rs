@@ -1,7 +1,7 @@
 //! The host's side: give commands, wait for answers, read what the guest says about itself.
 //!
-//! Owns nothing but a pointer to the mailbox in the VM's RAM. Waiting is left to the caller, by a closure:
-//! this crate has no clock.
+//! Owns nothing but a pointer to the mailbox in the VM's RAM. Waiting is left to the caller, by a
+//! closure: this crate has no clock.
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
@@ -95,8 +95,8 @@ impl<'m> HostMailbox<'m> {
     /// Wraps the mailbox at `base`.
     ///
     /// # Safety
-    /// `base` is aligned to 4096 and points at [`MAILBOX_BYTES`] bytes of the VM's RAM that stay mapped, readable and
-    /// writable, for `'m`. No Rust reference to them exists elsewhere.
+    /// `base` is aligned to 4096 and points at [`MAILBOX_BYTES`] bytes of the VM's RAM that stay
+    /// mapped, readable and writable, for `'m`. No Rust reference to them exists elsewhere.
     #[must_use]
     pub const unsafe fn new(base: NonNull<u8>) -> Self {
         Self {
@@ -107,8 +107,9 @@ impl<'m> HostMailbox<'m> {
 
     fn at<T>(&self, offset: usize) -> &'m T {
         debug_assert!(offset + size_of::<T>() <= MAILBOX_BYTES);
-        // SAFETY: inside the mailbox by the assertions in `layout`, aligned to a page; `T` is one of the layout's
-        // structures, which are made of atomics, so that any content is valid and may change.
+        // SAFETY: inside the mailbox by the assertions in `layout`, aligned to a page; `T` is one
+        // of the layout's structures, which are made of atomics, so that any content is valid and
+        // may change.
         unsafe { self.base.add(offset).cast().as_ref() }
     }
 
@@ -118,8 +119,8 @@ impl<'m> HostMailbox<'m> {
         self.at(0)
     }
 
-    /// Whether the guest kernel has found the mailbox, and it is of this version. It takes commands from state
-    /// [`GuestState::Ready`] on.
+    /// Whether the guest kernel has found the mailbox, and it is of this version. It takes commands
+    /// from state [`GuestState::Ready`] on.
     #[must_use]
     pub fn is_set_up(&self) -> bool {
         let header = self.header();
@@ -180,9 +181,9 @@ impl<'m> HostMailbox<'m> {
         }
     }
 
-    /// Has `process` carry out `request`, switching to it first if need be, and waits for
-    /// the answer as long as `patience` returns true (it is asked again and again, and may spin, yield or
-    /// sleep).
+    /// Has `process` carry out `request`, switching to it first if need be, and waits for the
+    /// answer as long as `patience` returns true (it is asked again and again, and may spin, yield
+    /// or sleep).
     ///
     /// # Errors
     /// See [`CallError`].
@@ -293,8 +294,9 @@ impl HostChannel<'_> {
         self.page.stop.value.store(u32::from(stop), Release);
     }
 
-    /// Answers a [`crate::commands::PingPong`] of `iterations` round trips; returns whether all came. Between
-    /// two looks at the line `patience` is asked, once in 65536 turns, whether to go on.
+    /// Answers a [`crate::commands::PingPong`] of `iterations` round trips; returns whether all
+    /// came. Between two looks at the line `patience` is asked, once in 65536 turns, whether to go
+    /// on.
     pub fn answer_pings(&self, iterations: u64, mut patience: impl FnMut() -> bool) -> bool {
         let last = iterations as u32;
         let mut seen = 0u32;
@@ -337,8 +339,8 @@ impl HostChannel<'_> {
                 .checked_add(bytes.len())
                 .is_some_and(|end| end <= BULK_BYTES)
         );
-        // SAFETY: inside the bulk area; the source is the caller's, so the two do not overlap. The guest may write
-        // there meanwhile: that garbles the bytes, no more.
+        // SAFETY: inside the bulk area; the source is the caller's, so the two do not overlap. The
+        // guest may write there meanwhile: that garbles the bytes, no more.
         unsafe {
             core::ptr::copy_nonoverlapping(
                 bytes.as_ptr(),

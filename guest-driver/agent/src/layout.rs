@@ -125,8 +125,8 @@ pub struct CrashFrame {
 #[derive(Debug)]
 #[repr(C, align(4096))]
 pub struct Header {
-    /// [`MAGIC`]; stored with release ordering after version and channels, before the guest is ready:
-    /// what else the header says is valid from state [`GuestState::Ready`] on.
+    /// [`MAGIC`]; stored with release ordering after version and channels, before the guest is
+    /// ready: what else the header says is valid from state [`GuestState::Ready`] on.
     pub magic: AtomicU64,
     /// [`VERSION`].
     pub version: AtomicU32,
@@ -159,7 +159,8 @@ pub struct RunLine {
     pub process: AtomicU32,
 }
 
-/// A command as the host writes it. Arguments and opcode first, then `sequence` with release ordering.
+/// A command as the host writes it. Arguments and opcode first, then `sequence` with release
+/// ordering.
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub struct CommandBlock {

@@ -37,7 +37,8 @@ impl Memory {
     }
 
     fn guest(&self, process: Process) -> GuestChannel {
-        // SAFETY: inside the allocation, by the layout; the tests join the guest's thread before they drop it.
+        // SAFETY: inside the allocation, by the layout; the tests join the guest's thread before
+        // they drop it.
         unsafe {
             GuestChannel::new(
                 process,

@@ -1,13 +1,15 @@
 //! Where things are in the address spaces of this image.
 //!
-//! Owns the numbers only. The image itself lies at its guest-physical address in every process (`image.ld`).
+//! Owns the numbers only. The image itself lies at its guest-physical address in every process
+//! (`image.ld`).
 
 /// Bytes of a small page.
 pub const PAGE: u64 = 0x1000;
 /// Bytes of a large page, and of a block of the frame allocator.
 pub const LARGE_PAGE: u64 = 0x20_0000;
 
-/// Kernel process: all RAM, mapped in order (PML4 entry 128; the boot tables have it for the first GiB).
+/// Kernel process: all RAM, mapped in order (PML4 entry 128; the boot tables have it for the first
+/// GiB).
 pub const DIRECT_MAP: u64 = 0x4000_0000_0000;
 /// Kernel process: device registers, at this plus their guest-physical address.
 pub const MMIO_MAP: u64 = 0x5000_0000_0000;

@@ -1,7 +1,8 @@
-//! What a program without a standard library must bring along: the memory functions that the compiler calls, and
-//! the panic handler.
+//! What a program without a standard library must bring along: the memory functions that the
+//! compiler calls, and the panic handler.
 //!
-//! `rep movsb` is the whole of `memcpy` and `memset`: it is fast on every CPU that Byway is for, and short.
+//! `rep movsb` is the whole of `memcpy` and `memset`: it is fast on every CPU that Byway is for,
+//! and short.
 
 use core::arch::asm;
 use core::panic::PanicInfo;
@@ -34,7 +35,8 @@ unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, len: usize) -> *mut u
         // SAFETY: forward is right unless `to` lies inside the source.
         return unsafe { memcpy(to, from, len) };
     }
-    // SAFETY: the caller's promise; `len` is not 0 here. Backwards, and the direction flag is restored.
+    // SAFETY: the caller's promise; `len` is not 0 here. Backwards, and the direction flag is
+    // restored.
     unsafe {
         asm!("std", "rep movsb", "cld", inout("rcx") len => _,
              inout("rdi") to.add(len - 1) => _, inout("rsi") from.add(len - 1) => _, options(nostack));
@@ -64,7 +66,8 @@ unsafe extern "C" fn memset(to: *mut u8, value: i32, len: usize) -> *mut u8 {
 unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
     let mut at = 0;
     while at < len {
-        // SAFETY: the caller's promise; volatile, or the compiler would turn the loop into a call of this function.
+        // SAFETY: the caller's promise; volatile, or the compiler would turn the loop into a call
+        // of this function.
         let (x, y) = unsafe { (a.add(at).read_volatile(), b.add(at).read_volatile()) };
         if x != y {
             return i32::from(x) - i32::from(y);
@@ -108,6 +111,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
         crate::kernel::crash::panicked(info)
     }
     crate::serial::log!("process panic: {}", info);
-    // SAFETY: an invalid instruction traps to the kernel process, which reports the fault and restarts this process.
+    // SAFETY: an invalid instruction traps to the kernel process, which reports the fault and
+    // restarts this process.
     unsafe { asm!("ud2", options(noreturn)) }
 }

@@ -24,8 +24,8 @@ impl Write for Serial {
 
 /// Writes to an I/O port; the bitmap in the trap area must allow it.
 pub fn out(port: u16, value: u8) {
-    // SAFETY: the ports that the bitmap allows are the serial port, 0x80 (which does nothing) and 0x64, whose reset
-    // command is meant where it is given; memory is not affected.
+    // SAFETY: the ports that the bitmap allows are the serial port, 0x80 (which does nothing) and
+    // 0x64, whose reset command is meant where it is given; memory is not affected.
     unsafe {
         asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags))
     }

@@ -24,8 +24,8 @@ pub const fn capability_slot(capability: u64) -> u64 {
 }
 
 commands! {
-    /// What the guest kernel asks of the engine for a process. Numbers of contexts, slots and domains go to the engine
-    /// unchecked, so that its refusals can be provoked.
+    /// What the guest kernel asks of the engine for a process. Numbers of contexts, slots and
+    /// domains go to the engine unchecked, so that its refusals can be provoked.
     EngineCommands, dispatch_engine, ENGINE_COMMAND_LIST;
 
     /// What the engine said of itself.
@@ -83,14 +83,15 @@ commands! {
         pasid,
     } => Unbound {}
 
-    /// Opens a context. With [`PASID_OWN`] over the process's own page tables, which are bound first if
-    /// they are not.
+    /// Opens a context. With [`PASID_OWN`] over the process's own page tables, which are bound
+    /// first if they are not.
     0x204 open_context: OpenContext {
         /// [`PASID_OWN`] or a bound PASID.
         pasid,
         /// Capability slots, slot 0 included.
         slots,
-        /// Physical address bits that the walker should assume for [`PASID_OWN`]; 0 = what CPUID says.
+        /// Physical address bits that the walker should assume for [`PASID_OWN`]; 0 = what CPUID
+        /// says.
         maxphyaddr,
         /// `bind_flags` of the ABI beside NXE, for [`PASID_OWN`].
         flags,

@@ -6,9 +6,9 @@
 //! asks for the second after the first. Arguments and results are words of 64 bits, eight
 //! at most, carried in the order of the fields.
 //!
-//! [`ProcessCommands`] run in the addressed process, in ring 3, without an exit
-//! unless they say otherwise. [`KernelCommands`] and [`EngineCommands`] are carried out for that process by
-//! the guest kernel: they cost a trap, and the latter reach the engine over the control virtqueue.
+//! [`ProcessCommands`] run in the addressed process, in ring 3, without an exit unless they say
+//! otherwise. [`KernelCommands`] and [`EngineCommands`] are carried out for that process by the
+//! guest kernel: they cost a trap, and the latter reach the engine over the control virtqueue.
 
 mod engine;
 mod kernel;
@@ -134,7 +134,8 @@ pub trait Request: Copy {
     fn decode_reply(words: Words) -> Self::Reply;
 }
 
-/// Defines requests with their replies, the trait of whoever carries them out, and the way from a number to its method.
+/// Defines requests with their replies, the trait of whoever carries them out, and the way from a
+/// number to its method.
 macro_rules! commands {
     ($(#[$trait_doc:meta])* $handler:ident, $dispatch:ident, $list:ident; $(
         $(#[$doc:meta])*

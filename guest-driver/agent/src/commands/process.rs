@@ -23,8 +23,9 @@ pub const RUN_STOP_ON_FAILURE: u64 = 1;
 
 /// Bytes of a descriptor in the bulk area ([`Submit`]).
 pub const DESCRIPTOR_BYTES: usize = 64;
-/// Bytes of a record that [`Poll`] puts into the bulk area: number of the descriptor (as [`Submitted::first`] counts),
-/// ticks when its completion was seen, 8 bytes each, and the 32 bytes of the completion.
+/// Bytes of a record that [`Poll`] puts into the bulk area: number of the descriptor (as
+/// [`Submitted::first`] counts), ticks when its completion was seen, 8 bytes each, and the 32 bytes
+/// of the completion.
 pub const COMPLETION_RECORD_BYTES: usize = 48;
 
 commands! {
@@ -148,8 +149,9 @@ commands! {
         count,
     } => Exited {}
 
-    /// Publishes raw descriptors, whatever they say, through the ring-3 library, which sets the phase bit only. They stand in
-    /// the bulk area from its beginning. Rings the doorbell, by a trap, when the queue is parked.
+    /// Publishes raw descriptors, whatever they say, through the ring-3 library, which sets the
+    /// phase bit only. They stand in the bulk area from its beginning. Rings the doorbell, by a
+    /// trap, when the queue is parked.
     0x20 submit: Submit {
         /// Number of the queue.
         queue,
@@ -166,8 +168,8 @@ commands! {
         kicks,
     }
 
-    /// Consumes completions and puts a record of each into the bulk area ([`COMPLETION_RECORD_BYTES`]), in
-    /// the order in which they were found.
+    /// Consumes completions and puts a record of each into the bulk area
+    /// ([`COMPLETION_RECORD_BYTES`]), in the order in which they were found.
     0x21 poll: Poll {
         /// Number of the queue.
         queue,
@@ -182,8 +184,8 @@ commands! {
         outstanding,
     }
 
-    /// The measuring loop: submits the descriptor at [`RUN_TEMPLATE`] again and again and consumes the completions. Causes no
-    /// exit unless the queue parks.
+    /// The measuring loop: submits the descriptor at [`RUN_TEMPLATE`] again and again and consumes
+    /// the completions. Causes no exit unless the queue parks.
     0x22 run: Run {
         /// Number of a queue with nothing outstanding.
         queue,
@@ -218,8 +220,8 @@ commands! {
         abandoned,
     }
 
-    /// Waits for any completion of a queue by interrupt, asleep in `hlt`. The descriptor must have asked for
-    /// one (flag REQUEST_INTERRUPT).
+    /// Waits for any completion of a queue by interrupt, asleep in `hlt`. The descriptor must have
+    /// asked for one (flag REQUEST_INTERRUPT).
     0x23 wait_sleeping: WaitSleeping {
         /// Number of the queue.
         queue,

@@ -25,8 +25,8 @@ pub struct Guest {
     pub vm: Vm,
 }
 
-/// An engine with the domains `alice` and `bob`, linked both ways with all rights; `None`, with a word
-/// why, where there is no KVM.
+/// An engine with the domains `alice` and `bob`, linked both ways with all rights; `None`, with a
+/// word why, where there is no KVM.
 pub fn engine() -> Option<Engine> {
     if let Err(error) = host::open_kvm() {
         eprintln!("skipped: {error}");
@@ -80,8 +80,8 @@ impl Guest {
         let mut vm = Vm::new(config, Some(engine.attach(name).unwrap())).unwrap();
         let (at, bytes) = vm.mailbox().unwrap();
         let base = vm.ram().host_ptr(at, bytes as usize).unwrap();
-        // SAFETY: the mailbox lies in the VM's RAM, which lives as long as `vm`, page-aligned and as large
-        // as asked for; nothing else here refers to it.
+        // SAFETY: the mailbox lies in the VM's RAM, which lives as long as `vm`, page-aligned and
+        // as large as asked for; nothing else here refers to it.
         let mailbox = unsafe { HostMailbox::new(NonNull::new(base).unwrap()) };
         vm.start().unwrap();
         let guest = Self {

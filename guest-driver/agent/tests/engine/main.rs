@@ -1,4 +1,5 @@
-//! The image's engine commands on Byway's own VMM: two VMs exchange memory as the mailbox tells them.
+//! The image's engine commands on Byway's own VMM: two VMs exchange memory as the mailbox tells
+//! them.
 //!
 //! Needs /dev/kvm; without it each test says so and passes.
 
@@ -462,7 +463,8 @@ fn a_reset_ends_everything_and_all_begins_anew() {
             .alive,
             0
         );
-        // Nobody looks at a dead ring; the library says so in the engine's place, and then takes no more.
+        // Nobody looks at a dead ring; the library says so in the engine's place, and then takes no
+        // more.
         let aborted = vm.transfer(APP, queue.queue, &[nop]);
         assert_eq!(statuses(&aborted), [byway_protocols::Status::Aborted as u8]);
         let submit = Submit {

@@ -1,7 +1,7 @@
 //! What the loader says: memory and command line, by the PVH boot protocol.
 //!
-//! Owns nothing: copies what is needed before the memory it lies in can be given out. The loader is trusted;
-//! what it says is checked only as far as a mistake would be hard to find.
+//! Owns nothing: copies what is needed before the memory it lies in can be given out. The loader is
+//! trusted; what it says is checked only as far as a mistake would be hard to find.
 
 use byway_agent::layout::{MAILBOX_ALIGN, MAILBOX_BYTES};
 
@@ -74,7 +74,8 @@ impl BootInfo {
     /// Reads hvm_start_info at guest-physical `address`, below 1 GiB as all that it points to.
     ///
     /// # Safety
-    /// The address is the one that the boot protocol passed, and the first GiB is mapped at [`DIRECT_MAP`].
+    /// The address is the one that the boot protocol passed, and the first GiB is mapped at
+    /// [`DIRECT_MAP`].
     pub unsafe fn read(address: u64) -> Result<Self, &'static str> {
         // SAFETY: the caller's promise.
         let start = unsafe { &*((DIRECT_MAP + address) as *const StartInfo) };

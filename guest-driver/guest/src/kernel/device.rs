@@ -1,5 +1,5 @@
-//! The Byway device: the driver with what this kernel gives it, and what the kernel must remember about its
-//! processes' contexts, queues and offers.
+//! The Byway device: the driver with what this kernel gives it, and what the kernel must remember
+//! about its processes' contexts, queues and offers.
 //!
 //! Owns the device and its interrupt. It never looks into a process's memory; where
 //! queues are mapped is the address space's matter ([`super::space`]).
@@ -50,8 +50,8 @@ pub struct KernelHal {
     pages: [Option<u64>; DRIVER_PAGES],
 }
 
-// SAFETY: `new` takes the frames from the allocator; each is handed out once and comes back before it is
-// handed out again, and all RAM stays mapped.
+// SAFETY: `new` takes the frames from the allocator; each is handed out once and comes back before
+// it is handed out again, and all RAM stays mapped.
 unsafe impl Hal for KernelHal {
     fn allocate(&mut self, pages: usize) -> Option<DmaPages> {
         if pages != 1 {
@@ -90,7 +90,8 @@ pub struct QueueRecord {
     pub gpa: u64,
     /// Their number.
     pub pages: usize,
-    /// [`Device::generation`] under which it was created: after a reset the engine does not know it.
+    /// [`Device::generation`] under which it was created: after a reset the engine does not know
+    /// it.
     pub generation: u32,
 }
 
@@ -151,7 +152,8 @@ impl Byway {
         };
         for found in devices {
             let base = NonNull::new((MMIO_MAP + found.registers.start) as *mut u8)?;
-            // SAFETY: the kernel process mapped the page, uncached, for good, and nothing else drives the device.
+            // SAFETY: the kernel process mapped the page, uncached, for good, and nothing else
+            // drives the device.
             let transport = unsafe { MmioTransport::new(base) };
             let options = Options {
                 timeout_ns: TIMEOUT_NS,
@@ -192,12 +194,14 @@ impl Byway {
         &mut self.device
     }
 
-    /// Forgets what a reset ended. Mapped queues stay on record, for their pages; their headers say that they are
-    /// dead, by the engine's hand or, where it did not live to do so, by this kernel's.
+    /// Forgets what a reset ended. Mapped queues stay on record, for their pages; their headers say
+    /// that they are dead, by the engine's hand or, where it did not live to do so, by this
+    /// kernel's.
     pub fn forget_all(&mut self) {
         for record in self.queues.iter().flatten() {
             let state = direct::<u8>(record.gpa).wrapping_add(offset_of!(QueueHeader, state));
-            // SAFETY: the header stands at the beginning of the queue's pages; the process reads it by atomics.
+            // SAFETY: the header stands at the beginning of the queue's pages; the process reads it
+            // by atomics.
             let state = unsafe { AtomicU32::from_ptr(state.cast()) };
             state.store(QueueState::Dead as u32, Ordering::Release);
         }
@@ -216,8 +220,8 @@ impl Byway {
 
     /// Takes every event that the engine has sent.
     pub fn drain_events(&mut self) {
-        // Bounded: the engine cannot send more than it has buffers for before they are stocked again, but a broken
-        // one might try.
+        // Bounded: the engine cannot send more than it has buffers for before they are stocked
+        // again, but a broken one might try.
         for _ in 0..1024 {
             match self.device.next_event() {
                 Ok(Some(event)) => self.events.push(event),
@@ -245,7 +249,8 @@ impl Byway {
         })
     }
 
-    /// Record of queue `queue` of `process`; the youngest, where an older one of the same number outlived a reset.
+    /// Record of queue `queue` of `process`; the youngest, where an older one of the same number
+    /// outlived a reset.
     pub fn queue_of(&mut self, process: Process, queue: u64) -> Option<&mut Option<QueueRecord>> {
         let mine = |slot: &Option<QueueRecord>| {
             slot.is_some_and(|r| r.process == process && u64::from(r.queue) == queue)

@@ -1,7 +1,7 @@
 //! Physical memory: blocks of 2 MiB, and frames of 4 KiB carved out of them.
 //!
-//! Owns one record for each block of RAM. A block whose frames have all come back is whole again, so that large
-//! pages can always be had after small ones were freed.
+//! Owns one record for each block of RAM. A block whose frames have all come back is whole again,
+//! so that large pages can always be had after small ones were freed.
 
 use byway_agent::layout::MAILBOX_BYTES;
 
@@ -49,7 +49,8 @@ impl Frames {
     /// Takes charge of all RAM but `image` and the mailbox.
     ///
     /// # Safety
-    /// Called once; the RAM that `info` names is nobody else's, and its first GiB is mapped at [`DIRECT_MAP`].
+    /// Called once; the RAM that `info` names is nobody else's, and its first GiB is mapped at
+    /// [`DIRECT_MAP`].
     pub unsafe fn new(info: &BootInfo, image: Range) -> Result<Self, &'static str> {
         let top = info
             .ram()

@@ -1,7 +1,7 @@
 //! Interrupt controllers: the local APIC, and the I/O APIC that routes device interrupts to it.
 //!
-//! Owns both controllers' registers. Interrupts are edge-triggered. Ring 0 ends them where the local APIC is
-//! driven by MSRs; where it is a page of registers, [`Interrupts::end`] does.
+//! Owns both controllers' registers. Interrupts are edge-triggered. Ring 0 ends them where the
+//! local APIC is driven by MSRs; where it is a page of registers, [`Interrupts::end`] does.
 
 use crate::layout::MMIO_MAP;
 use crate::ring0::{self, BootFacts};
@@ -38,7 +38,8 @@ impl Interrupts {
     /// Sets the local APIC up, as far as the boot code has not.
     ///
     /// # Safety
-    /// Called once; both controllers are mapped, uncached, at [`MMIO_MAP`], and the interrupt table is filled.
+    /// Called once; both controllers are mapped, uncached, at [`MMIO_MAP`], and the interrupt table
+    /// is filled.
     pub unsafe fn new(facts: BootFacts) -> Self {
         let apic_id = facts.x2apic.unwrap_or_else(|| {
             write_register(LOCAL_APIC + APIC_SPURIOUS, APIC_ENABLED | SPURIOUS);

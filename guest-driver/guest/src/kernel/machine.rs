@@ -1,4 +1,5 @@
-//! The machine: memory, interrupt controllers, the two unprivileged processes, and the loop that runs them.
+//! The machine: memory, interrupt controllers, the two unprivileged processes, and the loop that
+//! runs them.
 //!
 //! Owns everything that exists once. Start-up is here, from the loader's word to the first process.
 
@@ -50,7 +51,8 @@ impl Machine {
         let facts = ring0::boot_facts();
         // SAFETY: the first thing that the kernel process does, before any trap.
         unsafe { ring0::fill_idt() };
-        // SAFETY: the boot code passes the loader's address on and maps the first GiB at DIRECT_MAP.
+        // SAFETY: the boot code passes the loader's address on and maps the first GiB at
+        // DIRECT_MAP.
         let info = unsafe { BootInfo::read(facts.start_info) }?;
         let mailbox = info.mailbox.map(|range| {
             // SAFETY: reserved by the loader for this, and mapped below.

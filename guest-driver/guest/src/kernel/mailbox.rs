@@ -47,7 +47,8 @@ impl Mailbox {
     pub fn read_bulk(&self, process: Process, bytes: &mut [u8]) {
         let len = bytes.len().min(BULK_BYTES);
         let bulk = direct::<u8>(self.address + process.bulk_offset() as u64);
-        // SAFETY: inside the mailbox, which is mapped; the target is the caller's. Whoever writes there meanwhile garbles the bytes, no more.
+        // SAFETY: inside the mailbox, which is mapped; the target is the caller's. Whoever writes
+        // there meanwhile garbles the bytes, no more.
         unsafe { bulk.copy_to(bytes.as_mut_ptr(), len) };
     }
 

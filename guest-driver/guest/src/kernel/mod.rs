@@ -1,7 +1,7 @@
 //! The kernel process: owns the machine, and runs the unprivileged processes one at a time.
 //!
-//! It is an ordinary ring-3 program that can write page tables (all RAM is mapped for it), device registers
-//! and the trap area. Its main loop resumes a process; when that traps, the loop goes on.
+//! It is an ordinary ring-3 program that can write page tables (all RAM is mapped for it), device
+//! registers and the trap area. Its main loop resumes a process; when that traps, the loop goes on.
 
 pub mod boot_info;
 pub mod commands;

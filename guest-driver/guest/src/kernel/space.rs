@@ -1,8 +1,8 @@
-//! An unprivileged process's address space: the image's sections, its part of the mailbox, and the heap from
-//! which the host program allocates.
+//! An unprivileged process's address space: the image's sections, its part of the mailbox, and the
+//! heap from which the host program allocates.
 //!
-//! Owns the frames behind private sections and heap regions. What it gave to a region is recorded apart from the
-//! page tables, because tests overwrite those at will; freeing goes by the record.
+//! Owns the frames behind private sections and heap regions. What it gave to a region is recorded
+//! apart from the page tables, because tests overwrite those at will; freeing goes by the record.
 
 use byway_agent::layout::{BULK_BYTES, Process};
 use byway_agent::{Failure, Status};
@@ -66,7 +66,8 @@ impl From<OutOfFrames> for Failure {
 const LEAF: u64 = PRESENT | USER | ACCESSED;
 const DATA: u64 = LEAF | WRITABLE | DIRTY | NO_EXECUTE;
 
-/// Maps what every process has of the image: ring 0's parts, which ring 3 sees only in the kernel process, the code and the constants.
+/// Maps what every process has of the image: ring 0's parts, which ring 3 sees only in the kernel
+/// process, the code and the constants.
 pub fn map_image(tables: Tables, frames: &mut Frames, ring0_bits: u64) -> Result<(), OutOfFrames> {
     let mut same =
         |start: u64, end: u64, bits: u64| tables.map(frames, start, start, end - start, bits);
@@ -105,8 +106,8 @@ struct Region {
     page_size: u64,
     /// Whether memory was given to it, or only page tables.
     populated: bool,
-    /// Guest-physical address of the record: an array with the address of each page (if populated), then of each
-    /// page table at level 1 (unless the pages are large).
+    /// Guest-physical address of the record: an array with the address of each page (if populated),
+    /// then of each page table at level 1 (unless the pages are large).
     record: u64,
 }
 
@@ -178,7 +179,8 @@ impl Space {
     ) -> Result<Self, OutOfFrames> {
         let tables = Tables::new(frames, levels).ok_or(OutOfFrames)?;
         map_image(tables, frames, 0)?;
-        // Initialised data is copied from the image; the kernel process has not changed its own yet.
+        // Initialised data is copied from the image; the kernel process has not changed its own
+        // yet.
         let private = [
             (symbol!(data_start), symbol!(data_end), true),
             (symbol!(data_end), symbol!(bss_end), false),
@@ -210,8 +212,8 @@ impl Space {
         })
     }
 
-    /// Allocates a heap region of `bytes` in pages of `page_size`; `populate` gives it memory, mapped with `bits`. Returns its
-    /// address and the guest-physical address of its first page.
+    /// Allocates a heap region of `bytes` in pages of `page_size`; `populate` gives it memory,
+    /// mapped with `bits`. Returns its address and the guest-physical address of its first page.
     pub fn alloc(
         &mut self,
         frames: &mut Frames,
@@ -261,8 +263,9 @@ impl Space {
             region.set_recorded(region.pages() + index, table);
         }
         self.link_tables(frames, region)?;
-        // From the last page to the first, so that small pages that follow each other in virtual memory do not
-        // in physical memory: a mover that forgets to look up the next page is caught.
+        // From the last page to the first, so that small pages that follow each other in virtual
+        // memory do not in physical memory: a mover that forgets to look up the next page is
+        // caught.
         for index in (0..region.pages()).rev() {
             let large = region.page_size == LARGE_PAGE;
             let page = if large {
@@ -349,7 +352,8 @@ impl Space {
             .position(|region| va >= region.va && va - region.va < region.span())
     }
 
-    /// Whether all of `va`, `bytes` lies in one heap region, and whether that has tables of level 1.
+    /// Whether all of `va`, `bytes` lies in one heap region, and whether that has tables of level
+    /// 1.
     fn check_heap(&self, va: u64, bytes: u64) -> Result<&Region, Failure> {
         let position = self.position(va).ok_or(Failure::argument(0, va))?;
         let region = &self.regions[position];
@@ -421,7 +425,8 @@ impl Space {
         Ok(())
     }
 
-    /// Calls `use_page` with the guest-physical address of each page that was given to the region at `va`.
+    /// Calls `use_page` with the guest-physical address of each page that was given to the region
+    /// at `va`.
     pub fn for_each_page(&self, va: u64, mut use_page: impl FnMut(u64)) {
         let Some(position) = self.position(va) else {
             return;
@@ -432,8 +437,8 @@ impl Space {
         }
     }
 
-    /// Calls `change` for each leaf entry of the range in a heap region that is not 0; returns how many
-    /// there were. A large leaf counts once.
+    /// Calls `change` for each leaf entry of the range in a heap region that is not 0; returns how
+    /// many there were. A large leaf counts once.
     pub fn for_each_leaf(
         &self,
         frames: &Frames,

@@ -1,7 +1,7 @@
 //! Page tables: walking and editing them, from ring 3, through the direct map.
 //!
-//! Owns nothing: a [`Tables`] names a root. Tests plant anything they like in the entries, so no walk here goes
-//! anywhere but into RAM, or takes more steps than there are levels.
+//! Owns nothing: a [`Tables`] names a root. Tests plant anything they like in the entries, so no
+//! walk here goes anywhere but into RAM, or takes more steps than there are levels.
 
 use super::frames::{Frames, direct};
 use crate::layout::{LARGE_PAGE, PAGE};
@@ -53,7 +53,8 @@ pub struct Entry {
 impl Entry {
     /// Replaces it.
     pub fn set(&self, value: u64) {
-        // SAFETY: `Tables::walk` found the address in RAM; volatile because CPU and engine use it too.
+        // SAFETY: `Tables::walk` found the address in RAM; volatile because CPU and engine use it
+        // too.
         unsafe { direct::<u64>(self.address).write_volatile(value) };
     }
 
@@ -76,7 +77,8 @@ impl Tables {
         })
     }
 
-    /// The entry for `va` at `level`, or, where the way there ends early, the lowest on it. A table that is not in RAM ends it too.
+    /// The entry for `va` at `level`, or, where the way there ends early, the lowest on it. A table
+    /// that is not in RAM ends it too.
     pub fn walk(&self, frames: &Frames, va: u64, level: u32) -> Option<Entry> {
         let mut table = self.root;
         let mut at = self.levels;
@@ -113,7 +115,8 @@ impl Tables {
         }
     }
 
-    /// Maps `len` bytes at `va` to guest-physical `pa` with leaf entries of `bits`, large ones wherever alignment allows.
+    /// Maps `len` bytes at `va` to guest-physical `pa` with leaf entries of `bits`, large ones
+    /// wherever alignment allows.
     pub fn map(
         &self,
         frames: &mut Frames,

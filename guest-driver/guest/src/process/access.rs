@@ -1,15 +1,16 @@
 //! One memory access by one instruction, which may fault: what makes the CPU an oracle for the
 //! engine's walker.
 //!
-//! The kernel process knows the instructions here by their addresses; where one faults it goes on at
-//! [`probe_fault`] with the cause in registers.
+//! The kernel process knows the instructions here by their addresses; where one faults it goes on
+//! at [`probe_fault`] with the cause in registers.
 
 use core::arch::{asm, global_asm, naked_asm};
 
 use byway_agent::Failure;
 use byway_agent::commands::{ACCESS_EXCHANGE, ACCESS_READ, ACCESS_WRITE, Access, Accessed};
 
-// Each instruction stands alone between the two symbols, 16 bytes apart, in the order of `variant`. Address in rdi, value in rsi.
+// Each instruction stands alone between the two symbols, 16 bytes apart, in the order of `variant`.
+// Address in rdi, value in rsi.
 global_asm!(
     ".macro probe instruction:vararg",
     ".balign 16",
@@ -51,8 +52,8 @@ global_asm!(
 unsafe extern "C" {
     fn probe_start();
     fn probe_end();
-    /// Where a process goes on after one of the instructions faulted: vector in r8, error code in r9, faulting
-    /// address in r10.
+    /// Where a process goes on after one of the instructions faulted: vector in r8, error code in
+    /// r9, faulting address in r10.
     pub fn probe_fault();
 }
 
@@ -79,8 +80,8 @@ pub fn access(request: Access) -> Result<Accessed, Failure> {
     };
     let instruction = probe_start as *const () as u64 + (kind * 4 + width) * 16;
     let (mut value, faulted, vector, error, cr2);
-    // SAFETY: the instruction reads or writes what the host program named, in memory that is this process's to lose; a fault ends
-    // at `probe_fault`, which returns here too.
+    // SAFETY: the instruction reads or writes what the host program named, in memory that is this
+    // process's to lose; a fault ends at `probe_fault`, which returns here too.
     unsafe {
         asm!("call {probe}", probe = sym probe, inout("rax") instruction => value, in("rdi") request.va,
              inout("rsi") request.value => _, out("rdx") faulted, out("r8") vector, out("r9") error,

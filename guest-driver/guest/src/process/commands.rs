@@ -29,8 +29,8 @@ pub struct Agent {
 /// The process's memory at `va`. A fault on the way ends the command, not the process's life.
 ///
 /// # Safety
-/// Nothing else in this program refers to that memory meanwhile. That holds for what the host program names: it
-/// allocates it, and the agent itself keeps nothing there.
+/// Nothing else in this program refers to that memory meanwhile. That holds for what the host
+/// program names: it allocates it, and the agent itself keeps nothing there.
 unsafe fn memory<'m>(va: u64, len: u64) -> &'m mut [u8] {
     // SAFETY: the caller's promise. `va` 0 faults like any other address that is not mapped.
     unsafe { core::slice::from_raw_parts_mut(va as *mut u8, len as usize) }

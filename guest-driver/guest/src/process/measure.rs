@@ -1,8 +1,8 @@
-//! The measuring loops: one descriptor again and again, through the ring-3 library as an application
-//! would.
+//! The measuring loops: one descriptor again and again, through the ring-3 library as an
+//! application would.
 //!
-//! Owns nothing. Between the first submission and the last completion nothing here traps, unless the queue
-//! parks: what is measured is the engine.
+//! Owns nothing. Between the first submission and the last completion nothing here traps, unless
+//! the queue parks: what is measured is the engine.
 
 use byway_agent::commands::{
     RUN_SAMPLES, RUN_SAMPLES_MAX, RUN_STOP_ON_FAILURE, RUN_TEMPLATE, Ran, Run,
@@ -118,7 +118,8 @@ impl Samples {
     #[inline]
     fn push(&mut self, ticks: u64) {
         if self.left > 0 {
-            // SAFETY: `run` checked that `left` of them fit, and they are written by this process alone.
+            // SAFETY: `run` checked that `left` of them fit, and they are written by this process
+            // alone.
             unsafe {
                 self.next
                     .write_volatile(u32::try_from(ticks).unwrap_or(u32::MAX));
@@ -146,7 +147,8 @@ pub fn run(channel: &GuestChannel, queue: &mut Queue, request: &Run) -> Result<R
     let bytes = request.samples * size_of::<u32>() as u64;
     let room = channel.bulk_range(RUN_SAMPLES as u64, bytes);
     let room = room.ok_or(Failure::argument(3, request.samples))?.as_ptr();
-    // SAFETY: just checked. Touched beforehand, so that no page of it is missing while time is taken.
+    // SAFETY: just checked. Touched beforehand, so that no page of it is missing while time is
+    // taken.
     unsafe { room.write_bytes(0, bytes as usize) };
     let mut samples = Samples {
         next: room.cast(),

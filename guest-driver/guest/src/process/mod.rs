@@ -1,7 +1,7 @@
 //! An unprivileged process: polls its channel of the mailbox and carries out what it finds.
 //!
-//! The same code is `app` and `peer`; each has its own copy of all data. It owns no right but its own
-//! memory: what needs more it asks of the kernel process ([`call`]).
+//! The same code is `app` and `peer`; each has its own copy of all data. It owns no right but its
+//! own memory: what needs more it asks of the kernel process ([`call`]).
 
 pub mod access;
 pub mod call;
@@ -21,7 +21,8 @@ use crate::layout::{MAILBOX_BULK, MAILBOX_CHANNEL, MAILBOX_HEADER};
 /// First instruction of a process, and where it starts again after a fault.
 pub extern "sysv64" fn process_entry(index: u64) -> ! {
     let process = Process::from_index(index as u32).unwrap_or(Process::App);
-    // SAFETY: the kernel process maps the three at these addresses before it starts a process; nothing else uses the bulk area.
+    // SAFETY: the kernel process maps the three at these addresses before it starts a process;
+    // nothing else uses the bulk area.
     let channel = unsafe {
         GuestChannel::new(
             process,
@@ -30,7 +31,8 @@ pub extern "sysv64" fn process_entry(index: u64) -> ! {
             at(MAILBOX_BULK),
         )
     };
-    // SAFETY: a process has one thread; when it starts again here after a fault, what ran before is gone.
+    // SAFETY: a process has one thread; when it starts again here after a fault, what ran before is
+    // gone.
     let queues = unsafe { queues::all() };
     let mut agent = commands::Agent::new(channel, queues);
     loop {

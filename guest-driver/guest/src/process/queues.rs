@@ -1,5 +1,5 @@
-//! The process's work queues, by number: each is a [`Queue`] of the ring-3 library over memory that the kernel
-//! process mapped.
+//! The process's work queues, by number: each is a [`Queue`] of the ring-3 library over memory that
+//! the kernel process mapped.
 //!
 //! Owns them. They outlive a fault of the process, so that a test can fault and go on.
 
@@ -69,8 +69,9 @@ impl Queues {
             entries: u32::try_from(request.entries).map_err(|_| bad)?,
         };
         let no_park = request.flags & u64::from(queue_flags::NO_PARK) != 0;
-        // SAFETY: the kernel mapped the areas, zeroed, for this process alone, and unmaps them after `remove` only. What the
-        // host program does to them through the mailbox is its business.
+        // SAFETY: the kernel mapped the areas, zeroed, for this process alone, and unmaps them
+        // after `remove` only. What the host program does to them through the mailbox is its
+        // business.
         let queue = unsafe { Queue::new(memory, Options { no_park }) }.map_err(|_| bad)?;
         *free = Some(Entry {
             number: created.queue,

@@ -104,7 +104,8 @@ fn record(channel: &GuestChannel, index: u64, tsc: u64, ticket: Ticket, completi
     let words = [u64::from(ticket.sequence()), tsc, a, b, c, d];
     let offset = index * COMPLETION_RECORD_BYTES as u64;
     if let Some(to) = channel.bulk_range(offset, COMPLETION_RECORD_BYTES as u64) {
-        // SAFETY: `bulk_range` checked the target, and records are multiples of 8 bytes in an area that begins on a page.
+        // SAFETY: `bulk_range` checked the target, and records are multiples of 8 bytes in an area
+        // that begins on a page.
         unsafe { to.cast::<[u64; 6]>().write(words) };
     }
 }

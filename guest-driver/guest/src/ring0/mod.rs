@@ -1,8 +1,8 @@
 //! Ring 0, and how the kernel process asks it for things.
 //!
-//! Owns the trap area that `traps.s` defines, and the call gate. All of this is the kernel process's
-//! alone: the others cannot reach the trap area, and an `int3` of theirs means something else
-//! ([`crate::process::call`]).
+//! Owns the trap area that `traps.s` defines, and the call gate. All of this is the kernel
+//! process's alone: the others cannot reach the trap area, and an `int3` of theirs means something
+//! else ([`crate::process::call`]).
 
 use core::arch::{global_asm, naked_asm};
 use core::ptr::{addr_of, addr_of_mut};
@@ -40,7 +40,8 @@ pub struct Frame {
 
 const _: () = assert!(size_of::<Frame>() == 22 * 8);
 
-/// Code selector of ring 3; Linux's, so that it reads the same on hypervisors that do not virtualise it.
+/// Code selector of ring 3; Linux's, so that it reads the same on hypervisors that do not
+/// virtualise it.
 pub const USER_CODE: u64 = 0x33;
 /// Stack selector of ring 3.
 pub const USER_DATA: u64 = 0x2b;
@@ -170,7 +171,8 @@ pub fn last_trap() -> Trap {
 /// Runs a process until it traps or is interrupted.
 ///
 /// # Safety
-/// `root` is the CR3 value of page tables that map ring 0's sections as the kernel process's do, so that the trap can be delivered.
+/// `root` is the CR3 value of page tables that map ring 0's sections as the kernel process's do, so
+/// that the trap can be delivered.
 pub unsafe fn resume(frame: &Frame, root: u64, fp: &mut FpState) -> Trap {
     // SAFETY: the resume area is the kernel process's; the rest is the caller's promise.
     unsafe {
@@ -230,8 +232,8 @@ unsafe extern "sysv64" fn gate(function: u64) {
     )
 }
 
-/// Function 0: resumes what the resume area says, with the floating-point state in `fp`, and saves that state
-/// when the process traps.
+/// Function 0: resumes what the resume area says, with the floating-point state in `fp`, and saves
+/// that state when the process traps.
 ///
 /// # Safety
 /// As [`resume`].

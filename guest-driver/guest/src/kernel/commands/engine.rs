@@ -1,7 +1,7 @@
 //! [`EngineCommands`]: what a process has the kernel ask of the engine.
 //!
-//! Owns nothing. Numbers of the engine's objects pass through unchecked: the engine is to refuse them. What the kernel itself relies
-//! on - which queue is mapped where - goes by its own records.
+//! Owns nothing. Numbers of the engine's objects pass through unchecked: the engine is to refuse
+//! them. What the kernel itself relies on - which queue is mapped where - goes by its own records.
 
 use byway_agent::commands::{
     Accept, Accepted, ArmQueue, Armed, AwaitOffer, BindRoot, Bound, CapabilityIs, CloseContext,

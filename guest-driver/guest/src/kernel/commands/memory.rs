@@ -163,7 +163,8 @@ impl KernelCommands for Machine {
             .first()
             .ok_or(Failure::new(Status::NoDevice, 0))?;
         for _ in 0..request.count {
-            // SAFETY: the device's first register, which reads as the same number always; mapped at start.
+            // SAFETY: the device's first register, which reads as the same number always; mapped at
+            // start.
             unsafe { ((MMIO_MAP + device.registers.start) as *const u32).read_volatile() };
         }
         Ok(Touched {})

@@ -1,7 +1,7 @@
 //! What the kernel process does for an unprivileged one, one method for each command.
 //!
-//! Arguments come from the process, which is not trusted: each is checked here, and what goes further
-//! down is in range.
+//! Arguments come from the process, which is not trusted: each is checked here, and what goes
+//! further down is in range.
 
 mod engine;
 mod memory;
