@@ -1,7 +1,7 @@
 //! Work queues, the engine's side: a submission ring, a completion ring and a header
 //! line in guest memory (SPEC section 2).
 //!
-//! Owns the ring's protocol ([`ring`]), the completion interrupt ([`interrupt`]) and
+//! Owns the ring's protocol (`ring`), the completion interrupt (`interrupt`) and
 //! the queue's counters. A [`WorkQueue`] is what control threads share; the position
 //! in the ring belongs to the one worker that serves it, as a [`Served`].
 //!

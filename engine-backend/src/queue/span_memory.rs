@@ -63,16 +63,14 @@ impl RingMemory for SpanMemory {
 
     #[inline(always)]
     fn load_rest(&self, slot: u32) -> [u64; 7] {
-        let base = slot as usize * Descriptor::SIZE;
-        std::array::from_fn(|i| self.ring.load_u64_acquire(base + 8 + 8 * i))
+        self.ring
+            .load_words(slot as usize * Descriptor::SIZE + size_of::<u64>())
     }
 
     #[inline(always)]
     fn store_rest(&self, slot: u32, words: [u64; 3]) {
-        let base = slot as usize * Completion::SIZE;
-        for (i, word) in words.into_iter().enumerate() {
-            self.completions.store_u64_release(base + 8 + 8 * i, word);
-        }
+        let at = slot as usize * Completion::SIZE + size_of::<u64>();
+        self.completions.store_words(at, words);
     }
 
     #[inline(always)]

@@ -9,7 +9,7 @@
 use std::arch::asm;
 use std::arch::x86_64::__m128i;
 
-use super::simd::Simd;
+use super::cpu::Simd;
 
 /// The pattern in a vector register's form.
 fn vector(pattern: u128) -> __m128i {

@@ -11,7 +11,7 @@
 use std::arch::asm;
 
 use super::SMALL;
-use super::simd::Simd;
+use super::cpu::Simd;
 use crate::backend::Order;
 
 /// Copies up to [`SMALL`] bytes, overlapping or not.

@@ -6,7 +6,7 @@
 use std::arch::asm;
 use std::arch::x86_64::__m128i;
 
-use super::simd::Simd;
+use super::cpu::Simd;
 
 /// Longest range that is written without a loop, in bytes.
 const SHORT: usize = 128;

@@ -6,20 +6,20 @@
 
 mod compare;
 mod copy;
+mod cpu;
 mod fill;
-mod simd;
 
 use crate::memory::HostAddr;
 
 use super::{Backend, Hint, Order};
-use simd::Simd;
+use cpu::Simd;
 
 /// Copies and fills up to here are done with loads first, stores last, in one go.
 const SMALL: usize = 256;
 
-/// From this size of an operation on, in bytes, what it writes goes past the caches
-/// unless the submitter asks otherwise.
-const STREAM: u64 = 1 << 20;
+/// Operations shorter than this are never streamed, whatever the processor says of its
+/// caches, in bytes.
+const STREAM_MIN: u64 = 1 << 20;
 
 /// Pieces shorter than this are not streamed: the cost is in the fences.
 const STREAM_PIECE: usize = 4096;
@@ -28,6 +28,10 @@ const STREAM_PIECE: usize = 4096;
 #[derive(Debug)]
 pub struct Software {
     simd: Simd,
+    /// From this size of an operation on, in bytes, what it writes goes past the caches,
+    /// unless the submitter asks otherwise: source and destination fill half of the last
+    /// cache by then, and every line would be read before it is written.
+    stream_from: u64,
     /// Streaming stores since the last fence.
     streamed: bool,
 }
@@ -44,6 +48,7 @@ impl Software {
     pub fn new() -> Self {
         Self {
             simd: Simd::detect(),
+            stream_from: (cpu::last_cache_bytes() / 4).max(STREAM_MIN),
             streamed: false,
         }
     }
@@ -55,7 +60,10 @@ impl Software {
     }
 
     fn streams(&self, len: usize, hint: Hint) -> bool {
-        hint.total >= STREAM && len >= STREAM_PIECE && !hint.cached && hint.order == Order::Disjoint
+        hint.total >= self.stream_from
+            && len >= STREAM_PIECE
+            && !hint.cached
+            && hint.order == Order::Disjoint
     }
 }
 

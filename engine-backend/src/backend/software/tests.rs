@@ -34,6 +34,7 @@ fn noise(len: usize, seed: u64) -> Vec<u8> {
 fn backends() -> impl Iterator<Item = Software> {
     Simd::available().into_iter().map(|simd| Software {
         simd,
+        stream_from: 1 << 20,
         streamed: false,
     })
 }
