@@ -67,7 +67,12 @@ impl<'a> Generator<'a> {
         let mut plan = Plan {
             entries: Vec::new(),
         };
-        let page = self.page(rng);
+        let page = if rng.chance(40) {
+            // One of few that many cases use: what the IOTLB remembers of an earlier one must be gone.
+            self.page(&mut Rng::new(0, rng.below(8)))
+        } else {
+            self.page(rng)
+        };
         let crosses = rng.chance(12);
         let wrong = rng.pick(&[0, 0, 0, 0, 1, 1, 1, 1, 2, 3]);
         self.lay(rng, &mut plan, page);
