@@ -2,7 +2,7 @@
 //!
 //! Work is counted in bytes; every operation counts [`OPERATION_COST`] on top, so that
 //! small ones do not come for nothing. The clock, the processor's time stamp counter, is
-//! read once in [`LOOK_EVERY`] units only, since reading it costs as much as a small copy.
+//! read once in `LOOK_EVERY` units only, since reading it costs as much as a small copy.
 
 /// Most work of one chunk, in bytes.
 pub const CHUNK_BYTES: u64 = 64 << 10;

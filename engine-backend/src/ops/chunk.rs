@@ -157,7 +157,7 @@ impl<'a, B> Chunk<'a, B> {
     /// Translates one byte; the piece reaches to the end of its page.
     ///
     /// # Errors
-    /// See [`fault`].
+    /// See `fault`.
     #[inline(always)]
     pub fn page(
         &mut self,
@@ -180,7 +180,7 @@ impl<'a, B> Chunk<'a, B> {
     /// not needed are not walked, so nothing is marked accessed or dirty for them.
     ///
     /// # Errors
-    /// See [`fault`]; a fault behind the first page only shortens the piece.
+    /// See `fault`; a fault behind the first page only shortens the piece.
     #[inline]
     pub fn forward(
         &mut self,
@@ -209,7 +209,7 @@ impl<'a, B> Chunk<'a, B> {
     /// The longest piece that ends before `end`, at most `max` bytes.
     ///
     /// # Errors
-    /// See [`fault`]; a fault below the first page only shortens the piece.
+    /// See `fault`; a fault below the first page only shortens the piece.
     #[inline]
     pub fn backward(
         &mut self,

@@ -1,6 +1,6 @@
 //! Operations: what a descriptor means, carried out chunk by chunk.
 //!
-//! [`validate`] turns a private copy of a descriptor into a typed [`Execution`];
+//! `validate` turns a private copy of a descriptor into a typed [`Execution`];
 //! [`Execution::step`] goes on with it inside one chunk ([`chunk::Chunk`]) until it is
 //! done or the chunk's [`budget`] is spent. Between chunks an execution holds numbers
 //! only: operands are looked up and translated anew, so that a right that was taken

@@ -114,7 +114,7 @@ impl Guest {
     pub fn alloc(&self, bytes: u64, align: u64) -> u64 {
         let place = self
             .next
-            .try_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
                 Some(next.next_multiple_of(align) + bytes)
             });
         let start = place.unwrap_or(0).next_multiple_of(align);

@@ -1,8 +1,8 @@
 //! Workers: the threads that poll work queues and carry descriptors out.
 //!
 //! Each worker owns its queues, an IOTLB and a backend, and shares nothing with the
-//! others. It goes round in turns ([`thread`]); a turn is one chunk of one queue
-//! ([`active`]), chosen by [`schedule`]. Control threads talk to it through an [`inbox`];
+//! others. It goes round in turns (`thread`); a turn is one chunk of one queue
+//! (`active`), chosen by `schedule`. Control threads talk to it through an `inbox`;
 //! [`Workers`] is their side, and the only public one.
 //!
 //! A worker must never wait for anybody: no lock, no allocation, no system call while
@@ -64,6 +64,7 @@ pub enum WorkerError {
 struct Handle {
     inbox: Arc<Inbox>,
     published: Arc<Published>,
+    #[expect(clippy::vec_box, reason = "what the thread gives back is boxed")]
     thread: JoinHandle<Vec<Box<Active>>>,
 }
 

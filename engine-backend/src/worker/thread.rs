@@ -75,6 +75,10 @@ impl Thread {
     }
 
     /// Works until told to stop; gives back the queues that are still attached.
+    #[expect(
+        clippy::vec_box,
+        reason = "they live in boxes, so that attaching moves a pointer"
+    )]
     pub(super) fn run(mut self) -> Vec<Box<Active>> {
         // SAFETY: takes no argument and cannot fail.
         self.stats.tid = unsafe { libc::gettid() };

@@ -202,7 +202,8 @@ fn refused(stage: &Stage, case: &Case) -> Result<RefusalRow> {
 
 /// Spoils the entry of one page at a time, in alice's own page tables, and mends it.
 fn page_table_cases(stage: &Stage, scratch: u64) -> Result<Vec<RefusalRow>> {
-    let spoil: [(&'static str, u64, fn(u64) -> u64, Status, bool); 3] = [
+    type Spoil = (&'static str, u64, fn(u64) -> u64, Status, bool);
+    let spoil: [Spoil; 3] = [
         (
             "a page that is not present",
             4096,

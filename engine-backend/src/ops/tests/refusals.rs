@@ -107,7 +107,7 @@ fn each_unused_bit_is_refused() {
                 31..64 | 288..304 => continue,
                 _ => {
                     let field = if bit / 8 / 4 == 8 { 32 } else { bit / 64 * 8 };
-                    let field = if bit >= 304 && bit < 320 { 38 } else { field };
+                    let field = if (304..320).contains(&bit) { 38 } else { field };
                     !fields.contains(&field)
                 }
             };
