@@ -430,7 +430,8 @@ fn two_vms_exchange_memory_until_it_is_revoked() {
         flags: 0,
     };
     let run = channel.begin(endless);
-    std::thread::sleep(std::time::Duration::from_millis(5));
+    // Long enough for it to have begun on a busy host.
+    std::thread::sleep(std::time::Duration::from_millis(300));
     channel.stop(true);
     let ran = alice.wait(|| channel.finish(&run)).unwrap();
     channel.stop(false);
