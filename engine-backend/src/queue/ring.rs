@@ -7,7 +7,10 @@
 use byway_protocols::descriptor::Word0;
 use byway_protocols::{Completion, Descriptor, RingPosition};
 
+/// In a burst, how far ahead of the next descriptor lines are fetched: as far as one
+/// transfer between two cores takes, in operations.
 const DESCRIPTORS_AHEAD: u32 = 4;
+/// Completions likewise, further since each line holds two.
 const COMPLETIONS_AHEAD: u32 = 8;
 
 /// The memory of one work queue. `slot` is below the number of entries.

@@ -12,6 +12,10 @@ use crate::ops::chunk::Chunk;
 use crate::ops::{Budget, Execution, Outcome, Step, try_short, wants_interrupt};
 use crate::queue::{Served, Ticket, WorkQueue};
 
+/// From so many descriptors in a row on it is worth fetching ahead. A single one must not:
+/// the lines behind it are the submitter's, who is about to write them.
+const BURST: u32 = 2;
+
 /// A descriptor that goes on in a later chunk.
 #[derive(Debug)]
 struct Flight {
@@ -100,19 +104,20 @@ impl Active {
             budget,
             regions_lost: tools.regions_lost,
         };
-        if let Some(mut resumed) = flight.take() {
-            if let Step::Done(outcome) = resumed.execution.step(&mut chunk) {
-                let interrupt = resumed.execution.interrupt();
-                complete(served, &mut chunk, resumed.ticket, &outcome, interrupt);
-            } else {
-                *flight = Some(resumed);
+        // In place: it is moved when it begins and when it ends only.
+        if let Some(resumed) = flight {
+            let Step::Done(outcome) = resumed.execution.step(&mut chunk) else {
                 return;
+            };
+            let interrupt = resumed.execution.interrupt();
+            if let Some(Flight { ticket, .. }) = flight.take() {
+                complete(served, &mut chunk, ticket, &outcome, interrupt);
             }
         }
         let mut burst = 0_u32;
         while !chunk.budget.is_over() {
             let Some(word) = served.poll() else { break };
-            if burst >= 2 {
+            if burst >= BURST {
                 served.prefetch();
             }
             burst += 1;
@@ -123,6 +128,7 @@ impl Active {
                 complete(served, &mut chunk, ticket, &outcome, interrupt);
                 continue;
             }
+            // A copy: the original stays in registers, where the short way had it.
             let descriptor = Descriptor { ..descriptor };
             let mut execution = match Execution::new(&descriptor) {
                 Ok(execution) => execution,
