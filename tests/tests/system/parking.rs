@@ -65,6 +65,10 @@ fn a_thousand_wake_ups_lose_none() -> Result<()> {
         })?;
         assert_eq!(nop(&alice)?, 1, "round {round}");
     }
+    // The count in the header is brought up to date when the queue parks.
+    until("the queue to park", || {
+        Ok((header(&alice, APP)?.need_kick == 1).then_some(()))
+    })?;
     assert_eq!(header(&alice, APP)?.taken.wrapping_sub(first), ROUNDS);
     Ok(())
 }
