@@ -214,10 +214,8 @@ impl Thread {
                     self.schedule.set_paused(domain, true);
                     done.store(true, Ordering::Release);
                 }
-                Command::Resume(domain) => {
-                    self.schedule.set_paused(domain, false);
-                    self.wake(domain);
-                }
+                // Kicks that came meanwhile have been seen to.
+                Command::Resume(domain) => self.schedule.set_paused(domain, false),
                 Command::Stop => return true,
             }
         }
