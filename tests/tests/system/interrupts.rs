@@ -35,8 +35,8 @@ fn a_sleeper_is_woken() -> Result<()> {
     let mut sleeps = 0;
     for round in 0..5 {
         alice.fill(0, COPY, round)?;
-        // Many enough to be under way still when the guest goes to sleep.
-        let mut copies = vec![copy; 15];
+        // Under way still when the guest goes to sleep, tenths of a second later as it may be on a busy host.
+        let mut copies = vec![copy; 99];
         copies.push(last);
         submit(&alice, APP, &copies)?;
         let halts = alice.exits()?.halt_exits;

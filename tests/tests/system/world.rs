@@ -339,14 +339,7 @@ pub fn assert_ended(completion: &Completion, status: Status, what: &str) {
 
 /// Publishes descriptors and does not wait. They must fit into the queue.
 pub fn submit(guest: &Guest, process: Process, descriptors: &[Descriptor]) -> Result<()> {
-    let queue = guest.queue(process)?.queue;
-    let bytes: Vec<u8> = descriptors.iter().flat_map(Descriptor::to_bytes).collect();
-    guest.wake()?;
-    guest.mailbox().channel(process).bulk_write(0, &bytes);
-    let count = descriptors.len() as u64;
-    let submitted = guest.call(process, Submit { queue, count })?;
-    ensure!(submitted.count == count, "took {}", submitted.count);
-    Ok(())
+    guest.submit(process, descriptors).map(drop)
 }
 
 /// Waits for the completions of everything that is outstanding; it must be `count`.

@@ -1,5 +1,7 @@
 //! Small puts held against the cache-line round trip of the same two cores, in alternating windows.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 use byway_agent::Process;
 
@@ -9,13 +11,13 @@ use crate::measure::Quantiles;
 use crate::steer::{Direction, RunSpec, Stage};
 
 /// Windows of each kind in one round. Short, so that most of them see nothing of what else the host does.
-const WINDOWS: u32 = 12;
+const WINDOWS: u32 = 60;
 /// Round trips per ping-pong window.
-const PINGS: u64 = 10_000;
+const PINGS: u64 = 2_000;
 /// Puts per window, one at a time.
-const ALONE: u64 = 10_000;
+const ALONE: u64 = 1_500;
 /// Puts per window, 64 in flight.
-const DEEP: u64 = 50_000;
+const DEEP: u64 = 6_000;
 /// Size of a put in bytes.
 const SIZE: u64 = 64;
 
@@ -50,24 +52,28 @@ pub fn measure(stage: &Stage, rounds: u32, rows: &mut Vec<Row>) -> Result<Quiet<
         for window in stage.ping_pong(WINDOWS, PINGS)? {
             pingpong.add(window.ns, &window.before, &window.after);
         }
+        let mut expected = Duration::ZERO;
         for _ in 0..WINDOWS {
             stage.wake_queue()?;
             alone.window(stage, || {
                 let done = stage
                     .alice
-                    .run(Process::App, &put(ALONE, 1, ALONE))
+                    .run_undisturbed(Process::App, &put(ALONE, 1, ALONE), expected)
                     .context("64 B puts alone")?;
                 samples.extend(done.samples_ns);
+                expected = Duration::from_nanos(done.ns);
                 Ok(done.ns as f64 / done.completed.max(1) as f64)
             })?;
         }
+        let mut expected = Duration::ZERO;
         for _ in 0..WINDOWS {
             stage.wake_queue()?;
             deep.window(stage, || {
                 let done = stage
                     .alice
-                    .run(Process::App, &put(DEEP, 64, 0))
+                    .run_undisturbed(Process::App, &put(DEEP, 64, 0), expected)
                     .context("64 B puts, 64 in flight")?;
+                expected = Duration::from_nanos(done.ns);
                 Ok(done.ns as f64 / done.completed.max(1) as f64)
             })?;
         }

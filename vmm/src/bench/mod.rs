@@ -19,9 +19,27 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::steer::{Stage, StageSpec};
 use report::BenchReport;
 
+/// A part of the benchmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Case {
+    /// 64 B puts beside the cache-line round trip of the same cores
+    Latency,
+    /// Exits per polled put
+    Exits,
+    /// 1 MiB puts beside the best host memcpy
+    Memcpy,
+    /// Throughput over sizes and depths
+    Sizes,
+    /// Revocation while copies of 1 GiB run
+    Revoke,
+}
+
 /// What `byway bench` takes.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct BenchArgs {
+    /// Cases to measure, all when none is named
+    #[arg(value_name = "CASE")]
+    pub cases: Vec<Case>,
     /// Measure in under two minutes: fewer sizes and windows
     #[arg(long)]
     pub quick: bool,
@@ -35,7 +53,7 @@ pub struct BenchArgs {
 /// # Errors
 /// When the host lacks something, a guest fails, or the file cannot be written.
 pub fn run(args: &BenchArgs) -> Result<()> {
-    let report = measure(args.quick)?;
+    let report = measure(args)?;
     println!("{report}");
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&report)?;
@@ -45,12 +63,14 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     Ok(())
 }
 
-/// Measures everything.
+/// Measures what is asked for.
 ///
 /// # Errors
 /// When the host lacks something or a guest fails.
-pub fn measure(quick: bool) -> Result<BenchReport> {
+pub fn measure(args: &BenchArgs) -> Result<BenchReport> {
     let started = Instant::now();
+    let wanted = |case| args.cases.is_empty() || args.cases.contains(&case);
+    let quick = args.quick;
     let (rounds, copies, revocations) = if quick {
         (8, 40, 1100)
     } else {
@@ -66,39 +86,47 @@ pub fn measure(quick: bool) -> Result<BenchReport> {
         ..BenchReport::default()
     };
     let missing = &mut report.not_measured;
+    let (ratios, rows) = (&mut report.ratios, &mut report.rows);
 
     let stage = Stage::set(StageSpec::default(), &mut |what| {
         bar.set_message(what.to_owned())
     })?;
-    report.ratios.boot_to_first_transfer_s = Some(stage.boot_to_first_transfer.as_secs_f64());
-
-    bar.set_message("small puts beside the cache-line round trip");
-    if let Some(small) = latency::measure(&stage, rounds, &mut report.rows)?.or_note(missing) {
-        report.ratios.put64_rtt_over_pingpong = Some(small.alone_ns / small.pingpong_ns);
-        report.ratios.op64_ns_over_pingpong = Some(small.deep_ns / small.pingpong_ns);
+    ratios.boot_to_first_transfer_s = Some(stage.boot_to_first_transfer.as_secs_f64());
+    if wanted(Case::Latency) {
+        bar.set_message("small puts beside the cache-line round trip");
+        if let Some(small) = latency::measure(&stage, rounds, rows)?.or_note(missing) {
+            ratios.put64_rtt_over_pingpong = Some(small.alone_ns / small.pingpong_ns);
+            ratios.op64_ns_over_pingpong = Some(small.deep_ns / small.pingpong_ns);
+        }
     }
     bar.inc(100);
-    bar.set_message("exits");
-    report.ratios.exits_per_op = exits::measure(&stage, &mut report.rows)?.or_note(missing);
+    if wanted(Case::Exits) {
+        bar.set_message("exits");
+        ratios.exits_per_op = exits::measure(&stage, rows)?.or_note(missing);
+    }
     bar.inc(50);
-    bar.set_message("1 MiB puts beside memcpy");
-    report.ratios.put_1m_over_memcpy =
-        sizes::against_memcpy(&stage, copies, &mut report.rows)?.or_note(missing);
+    if wanted(Case::Memcpy) {
+        bar.set_message("1 MiB puts beside memcpy");
+        ratios.put_1m_over_memcpy = sizes::against_memcpy(&stage, copies, rows)?.or_note(missing);
+    }
     bar.inc(50);
-    bar.set_message("sizes and depths");
-    sizes::sweep(&stage, quick, &mut report.rows)?;
+    if wanted(Case::Sizes) {
+        bar.set_message("sizes and depths");
+        sizes::sweep(&stage, quick, rows)?;
+    }
     bar.inc(100);
     drop(stage);
 
-    bar.set_message("revocation during copies of 1 GiB");
-    let large = StageSpec {
-        memory_bytes: 1280 << 20,
-        buffer_bytes: 1 << 30,
-    };
-    let mut stage = Stage::set(large, &mut |_| {})?;
-    report.ratios.revoke_us_p999 =
-        revocation::measure(&mut stage, revocations, &mut report.rows, || bar.inc(1))?
-            .or_note(missing);
+    if wanted(Case::Revoke) {
+        bar.set_message("revocation during copies of 1 GiB");
+        let large = StageSpec {
+            memory_bytes: 1280 << 20,
+            buffer_bytes: 1 << 30,
+        };
+        let mut stage = Stage::set(large, &mut |_| {})?;
+        ratios.revoke_us_p999 =
+            revocation::measure(&mut stage, revocations, rows, || bar.inc(1))?.or_note(missing);
+    }
     bar.finish_and_clear();
     report.seconds = started.elapsed().as_secs_f64();
     Ok(report)

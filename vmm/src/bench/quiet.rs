@@ -11,7 +11,7 @@ use crate::steer::Stage;
 /// Largest share of disturbed windows with which a result stands.
 pub const DISTURBED_SHARE_MAX: f64 = 0.1;
 /// Run delay in a window that is put down to the host's own timer, in nanoseconds.
-const RUN_DELAY_NS_MAX: u64 = 50_000;
+pub const RUN_DELAY_NS_MAX: u64 = 50_000;
 
 /// A result, or why there is none.
 #[derive(Debug, Clone)]
@@ -64,7 +64,12 @@ impl Watch {
 
     /// Adds a value measured between two readings of the worker's load.
     pub fn add(&mut self, value: f64, before: &ThreadLoad, after: &ThreadLoad) {
-        if after.quiet_since(before, RUN_DELAY_NS_MAX) {
+        self.count(value, after.quiet_since(before, RUN_DELAY_NS_MAX));
+    }
+
+    /// Adds a value measured in a window that was quiet, or was not.
+    pub fn count(&mut self, value: f64, quiet: bool) {
+        if quiet {
             self.quiet.push(value);
         } else {
             self.disturbed += 1;

@@ -6,10 +6,19 @@ use anyhow::{Context as _, Result, ensure};
 use byway_agent::Process;
 use byway_protocols::Status;
 
-use super::quiet::{Quiet, Watch};
+use super::quiet::{Quiet, RUN_DELAY_NS_MAX, Watch};
 use super::report::Row;
-use crate::measure::Quantiles;
-use crate::steer::{Direction, RunSpec, Stage};
+use crate::measure::{Quantiles, ThreadLoad};
+use crate::steer::{Direction, Stage};
+
+/// Copies under way or waiting when the capability is taken back.
+const COPIES: usize = 2;
+
+/// Load on the worker and on the engine's control thread.
+fn loads(stage: &Stage) -> Result<[ThreadLoad; 2]> {
+    let control = ThreadLoad::of(stage.engine.control_tid())?;
+    Ok([stage.worker_load()?, control])
+}
 
 /// Measures `rounds` revocations, each in the middle of a put of the whole buffer.
 ///
@@ -24,37 +33,42 @@ pub fn measure(
     let mut watch = Watch::default();
     let seen = |stage: &Stage| stage.engine.stats().revokes;
     for round in 0..rounds {
-        let running = stage.alice.start_run(
-            Process::App,
-            &RunSpec {
-                descriptor: Direction::Put.descriptor(stage, stage.buffer_bytes),
-                iterations: 1 << 20,
-                depth: 1,
-                stride: 0,
-                samples: 0,
-            },
-        )?;
+        let put = Direction::Put.descriptor(stage, stage.buffer_bytes);
+        stage.wake_queue()?;
+        let first = stage.alice.submit(Process::App, &[put; COPIES])?;
+        // What bob does, and the engine's control thread after him, must not wait for a core on which alice spins.
+        stage.alice.sleep()?;
+        stage.bob.settle()?;
         // Not in step with the chunks of the copy.
         std::thread::sleep(Duration::from_micros(u64::from(
             300 + (round * 7919) % 1500,
         )));
         let count = seen(stage).count;
-        let before = stage.worker_load()?;
+        let before = loads(stage)?;
         stage.bob.revoke(Process::App, stage.bob_slot)?;
-        let after = stage.worker_load()?;
-        let done = stage.alice.finish_run(running)?;
-        ensure!(
-            done.first_bad_status == Status::Revoked as u8,
-            "the copy ended with status {:#04x} instead of a revoked capability",
-            done.first_bad_status
-        );
+        let after = loads(stage)?;
+        let ended = stage.alice.collect(Process::App, first, COPIES)?;
+        for completion in &ended {
+            ensure!(
+                completion.status() == Some(Status::Revoked),
+                "the copy ended with status {:#04x} instead of a revoked capability",
+                completion.status
+            );
+        }
+        // A worker that had no core did not come so far.
+        let in_the_middle = (1..put.size).contains(&ended[0].bytes_completed);
         let latest = seen(stage);
         ensure!(
             latest.count == count + 1,
             "the engine timed {} revocations",
             latest.count - count
         );
-        watch.add(latest.last_ns as f64 / 1000.0, &before, &after);
+        let [worker, control] = [0, 1].map(|i| (before[i], after[i]));
+        // The thread that waits is preempted like the one that is waited for. How long it took to get a core before it took
+        // the request is no part of what is timed.
+        let calm = worker.1.quiet_since(&worker.0, RUN_DELAY_NS_MAX)
+            && control.1.involuntary_switches == control.0.involuntary_switches;
+        watch.count(latest.last_ns as f64 / 1000.0, in_the_middle && calm);
         stage.alice.drop_capability(Process::App, stage.slot)?;
         stage
             .give_again()

@@ -1,6 +1,8 @@
 //! [`Guest`]'s commands that reach the engine: control requests by way of the guest kernel, descriptors by the
 //! process's own ring.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use byway_agent::Process;
 use byway_agent::commands::{
@@ -303,9 +305,20 @@ impl Guest {
     /// # Errors
     /// When the queue does not take them, or a completion does not come within five seconds.
     pub fn execute(&self, process: Process, descriptors: &[Descriptor]) -> Result<Vec<Completion>> {
+        let first = self.submit(process, descriptors)?;
+        self.collect(process, first, descriptors.len())
+    }
+
+    /// Publishes descriptors and does not wait: the number of the first. They must fit into the queue, and the process's bulk
+    /// area.
+    ///
+    /// # Errors
+    /// When the queue does not take them.
+    pub fn submit(&self, process: Process, descriptors: &[Descriptor]) -> Result<u32> {
         let queue = self.queue(process)?.queue;
         let bytes: Vec<u8> = descriptors.iter().flat_map(Descriptor::to_bytes).collect();
         let count = descriptors.len() as u64;
+        self.wake()?;
         self.mailbox().channel(process).bulk_write(0, &bytes);
         let submitted = self.call(process, commands::Submit { queue, count })?;
         ensure!(
@@ -313,29 +326,36 @@ impl Guest {
             "the queue took {} of {count} descriptors",
             submitted.count
         );
-        let ticks = self.ns_to_ticks(5_000_000_000);
+        Ok(submitted.first as u32)
+    }
+
+    /// Waits for the completions of `count` descriptors from number `first` on, in the order of submission.
+    ///
+    /// # Errors
+    /// When one does not come within five seconds.
+    pub fn collect(&self, process: Process, first: u32, count: usize) -> Result<Vec<Completion>> {
+        let queue = self.queue(process)?.queue;
         let polled = self.call(
             process,
             commands::Poll {
                 queue,
-                max: count,
-                ticks,
+                max: count as u64,
+                ticks: self.ns_to_ticks(5_000_000_000),
             },
         )?;
         ensure!(
-            polled.count == count,
+            polled.count == count as u64,
             "{} of {count} completions came within five seconds",
             polled.count
         );
-        let mut completions = vec![None; descriptors.len()];
-        for index in 0..descriptors.len() {
+        let mut completions = vec![None; count];
+        for index in 0..count {
             let mut record = [0; COMPLETION_RECORD_BYTES];
             self.mailbox()
                 .channel(process)
                 .bulk_read(index * COMPLETION_RECORD_BYTES, &mut record);
             let (number, rest) = record.split_first_chunk::<8>().context("record")?;
-            let number =
-                (u64::from_le_bytes(*number) as u32).wrapping_sub(submitted.first as u32) as usize;
+            let number = (u64::from_le_bytes(*number) as u32).wrapping_sub(first) as usize;
             let completion = rest.last_chunk::<32>().map(Completion::from_bytes);
             *completions
                 .get_mut(number)
@@ -385,8 +405,13 @@ impl Guest {
     /// # Errors
     /// When the guest fails at it or does not answer.
     pub fn finish_run(&self, running: Running) -> Result<RunDone> {
+        self.finish_run_undisturbed(running, Duration::ZERO)
+    }
+
+    /// As [`Self::finish_run`], with the host looking after the time `expected` only.
+    fn finish_run_undisturbed(&self, running: Running, expected: Duration) -> Result<RunDone> {
         let channel = self.mailbox().channel(running.process);
-        let outcome = self.wait_until(|| channel.finish(&running.ticket), "run")?;
+        let outcome = self.wait_undisturbed(|| channel.finish(&running.ticket), "run", expected)?;
         let ran = outcome
             .map_err(|error| anyhow!("{error}"))
             .with_context(|| format!("{}: Run", self.name()))?;
@@ -413,6 +438,19 @@ impl Guest {
     /// See [`Self::start_run`] and [`Self::finish_run`].
     pub fn run(&self, process: Process, spec: &RunSpec) -> Result<RunDone> {
         self.finish_run(self.start_run(process, spec)?)
+    }
+
+    /// As [`Self::run`], for a loop that is expected to take the time `expected`: the host does not look before.
+    ///
+    /// # Errors
+    /// See [`Self::run`].
+    pub fn run_undisturbed(
+        &self,
+        process: Process,
+        spec: &RunSpec,
+        expected: Duration,
+    ) -> Result<RunDone> {
+        self.finish_run_undisturbed(self.start_run(process, spec)?, expected)
     }
 
     /// A request that the engine may refuse.

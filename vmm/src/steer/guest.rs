@@ -195,7 +195,20 @@ impl Guest {
     /// # Errors
     /// When the guest fails at it or does not answer.
     pub fn call<R: Request>(&self, process: Process, request: R) -> Result<R::Reply> {
-        match self.try_call(process, request)? {
+        self.call_undisturbed(process, request, Duration::ZERO)
+    }
+
+    /// As [`Self::call`], with the host looking after the time `expected` only.
+    ///
+    /// # Errors
+    /// When the guest fails at it or does not answer.
+    pub fn call_undisturbed<R: Request>(
+        &self,
+        process: Process,
+        request: R,
+        expected: Duration,
+    ) -> Result<R::Reply> {
+        match self.try_call_undisturbed(process, request, expected)? {
             Ok(reply) => Ok(reply),
             Err(failure) => {
                 Err(anyhow!("{failure}")).with_context(|| format!("{}: {}", self.name, R::NAME))
@@ -212,8 +225,22 @@ impl Guest {
         process: Process,
         request: R,
     ) -> Result<Result<R::Reply, commands::Failure>> {
+        self.try_call_undisturbed(process, request, Duration::ZERO)
+    }
+
+    /// As [`Self::try_call`], for a command that is expected to take the time `expected` and measures something: the
+    /// host does not look before.
+    ///
+    /// # Errors
+    /// When the guest does not answer.
+    pub fn try_call_undisturbed<R: Request>(
+        &self,
+        process: Process,
+        request: R,
+        expected: Duration,
+    ) -> Result<Result<R::Reply, commands::Failure>> {
         self.wake()?;
-        let mut wait = Wait::new();
+        let mut wait = Wait::new(expected);
         match self.mailbox.call(process, request, || {
             wait.turn() && self.vm.outcome().is_none()
         }) {
@@ -287,12 +314,18 @@ impl Guest {
     }
 
     /// Waits for what `look` finds.
-    pub(super) fn wait_until<T>(
+    pub(super) fn wait_until<T>(&self, look: impl FnMut() -> Option<T>, what: &str) -> Result<T> {
+        self.wait_undisturbed(look, what, Duration::ZERO)
+    }
+
+    /// As [`Self::wait_until`], but the first look comes after the time `undisturbed`.
+    pub(super) fn wait_undisturbed<T>(
         &self,
         mut look: impl FnMut() -> Option<T>,
         what: &str,
+        undisturbed: Duration,
     ) -> Result<T> {
-        let mut wait = Wait::new();
+        let mut wait = Wait::new(undisturbed);
         loop {
             if let Some(found) = look() {
                 return Ok(found);
@@ -359,6 +392,25 @@ impl Guest {
             .va)
     }
 
+    /// Where the process's 2 MiB page at `va` is in the host's memory.
+    ///
+    /// # Errors
+    /// When no page of that size is mapped there.
+    pub fn host_page_2m(&self, process: Process, va: u64) -> Result<NonNull<u8>> {
+        /// Address bits of a PDE that maps a page.
+        const FRAME: u64 = 0x000f_ffff_ffe0_0000;
+        let entries = self.call(process, commands::PteGet { va })?;
+        ensure!(
+            entries.lowest == 2 && va.is_multiple_of(PAGE_2M),
+            "no 2 MiB page begins at {va:#x}"
+        );
+        self.vm
+            .ram()
+            .host_ptr(entries.level2 & FRAME, PAGE_2M as usize)
+            .and_then(NonNull::new)
+            .context("the page is not in RAM")
+    }
+
     /// Stores bytes at an address of the process.
     ///
     /// # Errors
@@ -394,29 +446,42 @@ impl Guest {
     }
 }
 
-/// Waits for a guest without taking its core: a few looks, then ever longer naps.
+/// Waits for a guest without taking its core. A look at it makes the host take the core away from the guest for a moment,
+/// which on some hosts costs it tens of microseconds, so looks are few: after naps that grow with the time waited.
 struct Wait {
-    deadline: Instant,
-    turns: u32,
+    started: Instant,
+    looks: u32,
+    undisturbed: Duration,
 }
 
 impl Wait {
-    fn new() -> Self {
+    /// Looks without a nap before the first one.
+    const SPINS: u32 = 20;
+    /// Shortest nap.
+    const NAP_MIN: Duration = Duration::from_micros(20);
+    /// Longest nap.
+    const NAP_MAX: Duration = Duration::from_millis(5);
+
+    /// The guest is left alone for the time `undisturbed` first.
+    fn new(undisturbed: Duration) -> Self {
         Self {
-            deadline: Instant::now() + PATIENCE,
-            turns: 0,
+            started: Instant::now(),
+            looks: 0,
+            undisturbed,
         }
     }
 
     /// Naps; false when patience is at its end.
     fn turn(&mut self) -> bool {
-        self.turns = self.turns.saturating_add(1);
-        match self.turns {
-            0..=20 => std::hint::spin_loop(),
-            21..=60 => std::thread::sleep(Duration::from_micros(20)),
-            61..=100 => std::thread::sleep(Duration::from_micros(200)),
-            _ => std::thread::sleep(Duration::from_millis(1)),
+        self.looks = self.looks.saturating_add(1);
+        let waited = self.started.elapsed();
+        if waited < self.undisturbed {
+            std::thread::sleep(self.undisturbed - waited);
+        } else if self.looks <= Self::SPINS {
+            std::hint::spin_loop();
+        } else {
+            std::thread::sleep((waited / 8).clamp(Self::NAP_MIN, Self::NAP_MAX));
         }
-        Instant::now() < self.deadline
+        waited < PATIENCE
     }
 }

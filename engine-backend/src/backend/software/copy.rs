@@ -268,6 +268,18 @@ descending_loop!(
     avx512_descend, 64, "vmovdqu64", "vmovdqu64", "zmm16", "zmm17", "zmm18", "zmm19", ""
 );
 
+/// Copies upwards with the processor's own loop; the ranges are disjoint.
+///
+/// # Safety
+/// See the module.
+pub(super) unsafe fn string(dst: u64, src: u64, len: usize) {
+    // SAFETY: it reads and writes `len` bytes each; the ABI keeps the direction flag clear.
+    unsafe {
+        asm!("rep movsb", inout("rcx") len => _, inout("rdi") dst => _, inout("rsi") src => _,
+             options(nostack, preserves_flags));
+    }
+}
+
 /// Copies more than [`SMALL`] bytes in the given order; `stream`ing only when disjoint.
 ///
 /// # Safety

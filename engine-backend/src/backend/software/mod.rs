@@ -4,6 +4,7 @@
 //! that reads each byte once, by no Rust reference. What they need of the processor is
 //! looked at once, when the backend is made.
 
+mod calibrate;
 mod compare;
 mod copy;
 mod cpu;
@@ -32,6 +33,9 @@ pub struct Software {
     /// unless the submitter asks otherwise: source and destination fill half of the last
     /// cache by then, and every line would be read before it is written.
     stream_from: u64,
+    /// From this length of a piece on, in bytes, the processor's own `rep movsb` copies faster than the vector loop,
+    /// as long as nothing is to be streamed.
+    string_from: usize,
     /// Streaming stores since the last fence.
     streamed: bool,
 }
@@ -46,17 +50,23 @@ impl Software {
     /// With the widest kernels that this processor has.
     #[must_use]
     pub fn new() -> Self {
+        let simd = Simd::detect();
         Self {
-            simd: Simd::detect(),
+            simd,
+            string_from: calibrate::string_from(simd),
             stream_from: (cpu::last_cache_bytes() / 4).max(STREAM_MIN),
             streamed: false,
         }
     }
 
-    /// Name of the kernels in use, for reports.
+    /// The kernels in use, for reports.
     #[must_use]
-    pub fn kernels(&self) -> &'static str {
-        self.simd.name()
+    pub fn kernels(&self) -> String {
+        let simd = self.simd.name();
+        match self.string_from {
+            usize::MAX => simd.to_owned(),
+            from => format!("{simd}, rep movsb from {} KiB", from >> 10),
+        }
     }
 
     fn streams(&self, len: usize, hint: Hint) -> bool {
@@ -76,6 +86,11 @@ impl Backend for Software {
             return;
         }
         let stream = self.streams(len, hint);
+        if len >= self.string_from && !stream && hint.order == Order::Disjoint {
+            // SAFETY: the caller's guarantee, passed on.
+            unsafe { copy::string(dst.0, src.0, len) };
+            return;
+        }
         self.streamed |= stream;
         // SAFETY: the caller's guarantee, passed on; the processor has `simd`.
         unsafe { copy::long(self.simd, dst.0, src.0, len, hint.order, stream) };

@@ -32,10 +32,13 @@ fn noise(len: usize, seed: u64) -> Vec<u8> {
 }
 
 fn backends() -> impl Iterator<Item = Software> {
-    Simd::available().into_iter().map(|simd| Software {
-        simd,
-        stream_from: 1 << 20,
-        streamed: false,
+    Simd::available().into_iter().flat_map(|simd| {
+        [usize::MAX, 4096].map(|string_from| Software {
+            simd,
+            string_from,
+            stream_from: 1 << 20,
+            streamed: false,
+        })
     })
 }
 
