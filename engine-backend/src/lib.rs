@@ -1,7 +1,7 @@
 //! Byway's engine: what the guest's descriptors mean and how they are carried out.
 //!
-//! [`interface`] is the only way in. Below it, from the bottom up: [`memory`] is the one
-//! layer that touches guest memory; [`stage2`], [`stage1`] and [`iotlb`] translate;
+//! [`interface`] is the only way in. Below it, from the bottom up: [`stage2`] holds
+//! the tables that [`memory`], the one layer that touches guest memory, looks addresses up in; [`stage1`] and [`iotlb`] translate;
 //! [`epoch`] tells control threads when no worker can still use an old right;
 //! [`capability`] and [`context`] decide who may touch what; [`queue`], [`ops`],
 //! [`backend`] and [`worker`] are the data plane; [`domain`], [`control`], [`device`] and

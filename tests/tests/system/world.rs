@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use byway_agent::Process;
 use byway_agent::commands::{
     self, COMPLETION_RECORD_BYTES, ComparePattern, FillPattern, NO_MISMATCH, NextEvent, Poll,
-    PteGet, QueryCapability, Submit, capability,
+    PteGet, QueryCapability, capability,
 };
 use byway_engine::interface::{Action, Admin, DomainInfo, LinkPolicy, Reply};
 use byway_engine::{Engine, EngineConfig};

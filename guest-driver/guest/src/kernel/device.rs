@@ -134,6 +134,7 @@ pub const fn own_pasid(process: Process) -> Pasid {
 pub fn failure(error: Error) -> Failure {
     match error {
         Error::Refused(status) => Failure::new(Status::Refused, status as u64),
+        Error::RefusedUnknown(code) => Failure::new(Status::Refused, u64::from(code)),
         Error::NoMemory => Failure::new(Status::NoMemory, PAGE),
         Error::Name => Failure::argument(0, 0),
         Error::Entries(entries) => Failure::argument(1, u64::from(entries)),

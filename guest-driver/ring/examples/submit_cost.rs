@@ -1,7 +1,7 @@
 //! What the library itself costs: submit and poll on one thread, with completions that are
 //! written beforehand, so that no other core's cache plays a part.
 //!
-//!     cargo run --release -p byway-ring --example hotpath
+//!     cargo run --release -p byway-ring --example submit_cost
 
 use byway_ring::{Options, Queue, QueueMemory, Request, Slot};
 use std::alloc::{Layout, alloc_zeroed};
