@@ -10,6 +10,7 @@ use byway_protocols::event::EventKind;
 use super::vring::{Broken, Chain, Running};
 use super::{Device, State};
 use crate::control;
+use crate::domain::Stopwatch;
 
 /// Requests carried out before the next domain has its turn.
 const REQUESTS_PER_TURN: usize = 16;
@@ -48,8 +49,8 @@ impl Device {
         };
         let turn = Instant::now();
         for _ in 0..REQUESTS_PER_TURN {
-            let started = Instant::now();
-            if started.duration_since(turn) > TURN_MAX {
+            let stopwatch = Stopwatch::start();
+            if stopwatch.started().duration_since(turn) > TURN_MAX {
                 break;
             }
             let outcome = vring.take(ram).and_then(|chain| {
@@ -63,7 +64,7 @@ impl Device {
                 Ok(None) => return false,
                 Ok(Some(revoked)) => {
                     if revoked {
-                        self.record_revoke(started);
+                        self.domain.core().revokes().record(stopwatch);
                     }
                     vring.notify(ram);
                 }
@@ -84,12 +85,6 @@ impl Device {
         }
         let handled = control::handle(&self.domain, chain.readable(), chain.room());
         (Some(handled.reply), handled.revoked)
-    }
-
-    fn record_revoke(&self, started: Instant) {
-        let ns = started.elapsed().as_nanos();
-        let ns = u64::try_from(ns).unwrap_or(u64::MAX);
-        self.domain.core().revokes().record(ns);
     }
 
     fn serve_events(&self, state: &mut State) -> bool {

@@ -1,6 +1,7 @@
-//! [`Latencies`]: how long the latest operations of one kind took.
+//! [`Latencies`]: how long the latest operations of one kind took, and how often the host took the core away meanwhile.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 /// Operations remembered.
 const ROOM: usize = 8192;
@@ -9,6 +10,7 @@ const ROOM: usize = 8192;
 #[derive(Debug)]
 pub struct Latencies {
     samples: Box<[AtomicU64]>,
+    last_preemptions: AtomicU64,
     count: AtomicU64,
 }
 
@@ -16,6 +18,7 @@ impl Default for Latencies {
     fn default() -> Self {
         Self {
             samples: (0..ROOM).map(|_| AtomicU64::new(0)).collect(),
+            last_preemptions: AtomicU64::new(0),
             count: AtomicU64::new(0),
         }
     }
@@ -28,13 +31,51 @@ pub struct LatencySummary {
     pub count: u64,
     /// The latest one, in nanoseconds; 0 when there was none.
     pub last_ns: u64,
+    /// Times that the host took the core from the thread that carried out the latest one, while it did. Tells an engine
+    /// that was slow from one that was not let run.
+    pub last_preemptions: u64,
     /// The longest of those remembered, in nanoseconds.
     pub max_ns: u64,
 }
 
+/// Times one operation of the calling thread.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stopwatch {
+    preemptions: u64,
+    started: Instant,
+}
+
+impl Stopwatch {
+    pub(crate) fn start() -> Self {
+        Self {
+            preemptions: preemptions(),
+            started: Instant::now(),
+        }
+    }
+    pub(crate) fn started(&self) -> Instant {
+        self.started
+    }
+}
+
+/// Times that the host took the core from the calling thread since it began.
+fn preemptions() -> u64 {
+    // SAFETY: all zeroes is a valid rusage: it holds nothing but integers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: `usage` is a valid rusage to write to.
+    let got = unsafe { libc::getrusage(libc::RUSAGE_THREAD, &mut usage) };
+    debug_assert_eq!(got, 0, "getrusage of the calling thread cannot fail");
+    u64::try_from(usage.ru_nivcsw).unwrap_or(0)
+}
+
 impl Latencies {
-    /// Adds one. Called by one thread at a time.
-    pub(crate) fn record(&self, ns: u64) {
+    /// Adds one that ends now, on the thread that started it. Called by one thread at a time.
+    pub(crate) fn record(&self, stopwatch: Stopwatch) {
+        let ns = stopwatch.started.elapsed().as_nanos();
+        let preemptions = preemptions().wrapping_sub(stopwatch.preemptions);
+        self.last_preemptions.store(preemptions, Ordering::Relaxed);
+        self.push(u64::try_from(ns).unwrap_or(u64::MAX));
+    }
+    fn push(&self, ns: u64) {
         let count = self.count.load(Ordering::Relaxed);
         self.samples[count as usize % ROOM].store(ns, Ordering::Relaxed);
         self.count.store(count + 1, Ordering::Release);
@@ -54,6 +95,7 @@ impl Latencies {
         LatencySummary {
             count: self.count.load(Ordering::Acquire),
             last_ns: samples.last().copied().unwrap_or(0),
+            last_preemptions: self.last_preemptions.load(Ordering::Relaxed),
             max_ns: samples.iter().copied().max().unwrap_or(0),
         }
     }
@@ -68,12 +110,25 @@ mod tests {
         let l = Latencies::default();
         assert_eq!(l.summary(), LatencySummary::default());
         for ns in 0..ROOM as u64 + 5 {
-            l.record(ns);
+            l.push(ns);
         }
         let samples = l.samples();
         assert_eq!(samples.len(), ROOM);
         assert_eq!((samples[0], samples[ROOM - 1]), (5, ROOM as u64 + 4));
         assert_eq!(l.summary().count, ROOM as u64 + 5);
         assert_eq!(l.summary().max_ns, ROOM as u64 + 4);
+    }
+    #[test]
+    fn an_operation_is_timed_and_its_preemptions_are_counted() {
+        let l = Latencies::default();
+        let stopwatch = Stopwatch::start();
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        l.record(stopwatch);
+        assert!(l.summary().last_ns >= 2_000_000);
+        // A thread that gave its core up has not lost it, so what was counted before is what can be asserted of the count.
+        let mut earlier = Stopwatch::start();
+        earlier.preemptions = earlier.preemptions.wrapping_sub(3);
+        l.record(earlier);
+        assert!(l.summary().last_preemptions >= 3);
     }
 }

@@ -36,6 +36,7 @@ pub use self::core::{Core, CoreLimits};
 pub use capabilities::{AcceptedCapability, CapabilityReport, DeriveArguments};
 pub use events::Events;
 pub use exchange::Exchange;
+pub(crate) use latency::Stopwatch;
 pub use latency::{Latencies, LatencySummary};
 pub use peers::{LinkRights, Peers};
 pub use queues::QueueArguments;

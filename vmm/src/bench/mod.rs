@@ -72,7 +72,7 @@ pub fn measure(args: &BenchArgs) -> Result<BenchReport> {
     let wanted = |case| args.cases.is_empty() || args.cases.contains(&case);
     let quick = args.quick;
     let (rounds, copies, revocations) = if quick {
-        (8, 40, 1100)
+        (8, 80, 1100)
     } else {
         (40, 200, 5000)
     };

@@ -8,17 +8,11 @@ use byway_protocols::Status;
 
 use super::quiet::{Quiet, RUN_DELAY_NS_MAX, Watch};
 use super::report::Row;
-use crate::measure::{Quantiles, ThreadLoad};
+use crate::measure::Quantiles;
 use crate::steer::{Direction, Stage};
 
 /// Copies under way or waiting when the capability is taken back.
 const COPIES: usize = 2;
-
-/// Load on the worker and on the engine's control thread.
-fn loads(stage: &Stage) -> Result<[ThreadLoad; 2]> {
-    let control = ThreadLoad::of(stage.engine.control_tid())?;
-    Ok([stage.worker_load()?, control])
-}
 
 /// Measures `rounds` revocations, each in the middle of a put of the whole buffer.
 ///
@@ -44,9 +38,9 @@ pub fn measure(
             300 + (round * 7919) % 1500,
         )));
         let count = seen(stage).count;
-        let before = loads(stage)?;
+        let before = stage.worker_load()?;
         stage.bob.revoke(Process::App, stage.bob_slot)?;
-        let after = loads(stage)?;
+        let after = stage.worker_load()?;
         let ended = stage.alice.collect(Process::App, first, COPIES)?;
         for completion in &ended {
             ensure!(
@@ -63,11 +57,8 @@ pub fn measure(
             "the engine timed {} revocations",
             latest.count - count
         );
-        let [worker, control] = [0, 1].map(|i| (before[i], after[i]));
-        // The thread that waits is preempted like the one that is waited for. How long it took to get a core before it took
-        // the request is no part of what is timed.
-        let calm = worker.1.quiet_since(&worker.0, RUN_DELAY_NS_MAX)
-            && control.1.involuntary_switches == control.0.involuntary_switches;
+        // The thread that waits is preempted like the one that is waited for.
+        let calm = after.quiet_since(&before, RUN_DELAY_NS_MAX) && latest.last_preemptions == 0;
         watch.count(latest.last_ns as f64 / 1000.0, in_the_middle && calm);
         stage.alice.drop_capability(Process::App, stage.slot)?;
         stage

@@ -19,6 +19,8 @@ const SLOTS: u64 = 64;
 /// An address that only the guest's ring 0 may touch: the trap stubs, with which its image begins
 /// (`guest-driver/guest/image.ld`).
 const RING0_START: u64 = 0x20_0000;
+/// Longer than a revocation usually takes.
+const REVOKE_EXPECTED: Duration = Duration::from_micros(200);
 
 /// Context and queue of one process.
 #[derive(Debug, Clone, Copy, Default)]
@@ -239,12 +241,14 @@ impl Guest {
     /// When the engine refuses.
     pub fn revoke(&self, process: Process, slot: u16) -> Result<u64> {
         let capability = capability(self.context(process)?, u64::from(slot));
-        let revoked = self.call(
+        // A look at the guest may take the core from the thread that revokes, and its wait is timed.
+        let revoked = self.call_undisturbed(
             process,
             commands::Revoke {
                 capability,
                 descendants_only: 0,
             },
+            REVOKE_EXPECTED,
         )?;
         Ok(self.ticks_to_ns(revoked.ticks))
     }

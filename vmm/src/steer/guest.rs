@@ -462,12 +462,13 @@ impl Wait {
     /// Longest nap.
     const NAP_MAX: Duration = Duration::from_millis(5);
 
-    /// The guest is left alone for the time `undisturbed` first.
-    fn new(undisturbed: Duration) -> Self {
+    /// The guest is left alone for the time `expected` first, and for as long as its work may take over it: the thread that
+    /// looks would wake on the worker's core in the last part of what is measured.
+    fn new(expected: Duration) -> Self {
         Self {
             started: Instant::now(),
             looks: 0,
-            undisturbed,
+            undisturbed: expected + expected / 2,
         }
     }
 

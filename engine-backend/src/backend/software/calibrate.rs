@@ -22,7 +22,7 @@ const BYTES: usize = 512 << 10;
 const ROUNDS: u32 = 5;
 
 /// A lead that is worth the change. Below it the vector loop, which depends less on alignment and on what the caches hold.
-const LEAD: f64 = 1.15;
+const LEAD: f64 = 1.3;
 
 /// The length of a piece from which on `rep movsb` is the faster one; `usize::MAX` when it never is.
 pub(super) fn string_from(simd: Simd) -> usize {
