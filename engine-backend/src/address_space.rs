@@ -17,6 +17,7 @@ pub use walk::{Fault, Translation};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crate::invalidation::SharedPage;
 use crate::memory::GuestMemory;
 use crate::stage1::Format;
 
@@ -56,6 +57,9 @@ pub enum RootError {
     /// The root table is not in writable RAM.
     #[error("page-table root {0:#x} is outside the domain's RAM")]
     OutsideRam(u64),
+    /// The invalidation page is not in writable RAM.
+    #[error("invalidation page {0:#x} is outside the domain's RAM")]
+    PageOutsideRam(u64),
     /// Neither 4 nor 5 levels.
     #[error("{0} levels of page tables: expected 4 or 5")]
     Levels(u8),
@@ -80,21 +84,29 @@ pub struct AddressSpace {
     translator: Translator,
     generation: AtomicU64,
     alive: AtomicBool,
+    page: Option<SharedPage>,
 }
+
+/// Bit of a number that tells a space with an invalidation page, so that nobody has to look
+/// further for one without.
+const HAS_PAGE: u64 = 1;
 
 /// 64 bits, since a guest can bind and unbind for as long as it likes: 32 bits could be
 /// used up within a day, and then either the number is used twice or the engine stops.
-static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+static NEXT_ID: AtomicU64 = AtomicU64::new(2);
+/// Leaves room for [`HAS_PAGE`].
+const ID_STEP: u64 = 2;
 
 impl AddressSpace {
     fn new(memory: Arc<GuestMemory>, root: Root, translator: Translator) -> Self {
         Self {
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            id: NEXT_ID.fetch_add(ID_STEP, Ordering::Relaxed),
             memory,
             root,
             translator,
             generation: AtomicU64::new(0),
             alive: AtomicBool::new(true),
+            page: None,
         }
     }
 
@@ -130,6 +142,33 @@ impl AddressSpace {
             Root::Tables(tables),
             Translator::Tables { format, root },
         ))
+    }
+
+    /// The same with an invalidation page at the guest-physical address `gpa`, a multiple of
+    /// 4096, for `workers` workers. As for the root, that it lies in RAM is checked for the
+    /// driver's sake.
+    ///
+    /// # Errors
+    /// [`RootError::PageOutsideRam`].
+    pub fn with_invalidation_page(self, gpa: u64, workers: usize) -> Result<Self, RootError> {
+        if self.memory.contiguous(gpa, 4096).is_none() {
+            return Err(RootError::PageOutsideRam(gpa));
+        }
+        Ok(Self {
+            id: self.id | HAS_PAGE,
+            page: Some(SharedPage::new(gpa, workers)),
+            ..self
+        })
+    }
+
+    /// Whether it has an invalidation page.
+    #[inline(always)]
+    pub(crate) fn has_page(&self) -> bool {
+        self.id & HAS_PAGE != 0
+    }
+    /// Its invalidation page.
+    pub(crate) fn page(&self) -> Option<&SharedPage> {
+        self.page.as_ref()
     }
 
     /// Number of this address space: unique in the process, never used twice.

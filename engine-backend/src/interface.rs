@@ -33,6 +33,45 @@ pub struct MemoryRegion {
     pub populate: bool,
 }
 
+/// Which pages of a range were written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirtyBitmap {
+    /// Guest-physical address of the first page.
+    pub guest_addr: u64,
+    /// Bit n of word n/64: the page of 4096 bytes at `guest_addr + 4096 * n`.
+    pub words: Vec<u64>,
+}
+
+impl DirtyBitmap {
+    /// Guest-physical addresses of the pages that are marked, ascending.
+    pub fn pages(&self) -> impl Iterator<Item = u64> {
+        let words = self.words.iter().enumerate();
+        words.flat_map(move |(at, word)| {
+            (0..64)
+                .filter(move |n| word >> n & 1 == 1)
+                .map(move |n| self.guest_addr + 4096 * (64 * at as u64 + n))
+        })
+    }
+
+    /// Adds what another log says of the same range.
+    ///
+    /// # Errors
+    /// [`DomainError::BadArgument`] when it has another length; nothing has changed then.
+    pub fn merge(&mut self, other: &[u64]) -> Result<(), DomainError> {
+        if other.len() != self.words.len() {
+            return Err(DomainError::BadArgument(format!(
+                "dirty logs of {} and {} words: expected the same range",
+                self.words.len(),
+                other.len()
+            )));
+        }
+        for (word, more) in self.words.iter_mut().zip(other) {
+            *word |= more;
+        }
+        Ok(())
+    }
+}
+
 /// A virtqueue as the transport hands it over (`SET_VRING_*`). Addresses are
 /// guest-physical.
 #[derive(Debug)]
@@ -113,6 +152,44 @@ pub trait Domain: Send {
     /// # Errors
     /// When no such region is there.
     fn remove_region(&mut self, guest_addr: u64, size: u64) -> Result<(), DomainError>;
+    /// Makes a part of a region read-only for the engine, or writable again, in pages of
+    /// 4 KiB; returns after the last write that is forbidden. Transfers that meet it end in
+    /// status 59 with what they have done before. Work queues with a byte in what becomes
+    /// read-only end, a virtqueue there waits for a reset.
+    ///
+    /// # Errors
+    /// When the range is misaligned or not inside one region, or is to be writable where the
+    /// region was added read-only.
+    fn protect_region(
+        &mut self,
+        guest_addr: u64,
+        size: u64,
+        writable: bool,
+    ) -> Result<(), DomainError>;
+    /// Takes a part of a region away (a balloon), in pages of 4 KiB; returns after the last
+    /// access. Transfers that meet it end in status 42, which is resumable. Queues there end
+    /// as with [`Self::protect_region`]. The file may be punched afterwards.
+    ///
+    /// # Errors
+    /// When the range is misaligned or not inside one region.
+    fn discard(&mut self, guest_addr: u64, size: u64) -> Result<(), DomainError>;
+    /// Gives back what [`Self::discard`] took away of a range, as writable as its region was
+    /// added; what is there stays as it is.
+    ///
+    /// # Errors
+    /// As [`Self::discard`].
+    fn restore(&mut self, guest_addr: u64, size: u64) -> Result<(), DomainError>;
+    /// Turns the log of the engine's writes on, with no page marked, or off
+    /// (VHOST_F_LOG_ALL). When it returns every later write will be marked. The log is the
+    /// VMM's: a reset of the device leaves it alone.
+    fn set_dirty_log(&mut self, on: bool);
+    /// Reads and clears the log for a range inside one region; returns when every chunk in
+    /// flight is over, so that each marked page can be copied and no byte of before is
+    /// missed. Data, page-table bits, rings and virtqueues are all in it.
+    ///
+    /// # Errors
+    /// When the range is misaligned or not inside one region, or the log is off.
+    fn harvest_dirty(&mut self, guest_addr: u64, size: u64) -> Result<DirtyBitmap, DomainError>;
     /// Starts a virtqueue.
     ///
     /// # Errors

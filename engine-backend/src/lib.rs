@@ -18,6 +18,7 @@ pub mod domain;
 pub mod engine;
 pub mod epoch;
 pub mod interface;
+mod invalidation;
 pub mod iotlb;
 pub mod memory;
 pub mod ops;

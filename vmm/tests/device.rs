@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
-use byway_engine::interface::{Domain, DomainError, MemoryRegion, Vring};
+use byway_engine::interface::{DirtyBitmap, Domain, DomainError, MemoryRegion, Vring};
 use byway_vmm::exits::RunExit;
 use byway_vmm::layout::{VIRTIO_MMIO, VIRTIO_MMIO_GSI};
 use byway_vmm::vcpu::Outcome;
@@ -63,6 +63,25 @@ impl Domain for Notes {
     }
     fn remove_region(&mut self, _guest_addr: u64, _size: u64) -> Result<(), DomainError> {
         Ok(())
+    }
+    fn protect_region(
+        &mut self,
+        _guest_addr: u64,
+        _size: u64,
+        _writable: bool,
+    ) -> Result<(), DomainError> {
+        Ok(())
+    }
+    fn discard(&mut self, _guest_addr: u64, _size: u64) -> Result<(), DomainError> {
+        Ok(())
+    }
+    fn restore(&mut self, _guest_addr: u64, _size: u64) -> Result<(), DomainError> {
+        Ok(())
+    }
+    fn set_dirty_log(&mut self, _on: bool) {}
+    fn harvest_dirty(&mut self, guest_addr: u64, _size: u64) -> Result<DirtyBitmap, DomainError> {
+        let words = Vec::new();
+        Ok(DirtyBitmap { guest_addr, words })
     }
     fn start_vring(&mut self, index: usize, vring: Vring) -> Result<(), DomainError> {
         self.tell(Call::Start(index, vring));

@@ -23,12 +23,10 @@ pub(super) fn bind(domain: &Domain, q: &BindRequest) -> Result<(), ControlStatus
     if !in_range {
         return Err(ControlStatus::BadArgument);
     }
-    if q.invalidation_page != 0 {
-        // INVALIDATION_PAGE is not offered.
-        return Err(ControlStatus::Unsupported);
-    }
+    let page = (q.invalidation_page != 0).then_some(q.invalidation_page);
     domain.bind(
         q.pasid,
+        page,
         Tables {
             gpa: q.root,
             levels: q.levels,

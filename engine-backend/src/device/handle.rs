@@ -5,11 +5,9 @@ use std::sync::Arc;
 use byway_protocols::config::{CONTROL_QUEUE, MAGIC, QUEUE_COUNT};
 use byway_protocols::{ABI_VERSION, ConfigSpace};
 
-use super::ram::Ram;
 use super::vring::{Running, SIZE_MAX};
 use super::{Device, Source, State};
-use crate::interface::{Domain, DomainError, MemoryRegion, Vring};
-use crate::memory::MemoryError;
+use crate::interface::{DirtyBitmap, Domain, DomainError, MemoryRegion, Vring};
 
 /// VIRTIO_F_VERSION_1: the device is one of virtio 1.x.
 const VIRTIO_F_VERSION_1: u64 = 1 << 32;
@@ -81,6 +79,30 @@ impl<K: Send> Domain for Handle<K> {
         self.device
             .with_state(|state| self.device.take_region(state, guest_addr, size))
     }
+    fn protect_region(
+        &mut self,
+        guest_addr: u64,
+        size: u64,
+        writable: bool,
+    ) -> Result<(), DomainError> {
+        self.device
+            .with_state(|state| self.device.protect(state, guest_addr, size, writable))
+    }
+    fn discard(&mut self, guest_addr: u64, size: u64) -> Result<(), DomainError> {
+        self.device
+            .with_state(|state| self.device.discard(state, guest_addr, size))
+    }
+    fn restore(&mut self, guest_addr: u64, size: u64) -> Result<(), DomainError> {
+        self.device
+            .with_state(|_| self.device.restore(guest_addr, size))
+    }
+    fn set_dirty_log(&mut self, on: bool) {
+        self.device.with_state(|_| self.device.set_dirty_log(on));
+    }
+    fn harvest_dirty(&mut self, guest_addr: u64, size: u64) -> Result<DirtyBitmap, DomainError> {
+        self.device
+            .with_state(|_| self.device.harvest_dirty(guest_addr, size))
+    }
     fn start_vring(&mut self, index: usize, vring: Vring) -> Result<(), DomainError> {
         self.device
             .with_state(|state| self.device.start_vring(state, index, vring))
@@ -109,56 +131,6 @@ impl<K: Send> Domain for Handle<K> {
 }
 
 impl Device {
-    fn add_region(&self, region: MemoryRegion) -> Result<(), DomainError> {
-        let gone = self.with_state(|state| state.removed);
-        if gone {
-            return Err(removed());
-        }
-        // Mapping, and above all populating, takes long: not with the lock held.
-        self.domain
-            .memory()
-            .add_region(region)
-            .map_err(memory_error)?;
-        self.with_state(|state| {
-            state.ram = Ram::of(&self.domain.memory());
-            if state.removed {
-                for (gpa, size) in self.domain.memory().regions() {
-                    // Gone meanwhile is as good.
-                    let _ = self.take_region(state, gpa, size);
-                }
-                return Err(removed());
-            }
-            Ok(())
-        })
-    }
-
-    /// Takes a region away; returns after the last access.
-    pub(super) fn take_region(
-        &self,
-        state: &mut State,
-        gpa: u64,
-        size: u64,
-    ) -> Result<(), DomainError> {
-        let retired = self
-            .domain
-            .memory()
-            .remove_region(gpa, size)
-            .map_err(memory_error)?;
-        for vring in state.vrings.iter_mut().flatten() {
-            if vring.touches(gpa, size) {
-                vring.break_off();
-            }
-        }
-        state.ram = Ram::of(&self.domain.memory());
-        self.domain.stop_queues_in(gpa, size);
-        self.domain.core().epochs().synchronize();
-        // SAFETY: the grace period is over. Translations are used by workers in chunks
-        // only; what control threads use are spans, which keep their mapping, and the
-        // virtqueues' view of RAM, which was replaced under the lock that guards it.
-        unsafe { retired.free() };
-        Ok(())
-    }
-
     fn start_vring(
         &self,
         state: &mut State,
@@ -251,25 +223,7 @@ fn vring_slot(state: &State, index: usize) -> Result<usize, DomainError> {
         .ok_or(DomainError::NoSuchQueue(index, count))
 }
 
-fn removed() -> DomainError {
+/// Why nothing is added any more.
+pub(super) fn removed() -> DomainError {
     DomainError::BadArgument("the operator has removed this domain".to_owned())
-}
-
-fn memory_error(e: MemoryError) -> DomainError {
-    match e {
-        MemoryError::BadArgument(what) => DomainError::BadArgument(what),
-        MemoryError::Region {
-            guest_addr,
-            size,
-            what,
-        } => DomainError::Region {
-            guest_addr,
-            size,
-            what: what.to_string(),
-        },
-        MemoryError::Host { what, source } => DomainError::Host {
-            what: what.to_string(),
-            source,
-        },
-    }
 }

@@ -11,6 +11,7 @@
 mod handle;
 mod poller;
 mod ram;
+mod regions;
 mod serve;
 mod vring;
 

@@ -1,7 +1,8 @@
 //! [`Ram`]: the engine's mapping of a domain's RAM, in the form that `virtio-queue` reads.
 //!
 //! The same mapping as everywhere else, so that its SIGBUS protection covers virtqueues
-//! too; no second one is made.
+//! too; no second one is made. What is inside a region but read-only or taken away is in
+//! the view nevertheless: [`Ram::allows`] tells.
 
 use std::sync::Arc;
 
@@ -14,23 +15,33 @@ use crate::memory::{GuestMemory, HostSpan};
 pub(super) struct Ram {
     /// Dropped before `_spans`, which keep what it points to mapped.
     view: GuestMemoryMmap,
+    memory: Arc<GuestMemory>,
     _spans: Vec<HostSpan>,
 }
 
 impl Ram {
     /// What is mapped of `memory` now. Regions that the engine may not write to are left
     /// out: no virtqueue can be there.
-    pub(super) fn of(memory: &GuestMemory) -> Self {
-        let spans: Vec<_> = memory
-            .regions()
-            .into_iter()
-            .filter_map(|(gpa, size)| memory.contiguous(gpa, size))
-            .collect();
+    pub(super) fn of(memory: &Arc<GuestMemory>) -> Self {
+        let spans = memory.writable_regions();
         let regions = spans.iter().filter_map(region).collect();
         Self {
             // Regions do not overlap and are not empty, else they were not in `memory`.
             view: GuestMemoryMmap::from_arc_regions(regions).unwrap_or_default(),
+            memory: Arc::clone(memory),
             _spans: spans,
+        }
+    }
+    /// Whether a buffer is there, and writable if it is to be written. Holds while the
+    /// device's lock is held: what takes memory away takes that first.
+    pub(super) fn allows(&self, gpa: u64, len: u64, write: bool) -> bool {
+        self.memory.allows(gpa, len, write)
+    }
+    /// Marks `bytes` bytes that were written in the dirty log, if it is on.
+    pub(super) fn log(&self, gpa: u64, bytes: usize) {
+        let log = self.memory.dirty_log();
+        if log.is_on() && bytes != 0 {
+            log.mark(gpa, bytes as u64);
         }
     }
     /// For reading and writing.

@@ -21,6 +21,10 @@ pub(super) const SIZE_MAX: u16 = 256;
 /// are not offered.
 const NO_INTERRUPT: u16 = 1;
 
+/// Most bytes of one buffer that are read or written: none of the messages is longer. A
+/// buffer's size is the guest's, and looking at all of its pages could take long.
+const TOUCHED_MAX: u64 = 4096;
+
 /// What is wrong with a virtqueue.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Broken {
@@ -92,7 +96,10 @@ impl Running {
         queue.set_next_avail(vring.base);
         queue.set_next_used(vring.base);
         queue.set_ready(true);
-        if !queue.is_valid(ram.view()) {
+        let there = areas(&queue)
+            .iter()
+            .all(|&(at, len)| ram.allows(at, len, true));
+        if !queue.is_valid(ram.view()) || !there {
             return Err(bad("a virtqueue area that is not in writable RAM"));
         }
         Ok(Self {
@@ -120,15 +127,9 @@ impl Running {
     }
     /// Whether one of its areas has a byte there.
     pub(super) fn touches(&self, gpa: u64, size: u64) -> bool {
-        let entries = u64::from(self.queue.size());
-        // Sizes of virtio 1.x's split virtqueue, event index fields included.
-        [
-            (self.queue.desc_table(), 16 * entries),
-            (self.queue.avail_ring(), 6 + 2 * entries),
-            (self.queue.used_ring(), 6 + 8 * entries),
-        ]
-        .into_iter()
-        .any(|(start, len)| start < gpa.saturating_add(size) && gpa < start.saturating_add(len))
+        areas(&self.queue)
+            .into_iter()
+            .any(|(start, len)| start < gpa.saturating_add(size) && gpa < start.saturating_add(len))
     }
 
     /// Takes the next chain and copies its readable part out, up to `N` bytes.
@@ -137,7 +138,7 @@ impl Running {
         let Some(chain) = self.queue.iter(ram.view())?.next() else {
             return Ok(None);
         };
-        read_chain(chain, size, ram.view()).map(Some)
+        read_chain(chain, size, ram).map(Some)
     }
 
     /// Gives a chain back with `bytes` written into it. What does not fit was checked
@@ -154,10 +155,16 @@ impl Running {
             ram.view()
                 .write_slice(now, addr)
                 .map_err(|_| Broken::Buffer(addr.0, len as u32))?;
+            ram.log(addr.0, now.len());
             written += now.len() as u32;
             bytes = rest;
         }
+        let slot = u64::from(self.queue.next_used() % self.queue.size());
         self.queue.add_used(ram.view(), chain.head, written)?;
+        // An element of 8 bytes, then flags and index in front of the ring.
+        let used = self.queue.used_ring();
+        ram.log(used + 4 + 8 * slot, 8);
+        ram.log(used, 4);
         Ok(())
     }
 
@@ -176,10 +183,21 @@ impl Running {
     }
 }
 
+/// Start and length in bytes of descriptor table, driver area and device area: the sizes of
+/// virtio 1.x's split virtqueue, event index fields included.
+fn areas(queue: &Queue) -> [(u64, u64); 3] {
+    let entries = u64::from(queue.size());
+    [
+        (queue.desc_table(), 16 * entries),
+        (queue.avail_ring(), 6 + 2 * entries),
+        (queue.used_ring(), 6 + 8 * entries),
+    ]
+}
+
 fn read_chain<const N: usize>(
     mut chain: DescriptorChain<&GuestMemoryMmap>,
     steps_max: u16,
-    ram: &GuestMemoryMmap,
+    ram: &Ram,
 ) -> Result<Chain<N>, Broken> {
     let mut out = Chain {
         head: chain.head_index(),
@@ -198,7 +216,9 @@ fn read_chain<const N: usize>(
             true => Permissions::Write,
             false => Permissions::Read,
         };
-        if !ram.check_range(addr, len as usize, access) {
+        let touched = u64::from(len).min(TOUCHED_MAX);
+        let is_there = ram.allows(addr.0, touched, descriptor.is_write_only());
+        if !is_there || !ram.view().check_range(addr, len as usize, access) {
             return Err(Broken::Buffer(addr.0, len));
         }
         if descriptor.is_write_only() {
@@ -210,7 +230,8 @@ fn read_chain<const N: usize>(
         }
         let room = out.bytes.get_mut(out.readable..).unwrap_or_default();
         let now = room.len().min(len as usize);
-        ram.read_slice(&mut room[..now], addr)
+        ram.view()
+            .read_slice(&mut room[..now], addr)
             .map_err(|_| Broken::Buffer(addr.0, len))?;
         out.readable = out.readable.saturating_add(len as usize);
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use byway_protocols::ControlStatus;
-use byway_protocols::control::PASID_PHYSICAL;
+use byway_protocols::control::{PASID_PHYSICAL, features};
 
 use super::Domain;
 use crate::address_space::{AddressSpace, RootError, Tables as PageTables};
@@ -59,11 +59,20 @@ impl Spaces {
 }
 
 impl Domain {
-    /// BIND: a page-table root under a PASID that is not 0.
+    /// BIND: a page-table root under a PASID that is not 0, with the guest-physical address
+    /// of an invalidation page, a multiple of 4096, if the guest wants one.
     ///
     /// # Errors
     /// As SPEC section 8.2 lists them.
-    pub fn bind(&self, pasid: u32, tables: PageTables) -> Result<(), ControlStatus> {
+    pub fn bind(
+        &self,
+        pasid: u32,
+        page: Option<u64>,
+        tables: PageTables,
+    ) -> Result<(), ControlStatus> {
+        if page.is_some() {
+            self.need_feature(features::INVALIDATION_PAGE)?;
+        }
         {
             let known = self.tables();
             if known.spaces.get(pasid).is_some() {
@@ -73,8 +82,15 @@ impl Domain {
                 return Err(ControlStatus::Quota);
             }
         }
-        let space = AddressSpace::tables(self.memory(), tables).map_err(|e| match e {
-            RootError::OutsideRam(_) => ControlStatus::RootOutsideRam,
+        let workers = self.core.epochs().workers();
+        let space = AddressSpace::tables(self.memory(), tables).and_then(|space| match page {
+            Some(page) => space.with_invalidation_page(page, workers),
+            None => Ok(space),
+        });
+        let space = space.map_err(|e| match e {
+            RootError::OutsideRam(_) | RootError::PageOutsideRam(_) => {
+                ControlStatus::RootOutsideRam
+            }
             RootError::Levels(_) | RootError::MaxPhyAddr(_) => ControlStatus::BadArgument,
         })?;
         let bound = Bound {
@@ -135,7 +151,7 @@ impl Domain {
         pages: u64,
     ) -> Result<u32, ControlStatus> {
         let space = self.space(pasid)?;
-        self.core.invalidations().push(space.id(), address, pages);
+        self.core.invalidations().push(&space, address, pages);
         Ok(self.core.epochs().synchronize())
     }
 

@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_queue::ArrayQueue;
 
 use super::Iotlb;
+use crate::address_space::AddressSpace;
 
-/// Ranges that one worker can be behind by; a worker further behind drops everything.
+/// Ranges that one worker can be behind by; what finds no room costs its own address space
+/// every translation, and no other one anything.
 const INBOX_RANGES: usize = 256;
 
 /// A range of one address space.
@@ -23,8 +25,6 @@ struct Range {
 struct Inbox {
     /// Something was put in since the worker last looked.
     pending: AtomicBool,
-    /// A range found no room: everything is to be dropped.
-    overflowed: AtomicBool,
     ranges: ArrayQueue<Range>,
 }
 
@@ -43,7 +43,6 @@ impl Invalidations {
     pub fn new(workers: usize) -> Self {
         let inbox = || Inbox {
             pending: AtomicBool::new(false),
-            overflowed: AtomicBool::new(false),
             ranges: ArrayQueue::new(INBOX_RANGES),
         };
         Self {
@@ -52,19 +51,21 @@ impl Invalidations {
     }
 
     /// Tells every worker to drop what overlaps `pages` pages of 4096 bytes from `addr` on
-    /// in the address space `space_id`; 0 pages mean all of it, for which
-    /// [`crate::address_space::AddressSpace::invalidate_all`] is cheaper. Never waits.
-    pub fn push(&self, space_id: u64, addr: u64, pages: u64) {
+    /// in an address space; 0 pages mean all of it, for which
+    /// [`AddressSpace::invalidate_all`] is cheaper. Never waits.
+    pub fn push(&self, space: &AddressSpace, addr: u64, pages: u64) {
         let range = Range {
-            space_id,
+            space_id: space.id(),
             addr,
             pages,
         };
+        let mut all_told = true;
         for inbox in &self.inboxes {
-            if inbox.ranges.push(range).is_err() {
-                inbox.overflowed.store(true, Ordering::SeqCst);
-            }
+            all_told &= inbox.ranges.push(range).is_ok();
             inbox.pending.store(true, Ordering::SeqCst);
+        }
+        if !all_told {
+            space.invalidate_all();
         }
     }
 
@@ -80,9 +81,6 @@ impl Invalidations {
         let inbox = &self.inboxes[worker];
         // Cleared before looking: what is put in from here on sets it again.
         inbox.pending.swap(false, Ordering::SeqCst);
-        if inbox.overflowed.swap(false, Ordering::SeqCst) {
-            iotlb.flush();
-        }
         // Bounded: what was there when the chunk began is among as many as there is room
         // for, and the rest has set `pending` again.
         for _ in 0..INBOX_RANGES {

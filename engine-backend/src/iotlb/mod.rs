@@ -7,10 +7,12 @@
 //! cached, and an entry that does not allow the access is walked again before it faults.
 //!
 //! Ranges are invalidated by messages ([`Invalidations`]) that the worker carries out at
-//! the start of its next chunk.
+//! the start of its next chunk. Address spaces with an invalidation page, and domains
+//! whose writes are logged, take the slower ways of `special`; others pay nothing for it.
 
 mod entry;
 mod invalidations;
+mod special;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +22,7 @@ use crate::address_space::walk;
 use crate::address_space::{AddressSpace, Fault};
 use crate::stage2::{Access, HostAddr};
 use entry::{Array, Entry, Size};
+use special::Special;
 
 /// A translated piece of memory, up to the end of its page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +56,7 @@ pub struct Iotlb {
     last: [Entry; 2],
     arrays: [Array; 3],
     stats: IotlbStats,
+    special: Special,
 }
 
 impl Default for Iotlb {
@@ -66,7 +70,14 @@ impl Iotlb {
     /// 1 GiB; all its memory is allocated here.
     #[must_use]
     pub fn new() -> Self {
+        Self::for_worker(0)
+    }
+
+    /// The same for the worker with this number, by which invalidation pages know it.
+    #[must_use]
+    pub fn for_worker(worker: usize) -> Self {
         Self {
+            special: Special::new(worker),
             last: [Entry::EMPTY; 2],
             arrays: [
                 Array::new(Size::Page4K, 512),
@@ -105,6 +116,11 @@ impl Iotlb {
         addr: u64,
         access: Access,
     ) -> Result<Span, Fault> {
+        let version = if space.has_page() {
+            self.enter(space, addr, access)?
+        } else {
+            version
+        };
         let write = access == Access::Write;
         for array in &self.arrays {
             if let Some(entry) = array.find(space.id(), version, addr, write) {
@@ -116,6 +132,12 @@ impl Iotlb {
         self.stats.misses += 1;
         let walked =
             walk::translate(space, addr, access).inspect_err(|_| self.stats.faults += 1)?;
+        let logged = write && space.memory().dirty_log().is_on();
+        let walked = if logged {
+            self.note_write(space, addr, walked)
+        } else {
+            walked
+        };
         let entry = Entry::new(space.id(), version, addr, &walked);
         self.stats.walks[entry.size() as usize] += 1;
         self.arrays[entry.size() as usize].insert(entry);

@@ -23,6 +23,10 @@ const BLOCKS: u64 = 3;
 /// Pages of each block that the tests look at.
 const PAGES: [u64; 4] = [0, 1, 300, 511];
 const WORKER: usize = 1;
+/// Where the second process has its invalidation page.
+const INVALIDATIONS: u64 = 3 * MIB;
+/// The worker's busy word there.
+const BUSY: u64 = INVALIDATIONS + 64 + 8 * WORKER as u64;
 
 /// A guest with two processes.
 struct Guest {
@@ -47,7 +51,8 @@ impl Guest {
             };
             AddressSpace::tables(Arc::clone(&ram.memory), tables).unwrap()
         };
-        let spaces = [space(0), space(1)];
+        let paged = space(1).with_invalidation_page(INVALIDATIONS, 2).unwrap();
+        let spaces = [space(0), paged];
         let guest = Self { ram, spaces };
         for space in 0..2 {
             for block in 0..BLOCKS {
@@ -55,6 +60,14 @@ impl Guest {
             }
         }
         guest
+    }
+    /// What a kernel of SPEC section 10 does in atomic context, waiting apart.
+    fn append(&self, addr: u64, pages: u64) {
+        let generation = self.ram.read_u64(INVALIDATIONS);
+        let at = INVALIDATIONS + 1024 + 16 * (generation % 128);
+        self.ram.write_u64(at, addr);
+        self.ram.write_u64(at + 8, pages);
+        self.ram.write_u64(INVALIDATIONS, generation + 1);
     }
     fn root(space: u64) -> u64 {
         0x10_0000 * (space + 1)
@@ -117,6 +130,8 @@ enum Tell {
     WholeRange,
     Generation,
     Flood,
+    /// By the invalidation page, where there is one.
+    Page,
 }
 
 #[derive(Debug, Clone)]
@@ -137,6 +152,7 @@ fn op() -> impl Strategy<Value = Op> {
             1 => Just(Tell::WholeRange),
             1 => Just(Tell::Generation),
             1 => Just(Tell::Flood),
+            4 => Just(Tell::Page),
         ]
     };
     let entry = (8 * MIB / K4..16 * MIB / K4, 0..16u64).prop_map(|(frame, choice)| {
@@ -165,24 +181,37 @@ fn op() -> impl Strategy<Value = Op> {
 struct Engine {
     iotlb: Iotlb,
     invalidations: Invalidations,
+    /// An address space that nobody uses.
+    stranger: AddressSpace,
 }
 
 impl Engine {
-    fn tell(&self, space: &AddressSpace, how: Tell, addr: u64, pages: u64) {
+    fn new() -> Self {
+        let memory = Arc::new(crate::memory::GuestMemory::new());
+        Self {
+            iotlb: Iotlb::for_worker(WORKER),
+            invalidations: Invalidations::new(2),
+            stranger: AddressSpace::physical(memory),
+        }
+    }
+    fn tell(&self, guest: &Guest, space: u64, how: Tell, addr: u64, pages: u64) {
+        let space = &guest.spaces[space as usize];
         match how {
-            Tell::Range => self.invalidations.push(space.id(), addr, pages),
+            Tell::Page if space.page().is_some() => guest.append(addr, pages),
+            Tell::Page => self.invalidations.push(space, addr, pages),
+            Tell::Range => self.invalidations.push(space, addr, pages),
             Tell::Larger => {
                 let first = addr.saturating_sub(3 * K4);
                 let pages = (addr - first) / K4 + pages + 700;
-                self.invalidations.push(space.id(), first, pages);
+                self.invalidations.push(space, first, pages);
             }
-            Tell::WholeRange => self.invalidations.push(space.id(), addr, 0),
+            Tell::WholeRange => self.invalidations.push(space, addr, 0),
             Tell::Generation => space.invalidate_all(),
             Tell::Flood => {
                 for _ in 0..300 {
-                    self.invalidations.push(u64::MAX, 0, 1);
+                    self.invalidations.push(&self.stranger, 0, 1);
                 }
-                self.invalidations.push(space.id(), addr, pages);
+                self.invalidations.push(space, addr, pages);
             }
         }
     }
@@ -195,7 +224,7 @@ proptest! {
         ops in proptest::collection::vec(op(), 1..120),
     ) {
         let guest = Guest::new();
-        let mut engine = Engine { iotlb: Iotlb::new(), invalidations: Invalidations::new(2) };
+        let mut engine = Engine::new();
         for op in ops {
             match op {
                 Op::Access(s, block, page, write) => {
@@ -209,23 +238,25 @@ proptest! {
                         prop_assert_eq!(guest.leaf(s, block, page) & ACCESSED_DIRTY, ACCESSED_DIRTY);
                     }
                     prop_assert_eq!(translate_both(&mut engine.iotlb, space, addr, access), translated);
+                    engine.iotlb.end_chunk();
+                    prop_assert_eq!(guest.ram.read_u64(BUSY), 0);
                 }
                 Op::Page(s, block, page, entry, tell) => {
                     guest.set_page(s, block, PAGES[page], entry);
-                    engine.tell(&guest.spaces[s as usize], tell, address(block, PAGES[page]), 1);
+                    engine.tell(&guest, s, tell, address(block, PAGES[page]), 1);
                 }
                 Op::Large(s, block, gpa, tell) => {
                     let was_large = guest.ram.read_u64(Guest::block_entry(s, block)) & PS != 0;
                     guest.set_block(s, block, Some(gpa));
                     // Any one address of a large page invalidates all of it, as INVLPG does.
                     let (at, pages) = if was_large { (77 * K4, 1) } else { (0, 512) };
-                    engine.tell(&guest.spaces[s as usize], tell, block * M2 + at, pages);
+                    engine.tell(&guest, s, tell, block * M2 + at, pages);
                 }
                 Op::Small(s, block, tell) => {
                     let was_large = guest.ram.read_u64(Guest::block_entry(s, block)) & PS != 0;
                     guest.set_block(s, block, None);
                     let (at, pages) = if was_large { (511 * K4, 1) } else { (0, 512) };
-                    engine.tell(&guest.spaces[s as usize], tell, block * M2 + at, pages);
+                    engine.tell(&guest, s, tell, block * M2 + at, pages);
                 }
                 Op::ClearDirty(s, block, page, tell) => {
                     let page = PAGES[page];
@@ -236,7 +267,7 @@ proptest! {
                         Guest::page_entry(s, block, page)
                     };
                     guest.ram.write_u64(at, guest.ram.read_u64(at) & !ACCESSED_DIRTY);
-                    engine.tell(&guest.spaces[s as usize], tell, address(block, page), 1);
+                    engine.tell(&guest, s, tell, address(block, page), 1);
                 }
                 Op::Protect(gpa, writable) => {
                     let perms = if writable { Perms::ALL } else { Perms::READ };
@@ -288,8 +319,8 @@ fn a_translation_is_kept_until_its_page_is_invalidated() {
         8 * MIB + 5
     );
     guest.set_page(0, 0, 0, (10 * MIB) | USER);
-    invalidations.push(space.id(), K4, 1);
-    invalidations.push(space.id() + 1_000_000, 0, 1);
+    invalidations.push(space, K4, 1);
+    invalidations.push(&guest.spaces[1], 0, 1);
     iotlb.catch_up(&invalidations, WORKER);
     // Another page, another space: the old translation is still there.
     assert_eq!(
@@ -300,7 +331,7 @@ fn a_translation_is_kept_until_its_page_is_invalidated() {
         iotlb.translate(space, K4, Access::Read).unwrap().gpa,
         9 * MIB
     );
-    invalidations.push(space.id(), 0, 1);
+    invalidations.push(space, 0, 1);
     iotlb.catch_up(&invalidations, WORKER);
     assert_eq!(
         iotlb.translate(space, 5, Access::Read).unwrap().gpa,
@@ -411,4 +442,133 @@ fn ranges_at_the_end_of_the_address_space_do_not_wrap() {
         iotlb.drop_range(space.id(), addr, pages);
         assert_eq!(!cached(&mut iotlb, 0), dropped, "{addr:#x} {pages:#x}");
     }
+}
+
+#[test]
+fn a_page_is_busy_from_the_first_use_to_the_end_of_the_chunk() {
+    let guest = Guest::new();
+    let (plain, paged) = (&guest.spaces[0], &guest.spaces[1]);
+    let busy = || guest.ram.read_u64(BUSY);
+    let mut iotlb = Iotlb::for_worker(WORKER);
+    guest.set_page(0, 0, 0, (8 * MIB) | USER);
+    guest.set_page(1, 0, 0, (9 * MIB) | USER);
+    iotlb.translate(plain, 0, Access::Write).unwrap();
+    assert_eq!(busy(), 0);
+    iotlb.translate(paged, 0, Access::Write).unwrap();
+    let first = busy();
+    assert_ne!(first, 0);
+    assert_eq!(guest.ram.read_u64(BUSY - 8), 0, "another worker's");
+    iotlb.translate(plain, 0, Access::Read).unwrap();
+    iotlb.translate(paged, 0, Access::Read).unwrap();
+    assert_eq!(busy(), first);
+    iotlb.end_chunk();
+    assert_eq!(busy(), 0);
+    // The very same translation again: remembered, and busy nevertheless.
+    let before = iotlb.stats();
+    iotlb.translate(paged, 0, Access::Read).unwrap();
+    assert_eq!(iotlb.stats().hits, before.hits + 1);
+    assert!(busy() != 0 && busy() != first);
+    iotlb.end_chunk();
+}
+
+#[test]
+fn what_a_page_names_is_met_at_the_beginning_of_a_chunk() {
+    let guest = Guest::new();
+    let space = &guest.spaces[1];
+    let mut iotlb = Iotlb::for_worker(WORKER);
+    let gpa = |iotlb: &mut Iotlb| iotlb.translate(space, 0, Access::Read).unwrap().gpa;
+    for (n, (addr, pages)) in [(0, 1), (0, 0), (0, u64::MAX)].into_iter().enumerate() {
+        let (old, new) = (8 + n as u64, 9 + n as u64);
+        guest.set_page(1, 0, 0, (old * MIB) | USER);
+        guest.append(0, 1);
+        assert_eq!(gpa(&mut iotlb), old * MIB);
+        guest.set_page(1, 0, 0, (new * MIB) | USER);
+        guest.append(addr, pages);
+        // Its kernel waits for this chunk.
+        assert_eq!(gpa(&mut iotlb), old * MIB);
+        iotlb.end_chunk();
+        assert_eq!(gpa(&mut iotlb), new * MIB);
+        iotlb.end_chunk();
+    }
+    // Another page, and nothing at all.
+    guest.set_page(1, 0, 0, (8 * MIB) | USER);
+    guest.append(K4, 1);
+    assert_eq!(gpa(&mut iotlb), 11 * MIB);
+    iotlb.end_chunk();
+    // More than are looked at one by one.
+    for _ in 0..200 {
+        guest.append(5 * K4, 1);
+    }
+    assert_eq!(gpa(&mut iotlb), 8 * MIB);
+}
+
+#[test]
+fn a_space_whose_page_goes_faults_and_comes_back_with_it() {
+    let guest = Guest::new();
+    let space = &guest.spaces[1];
+    let mut iotlb = Iotlb::for_worker(WORKER);
+    guest.set_page(1, 0, 0, (8 * MIB) | USER);
+    iotlb.translate(space, 0, Access::Write).unwrap();
+    iotlb.end_chunk();
+    let memory = &guest.ram.memory;
+    let status = |iotlb: &mut Iotlb| {
+        let ended = iotlb.translate(space, 0, Access::Read);
+        iotlb.end_chunk();
+        ended.err().map(|fault| fault.status)
+    };
+    memory.protect(INVALIDATIONS, K4, false).unwrap();
+    assert_eq!(status(&mut iotlb), Some(Status::Stage2Permission));
+    std::mem::forget(memory.discard(INVALIDATIONS, K4).unwrap());
+    assert_eq!(status(&mut iotlb), Some(Status::Stage2Pending));
+    memory.restore(INVALIDATIONS, K4).unwrap();
+    assert_eq!(status(&mut iotlb), None);
+}
+
+#[test]
+fn a_flood_of_ranges_costs_its_own_space_only() {
+    let guest = Guest::new();
+    let invalidations = Invalidations::new(2);
+    let mut iotlb = Iotlb::for_worker(WORKER);
+    guest.set_page(0, 0, 0, (8 * MIB) | USER);
+    let ram = TestRam::new(&[(0, MIB, true)]);
+    let flooding = AddressSpace::physical(Arc::clone(&ram.memory));
+    iotlb.translate(&guest.spaces[0], 0, Access::Read).unwrap();
+    iotlb.translate(&flooding, 0, Access::Read).unwrap();
+    for _ in 0..1000 {
+        invalidations.push(&flooding, MIB, 1);
+    }
+    iotlb.catch_up(&invalidations, WORKER);
+    let before = iotlb.stats();
+    iotlb.translate(&guest.spaces[0], 0, Access::Read).unwrap();
+    assert_eq!(iotlb.stats().hits, before.hits + 1);
+    iotlb.translate(&flooding, 0, Access::Read).unwrap();
+    assert_eq!(iotlb.stats().misses, before.misses + 1);
+}
+
+#[test]
+fn under_a_log_each_page_is_walked_for_and_marked_once_it_is_written() {
+    let ram = TestRam::new(&[(0, 4 * MIB, true)]);
+    let space = AddressSpace::physical(Arc::clone(&ram.memory));
+    let mut iotlb = Iotlb::new();
+    let marked = || ram.memory.take_dirty(0, 4 * MIB).unwrap();
+    iotlb.translate(&space, 0, Access::Write).unwrap();
+    ram.memory.set_dirty_log(true);
+    let span = iotlb
+        .translate(&space, 5 * K4 + 100, Access::Write)
+        .unwrap();
+    assert_eq!((span.gpa, span.bytes), (5 * K4 + 100, K4 - 100));
+    let read = iotlb.translate(&space, 9 * K4, Access::Read).unwrap();
+    assert!(read.bytes >= K4);
+    assert_eq!(marked()[0], 0, "not before the bytes");
+    iotlb.log_writes();
+    assert_eq!(marked()[0], 1 << 5);
+    // Remembered for reading only: the next write is noted as well.
+    iotlb.translate(&space, 5 * K4, Access::Write).unwrap();
+    iotlb.end_chunk();
+    assert_eq!(marked()[0], 1 << 5);
+    iotlb.end_chunk();
+    assert_eq!(marked()[0], 0);
+    ram.memory.set_dirty_log(false);
+    iotlb.translate(&space, 5 * K4, Access::Write).unwrap();
+    assert!(!iotlb.has_writes());
 }

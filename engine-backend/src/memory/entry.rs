@@ -1,5 +1,5 @@
-//! [`GuestEntry`]: a page-table entry of the guest, which guest CPUs and the engine change
-//! at the same time.
+//! [`GuestEntry`] and [`GuestPage`]: a page-table entry and a shared page of the guest, which
+//! guest CPUs and the engine change at the same time.
 
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,5 +38,29 @@ impl GuestEntry<'_> {
         self.0
             .compare_exchange(current, new, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
+    }
+}
+
+/// A page of guest memory that the engine writes to. Exists only for the length of one chunk,
+/// and is not shared between threads.
+#[derive(Debug)]
+pub(crate) struct GuestPage(*const [AtomicU64; 512]);
+
+impl GuestPage {
+    /// The page at a host address.
+    ///
+    /// # Safety
+    /// - `host` is a multiple of 4096 and came from a stage-2 translation for writing;
+    /// - no grace period passes while the value is in use.
+    pub(super) unsafe fn new(host: HostAddr) -> Self {
+        Self(ptr::with_exposed_provenance(host.0 as usize))
+    }
+
+    /// The word at an offset below 4096, a multiple of 8.
+    pub(crate) fn word(&self, offset: usize) -> &AtomicU64 {
+        // SAFETY: a translated page, mapped for as long as `new` asks; only atomics of
+        // this process access it, or the copy kernels.
+        let page = unsafe { &*self.0 };
+        &page[offset / 8 % 512]
     }
 }

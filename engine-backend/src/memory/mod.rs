@@ -6,6 +6,8 @@
 //! access is atomic; nothing here ever makes a slice of it, or a reference to anything
 //! but an atomic.
 
+mod changes;
+mod dirty;
 mod entry;
 mod mapping;
 pub mod sigbus;
@@ -16,7 +18,9 @@ pub(crate) mod test_ram;
 mod tests;
 
 pub use crate::stage2::HostAddr;
+pub use dirty::{DirtyLog, LOG_PAGE};
 pub use entry::GuestEntry;
+pub(crate) use entry::GuestPage;
 pub use span::HostSpan;
 
 use std::io;
@@ -26,7 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::interface::MemoryRegion;
-use crate::stage2::{Access, LastLeaf, Perms, RetiredTables, Stage2, Stage2Error, Stage2Fault};
+use crate::stage2::{Access, LastLeaf, RetiredTables, Stage2, Stage2Error, Stage2Fault};
 use mapping::Mapping;
 
 /// Most regions of one domain.
@@ -101,6 +105,7 @@ pub struct GuestMemory {
     stage2: Stage2,
     regions: RwLock<Vec<Region>>,
     dead: Arc<AtomicBool>,
+    dirty: DirtyLog,
 }
 
 impl GuestMemory {
@@ -129,11 +134,7 @@ impl GuestMemory {
             return Err(refused("the domain has as many regions as it may"));
         }
         let mapping = Mapping::new(&region, &self.dead)?;
-        let perms = if region.writable {
-            Perms::ALL
-        } else {
-            Perms::READ
-        };
+        let perms = changes::perms(region.writable);
         let host = HostAddr(mapping.base().as_ptr().expose_provenance() as u64);
         self.stage2
             .map(guest_addr, host, size, perms)
@@ -141,6 +142,7 @@ impl GuestMemory {
                 Stage2Error::Overlap { .. } => refused("overlaps another region"),
                 other => MemoryError::BadArgument(other.to_string()),
             })?;
+        self.dirty.add(guest_addr, size);
         regions.push(Region {
             guest_addr,
             size,
@@ -169,17 +171,18 @@ impl GuestMemory {
             .stage2
             .unmap(guest_addr, size)
             .map_err(|error| MemoryError::BadArgument(error.to_string()))?;
+        self.dirty.remove(guest_addr);
         Ok(Retired {
             mapping: ManuallyDrop::new(regions.swap_remove(index).mapping),
             tables,
         })
     }
 
-    /// A range that lies in one writable region, for rings and virtqueue areas; `None`
-    /// otherwise. The span keeps the mapping alive after the region's removal, so whoever
+    /// A range that lies in one writable region, all of it there and writable, for rings and
+    /// virtqueue areas; `None` otherwise. The span keeps the mapping alive after the region's removal, so whoever
     /// holds one drops it when told that the region goes.
     ///
-    /// For control threads: takes a lock.
+    /// For control threads: takes locks.
     #[must_use]
     pub fn contiguous(&self, gpa: u64, len: u64) -> Option<HostSpan> {
         let end = gpa.checked_add(len)?;
@@ -187,7 +190,7 @@ impl GuestMemory {
         let region = regions
             .iter()
             .find(|r| gpa >= r.guest_addr && end <= r.guest_addr + r.size)
-            .filter(|r| r.writable)?;
+            .filter(|r| r.writable && self.allows(gpa, len, true))?;
         let offset = usize::try_from(gpa - region.guest_addr).ok()?;
         let len = usize::try_from(len).ok()?;
         HostSpan::new(&region.mapping, region.guest_addr, offset, len)
@@ -205,6 +208,13 @@ impl GuestMemory {
     #[inline]
     pub fn is_dead(&self) -> bool {
         self.dead.load(Ordering::Acquire)
+    }
+
+    /// Which pages the engine has written.
+    #[must_use]
+    #[inline]
+    pub fn dirty_log(&self) -> &DirtyLog {
+        &self.dirty
     }
 
     /// The stage-2 table.
@@ -233,6 +243,20 @@ impl GuestMemory {
         let hit = self.stage2.walk_near(last, gpa & !7, Access::Write)?;
         // SAFETY: aligned, translated for writing, and used within this walk.
         Ok(unsafe { GuestEntry::new(hit.host) })
+    }
+}
+
+impl GuestMemory {
+    /// The page at `gpa`, a multiple of 4096, for writing.
+    ///
+    /// Must run inside a chunk, which the page must not outlive.
+    ///
+    /// # Errors
+    /// See [`Stage2Fault`].
+    pub(crate) fn page(&self, gpa: u64) -> Result<GuestPage, Stage2Fault> {
+        let hit = self.stage2.walk(gpa & !0xfff, Access::Write)?;
+        // SAFETY: aligned, translated for writing, and used within the chunk.
+        Ok(unsafe { GuestPage::new(hit.host) })
     }
 }
 

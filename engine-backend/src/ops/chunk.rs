@@ -8,6 +8,7 @@ use byway_protocols::{Completion, Rights, Status};
 
 use super::budget::Budget;
 use crate::address_space::Fault;
+use crate::backend::Backend;
 use crate::context::{Context, Target};
 use crate::epoch::ChunkGuard;
 use crate::iotlb::Iotlb;
@@ -246,21 +247,26 @@ impl<'a, B> Chunk<'a, B> {
             len: end - start,
         })
     }
+}
 
+impl<B: Backend> Chunk<'_, B> {
     /// Ends a chunk's work on operands: `read` and `written` bytes were moved through
     /// them. The one place between the bytes and the completion, and thus where the
-    /// written ranges would enter a dirty log: after the bytes, before anyone is told.
+    /// written pages enter a dirty log: after the bytes, before anyone is told.
     ///
     /// # Errors
     /// 5A (45 in another domain's memory) when a region lost its backing meanwhile:
     /// what was moved may be gone.
     #[inline(always)]
-    pub fn settle(&self, moved: &[(&Target<'_>, Access, u64)]) -> Result<(), Failure> {
+    pub fn settle(&mut self, moved: &[(&Target<'_>, Access, u64)]) -> Result<(), Failure> {
         for &(target, access, bytes) in moved {
             match access {
                 Access::Read => target.account(bytes, 0),
                 Access::Write => target.account(0, bytes),
             }
+        }
+        if self.iotlb.has_writes() {
+            self.log_writes();
         }
         if sigbus::generation() != self.regions_lost {
             for &(target, access, _) in moved {
@@ -274,6 +280,13 @@ impl<'a, B> Chunk<'a, B> {
             }
         }
         Ok(())
+    }
+
+    /// Marks the written pages, once all of their bytes are there.
+    #[cold]
+    fn log_writes(&mut self) {
+        self.backend.finish();
+        self.iotlb.log_writes();
     }
 }
 

@@ -18,10 +18,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use byway_protocols::ring::QueueState;
-use byway_protocols::{Completion, Descriptor, RingPosition, Status};
+use byway_protocols::{Completion, Descriptor, QueueHeader, RingPosition, Status};
 
 use crate::context::Context;
-use crate::memory::HostSpan;
+use crate::memory::{DirtyLog, HostSpan};
 use interrupt::Interrupt;
 use ring::EngineRing;
 use span_memory::SpanMemory;
@@ -114,7 +114,7 @@ impl WorkQueue {
         );
         memory.store_instance(parts.instance);
         memory.store_state(QueueState::Running);
-        Self {
+        let queue = Self {
             id: parts.id,
             domain: parts.domain,
             context: parts.context,
@@ -125,7 +125,9 @@ impl WorkQueue {
             interrupt: Interrupt::default(),
             served: AtomicBool::new(false),
             counts: Counts::default(),
-        }
+        };
+        queue.log_header();
+        queue
     }
 
     /// Engine-wide number.
@@ -159,6 +161,26 @@ impl WorkQueue {
     /// Says that nobody serves the queue any more, when no worker is left to do it.
     pub fn mark_dead(&self) {
         self.memory.store_state(QueueState::Dead);
+        self.log_header();
+    }
+
+    /// What the engine writes into the rings is logged, too: they are the domain's own memory.
+    #[inline(always)]
+    fn dirty_log(&self) -> &DirtyLog {
+        self.context.space().memory().dirty_log()
+    }
+
+    #[cold]
+    fn log_completion(&self, slot: u32) {
+        let (gpa, bytes) = self.memory.completion(slot);
+        self.dirty_log().mark(gpa, bytes);
+    }
+
+    fn log_header(&self) {
+        if self.dirty_log().is_on() {
+            self.dirty_log()
+                .mark(self.memory.header_gpa(), QueueHeader::SIZE as u64);
+        }
     }
 
     /// What the queue has done so far.
@@ -189,6 +211,8 @@ pub struct Served {
     queue: Arc<WorkQueue>,
     ring: EngineRing<SpanMemory>,
     stats: QueueStats,
+    /// The domain's writes are logged, as of the beginning of the chunk.
+    is_logged: bool,
 }
 
 /// Whether a completion says success, without looking the code up.
@@ -212,7 +236,15 @@ impl Served {
             ring: EngineRing::new(queue.memory.clone(), queue.start),
             queue,
             stats: QueueStats::default(),
+            is_logged: false,
         }
+    }
+
+    /// Looks whether completions are to be marked in the domain's dirty log; at the
+    /// beginning of each chunk.
+    #[inline(always)]
+    pub fn watch_log(&mut self) {
+        self.is_logged = self.queue.dirty_log().is_on();
     }
 
     /// The shared part.
@@ -251,7 +283,11 @@ impl Served {
         bytes: u64,
         interrupt: bool,
     ) {
+        let slot = ticket.slot();
         self.ring.complete(ticket, completion);
+        if self.is_logged {
+            self.queue.log_completion(slot);
+        }
         self.stats.descriptors += 1;
         self.stats.bytes += bytes;
         self.stats.failures += u64::from(!is_success(completion));
@@ -296,17 +332,21 @@ impl Served {
     /// Asks the submitter for a kick and looks once more. False: work came meanwhile.
     pub fn park(&self) -> bool {
         self.ring.memory().store_taken(self.ring.taken());
-        self.ring.park()
+        let is_parked = self.ring.park();
+        self.queue.log_header();
+        is_parked
     }
 
     /// Asks for no kick any more.
     pub fn unpark(&self) {
         self.ring.unpark();
+        self.queue.log_header();
     }
 
     /// Ends the queue: whatever was published and not taken ends in
     /// [`Status::Aborted`], at most one ring full of it, and the header says dead.
     pub fn abort(&mut self) {
+        self.watch_log();
         for _ in 0..self.ring.entries() {
             let Some(word) = self.poll() else { break };
             let (ticket, _) = self.take(word);
@@ -314,7 +354,7 @@ impl Served {
         }
         self.publish();
         self.ring.memory().store_taken(self.ring.taken());
-        self.queue.memory.store_state(QueueState::Dead);
+        self.queue.mark_dead();
     }
 
     /// Reports that the engine stopped serving the queue by itself.

@@ -40,6 +40,14 @@ pub struct Ticket {
     phase: bool,
 }
 
+impl Ticket {
+    /// The entry.
+    #[inline(always)]
+    pub(crate) fn slot(&self) -> u32 {
+        self.slot
+    }
+}
+
 /// Where the engine is in one ring.
 #[derive(Debug)]
 pub(crate) struct EngineRing<M> {

@@ -36,6 +36,16 @@ impl SpanMemory {
         }
     }
 
+    /// Guest-physical address and size in bytes of a completion.
+    pub(crate) fn completion(&self, slot: u32) -> (u64, u64) {
+        let size = Completion::SIZE as u64;
+        (self.completions.gpa() + u64::from(slot) * size, size)
+    }
+    /// Guest-physical address of the header line.
+    pub(crate) fn header_gpa(&self) -> u64 {
+        self.header.gpa()
+    }
+
     /// Writes the engine's instance.
     pub(crate) fn store_instance(&self, instance: u32) {
         self.header

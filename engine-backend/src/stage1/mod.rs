@@ -160,8 +160,16 @@ fn attempt(
             continue;
         };
         let touched = entry.touched(write && step == level);
-        if touched != entry && !cell.replace(entry.0, touched.0) {
+        if touched == entry {
+            continue;
+        }
+        if !cell.replace(entry.0, touched.0) {
             return Ok(None);
+        }
+        if memory.dirty_log().is_on() {
+            let above = path.get(usize::from(step)).copied().flatten();
+            let table = above.map_or(root, |(_, entry)| entry.table());
+            memory.dirty_log().mark(table | offset(va, step), 8);
         }
     }
     Ok(Some(Stage1Hit {

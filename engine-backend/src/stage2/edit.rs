@@ -55,7 +55,18 @@ pub(super) fn is_unmapped(table: &Table, level: u32, start: u64, end: u64) -> bo
     })
 }
 
-/// Maps `start..end`, of which nothing is mapped, with leaves as large as alignment allows.
+/// Whether all of `start..end` is mapped with at least these permissions.
+pub(super) fn allows(table: &Table, level: u32, start: u64, end: u64, perms: Perms) -> bool {
+    slices(level, start, end).all(|slice| {
+        let entry = table.load(slice.index);
+        entry.is_present()
+            && entry.perms().contains(perms)
+            && (entry.is_leaf(level)
+                || allows(below(entry), level - 1, slice.start, slice.end, perms))
+    })
+}
+
+/// Maps what is not mapped of `start..end`, with leaves as large as alignment allows.
 pub(super) fn map(table: &Table, level: u32, start: u64, end: u64, host: HostAddr, perms: Perms) {
     for slice in slices(level, start, end) {
         let frame = host.0 + (slice.start - start);
@@ -64,6 +75,9 @@ pub(super) fn map(table: &Table, level: u32, start: u64, end: u64, host: HostAdd
             level < LEVELS && slice.is_whole(level) && frame.is_multiple_of(level_bytes(level));
         if fits && !entry.is_present() {
             table.store(slice.index, Entry::leaf(frame, level, perms));
+            continue;
+        }
+        if entry.is_present() && entry.is_leaf(level) {
             continue;
         }
         let entry = if entry.is_present() {

@@ -229,20 +229,42 @@ impl Stage2 {
     /// # Errors
     /// See [`Stage2Error`]; nothing has changed then.
     pub fn map(&self, gpa: u64, host: HostAddr, len: u64, perms: Perms) -> Result<(), Stage2Error> {
-        let end = range_end(gpa, len)?;
-        if !host.0.is_multiple_of(4096) || host.0.checked_add(len).is_none_or(|end| end >> 52 != 0)
-        {
-            return Err(Stage2Error::Misaligned { gpa, len });
-        }
-        if !perms.is_mappable() {
-            return Err(Stage2Error::Perms(perms.bits()));
-        }
+        let end = check_map(gpa, host, len, perms)?;
         let _editing = self.edit();
         if !edit::is_unmapped(&self.root, LEVELS, gpa, end) {
             return Err(Stage2Error::Overlap { gpa, len });
         }
         edit::map(&self.root, LEVELS, gpa, end, host, perms);
         Ok(())
+    }
+
+    /// As [`Self::map`], but leaves alone what is mapped in the range already: for giving
+    /// back what [`Self::unmap`] took away in parts.
+    ///
+    /// # Errors
+    /// See [`Stage2Error`]; nothing has changed then.
+    pub fn map_missing(
+        &self,
+        gpa: u64,
+        host: HostAddr,
+        len: u64,
+        perms: Perms,
+    ) -> Result<(), Stage2Error> {
+        let end = check_map(gpa, host, len, perms)?;
+        let _editing = self.edit();
+        edit::map(&self.root, LEVELS, gpa, end, host, perms);
+        Ok(())
+    }
+
+    /// Whether all of `len` bytes from `gpa` on is mapped with at least these permissions.
+    /// Sets no bit. For control threads: takes a lock.
+    #[must_use]
+    pub fn allows(&self, gpa: u64, len: u64, perms: Perms) -> bool {
+        let Some(end) = gpa.checked_add(len).filter(|&end| end <= 1 << GPA_BITS) else {
+            return false;
+        };
+        let _editing = self.edit();
+        edit::allows(&self.root, LEVELS, gpa, end, perms)
     }
 
     /// Unmaps whatever is mapped in `len` bytes from `gpa` on, and bumps the epoch. A
@@ -273,6 +295,11 @@ impl Stage2 {
         edit::protect(&self.root, LEVELS, gpa, end, perms);
         self.epoch.fetch_add(1, Ordering::SeqCst);
         Ok(())
+    }
+
+    /// Bumps the epoch without a change, so that every address is walked for again.
+    pub fn expire(&self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Translates: checks the permissions of all levels, then sets A on every level and,
@@ -347,6 +374,18 @@ impl Drop for Stage2 {
     fn drop(&mut self) {
         edit::free_below(&self.root, LEVELS);
     }
+}
+
+/// The end of a range that can be mapped so.
+fn check_map(gpa: u64, host: HostAddr, len: u64, perms: Perms) -> Result<u64, Stage2Error> {
+    let end = range_end(gpa, len)?;
+    if !host.0.is_multiple_of(4096) || host.0.checked_add(len).is_none_or(|end| end >> 52 != 0) {
+        return Err(Stage2Error::Misaligned { gpa, len });
+    }
+    if !perms.is_mappable() {
+        return Err(Stage2Error::Perms(perms.bits()));
+    }
+    Ok(end)
 }
 
 fn range_end(gpa: u64, len: u64) -> Result<u64, Stage2Error> {

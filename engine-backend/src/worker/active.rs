@@ -90,6 +90,7 @@ impl Active {
     #[inline]
     pub(super) fn serve(&mut self, tools: &mut Tools, guard: &ChunkGuard<'_>, budget: &mut Budget) {
         self.worked = true;
+        self.served.watch_log();
         let Self {
             queue,
             served,
@@ -107,6 +108,8 @@ impl Active {
         // In place: it is moved when it begins and when it ends only.
         if let Some(resumed) = flight {
             let Step::Done(outcome) = resumed.execution.step(&mut chunk) else {
+                // Streamed bytes, too, are out before the chunk is over.
+                chunk.backend.finish();
                 return;
             };
             let interrupt = resumed.execution.interrupt();
@@ -140,6 +143,7 @@ impl Active {
             if let Step::Done(outcome) = execution.step(&mut chunk) {
                 complete(served, &mut chunk, ticket, &outcome, execution.interrupt());
             } else {
+                chunk.backend.finish();
                 *flight = Some(Flight { ticket, execution });
                 return;
             }

@@ -58,7 +58,7 @@ impl Thread {
             invalidations,
             published,
             tools: Tools {
-                iotlb: Iotlb::new(),
+                iotlb: Iotlb::for_worker(index),
                 backend: Software::new(),
                 regions_lost: sigbus::generation(),
             },
@@ -126,6 +126,7 @@ impl Thread {
             let guard = self.epochs.enter(self.index);
             self.tools.iotlb.catch_up(&self.invalidations, self.index);
             queue.serve(&mut self.tools, &guard, &mut budget);
+            self.tools.iotlb.end_chunk();
         }
         self.schedule.charge(budget.spent());
         let after = queue.progress();

@@ -2,7 +2,7 @@
 
 use byway_protocols::ControlStatus::{
     self, BadArgument, Busy, HostFailure, InUse, NoLink, NoSuchObject, Quota, RingOutsideRam,
-    RootOutsideRam, Unsupported,
+    RootOutsideRam,
 };
 use byway_protocols::control::{
     BindRequest, ContextCreateReply, ContextCreateRequest, ContextDestroyRequest, InvalidateReply,
@@ -143,11 +143,13 @@ fn bind_refuses_what_it_cannot_use() {
     for q in &bad_arguments {
         assert_eq!(w.alice.bind(q), Err(BadArgument), "{q:?}");
     }
-    let page = BindRequest {
-        invalidation_page: start,
-        ..good
-    };
-    assert_eq!(w.alice.bind(&page), Err(Unsupported));
+    for page in [start - 4096, start + size, 1 << 50, !0xfff] {
+        let q = BindRequest {
+            invalidation_page: page,
+            ..good
+        };
+        assert_eq!(w.alice.bind(&q), Err(RootOutsideRam), "{page:#x}");
+    }
     for root in [0, start - 4096, start + size, 1 << 50, u64::MAX] {
         let q = BindRequest { root, ..good };
         assert_eq!(w.alice.bind(&q), Err(RootOutsideRam), "{root:#x}");

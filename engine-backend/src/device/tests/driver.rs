@@ -58,6 +58,10 @@ impl Queue {
             call: self.call.try_clone().unwrap(),
         }
     }
+    /// Guest-physical pages that only the driver writes.
+    pub(crate) fn drivers_pages(&self) -> [u64; 2] {
+        [self.table, self.avail]
+    }
     fn index(&self, gpa: u64) -> &AtomicU16 {
         // SAFETY: an aligned place in the guest's window, which `guest` keeps mapped.
         unsafe { AtomicU16::from_ptr(self.guest.host(gpa, 2).cast()) }

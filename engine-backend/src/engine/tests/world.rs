@@ -79,6 +79,8 @@ pub(super) struct Vm {
     pub(super) buffer: u64,
     /// Guest-physical address of the page behind [`LONG`].
     page: u64,
+    /// Where the process's address space gets its invalidation page; 0 = none.
+    pub(super) invalidation_page: u64,
     pub(super) id: u32,
     pub(super) context: u32,
     pub(super) queue: Queue,
@@ -108,6 +110,7 @@ impl Vm {
             process,
             buffer,
             page,
+            invalidation_page: 0,
             id: 0,
             context: 0,
             queue,
@@ -140,6 +143,7 @@ impl Vm {
             levels: 4,
             maxphyaddr: 46,
             flags: bind_flags::NXE,
+            invalidation_page: self.invalidation_page,
             ..BindRequest::default()
         };
         self.ask::<0>(RequestKind::Bind, &q.to_bytes()).map(|_| ())
@@ -261,6 +265,10 @@ impl Vm {
     /// How the two copies of [`Self::begin_copies`] ended.
     pub(super) fn end_copies(&mut self) -> [Completion; 2] {
         [self.queue.wait(), self.queue.wait()]
+    }
+    /// Guest-physical address of what is behind the long range.
+    pub(super) fn page_gpa(&self) -> u64 {
+        self.page
     }
     /// What is behind the long range.
     pub(super) fn page(&self) -> Vec<u8> {
