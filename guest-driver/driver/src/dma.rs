@@ -62,6 +62,7 @@ impl Dma {
 
     load!(load_u16, u16, AtomicU16);
     load!(load_u32, u32, AtomicU32);
+    load!(load_u64, u64, AtomicU64);
     store!(store_u16, u16, AtomicU16);
     store!(store_u32, u32, AtomicU32);
     store!(store_u64, u64, AtomicU64);

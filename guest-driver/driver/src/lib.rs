@@ -24,6 +24,7 @@ mod dma;
 pub mod error;
 pub mod hal;
 pub mod handle;
+pub mod invalidation;
 mod message;
 pub mod rings;
 #[cfg(test)]
@@ -39,5 +40,6 @@ pub use device::{
 pub use error::{Broken, Error};
 pub use hal::{DmaPages, Hal};
 pub use handle::{CapSlot, ContextId, DomainId, OfferId, Pasid, QueueId};
+pub use invalidation::{InvalidationPage, Stalled};
 pub use rings::{NotDestroyed, OwnedQueue, RingAddresses, RingLayout};
 pub use transport::{MmioTransport, Transport};

@@ -10,7 +10,8 @@ use byway_protocols::ABI_VERSION;
 use byway_protocols::control::{NAME_BYTES, QueryReply, QueryRequest, features};
 
 /// Features of QUERY that this driver can use.
-pub(super) const WANTED: u64 = features::LEVELS_5 | features::EXPIRY | features::BYTE_QUOTA;
+pub(super) const WANTED: u64 =
+    features::INVALIDATION_PAGE | features::LEVELS_5 | features::EXPIRY | features::BYTE_QUOTA;
 
 /// A domain's name: 1 to 32 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,6 +5,7 @@ mod calls;
 mod events;
 mod fake;
 mod hostile;
+mod invalidation;
 mod mmio;
 mod queues;
 mod virtqueue;
