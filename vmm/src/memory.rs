@@ -171,17 +171,7 @@ impl GuestRam {
     pub fn engine_regions(&self) -> Vec<MemoryRegion> {
         self.memory
             .iter()
-            .filter_map(|region| {
-                let backing = region.file_offset()?;
-                Some(MemoryRegion {
-                    guest_addr: region.start_addr().raw_value(),
-                    size: region.len(),
-                    file: Arc::clone(backing.arc()),
-                    file_offset: backing.start(),
-                    writable: true,
-                    populate: self.populate,
-                })
-            })
+            .filter_map(|region| engine_region(region, self.populate))
             .collect()
     }
 
@@ -190,22 +180,66 @@ impl GuestRam {
     /// # Errors
     /// When KVM refuses one.
     pub fn register(&self, vm: &VmFd) -> Result<(), MemoryError> {
-        for (slot, region) in (0u32..).zip(self.memory.iter()) {
-            let region = kvm_userspace_memory_region {
-                slot,
-                flags: 0,
-                guest_phys_addr: region.start_addr().raw_value(),
-                memory_size: region.len(),
-                userspace_addr: region.as_ptr() as u64,
-            };
-            // SAFETY: the range is a mapping that `self` owns, of exactly that
-            // length. `Vm` drops its KVM descriptors, and with them the last user of
-            // the slot, before its `GuestRam`.
-            unsafe { vm.set_user_memory_region(region) }
-                .map_err(|source| MemoryError::Slot { slot, source })?;
+        for (slot, region) in self.slots() {
+            // SAFETY: `Vm` drops its KVM descriptors, and with them the last user of the
+            // slot, before its `GuestRam`.
+            unsafe { set_slot(vm, slot, region, 0) }?;
         }
         Ok(())
     }
+
+    /// The regions with their memory slots.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = (u32, &GuestRegionMmap)> {
+        (0u32..).zip(self.memory.iter())
+    }
+}
+
+/// Makes or changes a memory slot over all of a region; see KVM_SET_USER_MEMORY_REGION for
+/// the flags.
+///
+/// # Safety
+/// The region outlives the slot: until the slot is removed, or the VM's descriptors are
+/// closed.
+pub(crate) unsafe fn set_slot(
+    vm: &VmFd,
+    slot: u32,
+    region: &GuestRegionMmap,
+    flags: u32,
+) -> Result<(), MemoryError> {
+    let region = kvm_userspace_memory_region {
+        slot,
+        flags,
+        guest_phys_addr: region.start_addr().raw_value(),
+        memory_size: region.len(),
+        userspace_addr: region.as_ptr() as u64,
+    };
+    // SAFETY: the range is a mapping of exactly that length, which the caller keeps.
+    unsafe { vm.set_user_memory_region(region) }
+        .map_err(|source| MemoryError::Slot { slot, source })
+}
+
+/// Removes a memory slot: no vCPU reaches its memory any more.
+pub(crate) fn remove_slot(vm: &VmFd, slot: u32) -> Result<(), MemoryError> {
+    let nothing = kvm_userspace_memory_region {
+        slot,
+        ..Default::default()
+    };
+    // SAFETY: a size of 0 removes the slot; no memory is named.
+    unsafe { vm.set_user_memory_region(nothing) }
+        .map_err(|source| MemoryError::Slot { slot, source })
+}
+
+/// A region as the engine takes it.
+pub(crate) fn engine_region(region: &GuestRegionMmap, populate: bool) -> Option<MemoryRegion> {
+    let backing = region.file_offset()?;
+    Some(MemoryRegion {
+        guest_addr: region.start_addr().raw_value(),
+        size: region.len(),
+        file: Arc::clone(backing.arc()),
+        file_offset: backing.start(),
+        writable: true,
+        populate,
+    })
 }
 
 /// Splits RAM around the hole below 4 GiB.
@@ -218,7 +252,12 @@ fn ram_ranges(size: u64) -> Vec<(u64, u64)> {
     ranges
 }
 
-fn map_region(start: u64, size: u64, config: &RamConfig) -> Result<GuestRegionMmap, MemoryError> {
+/// One region of guest RAM, which the guest does not see yet.
+pub(crate) fn map_region(
+    start: u64,
+    size: u64,
+    config: &RamConfig,
+) -> Result<GuestRegionMmap, MemoryError> {
     let host_error = |what, advice| {
         move |source| MemoryError::Host {
             what,

@@ -30,6 +30,10 @@ use crate::loader::{self, KernelSource, LoadError, MemoryMap, Payload};
 use crate::memory::{GuestRam, MemoryError, RamConfig};
 use crate::vcpu::{Outcome, RunState, Vcpu, VcpuContext, VcpuError, write_boot_tables};
 
+mod memory_changes;
+
+use memory_changes::Changes;
+
 /// Most vCPUs of one VM. (APIC ids and the MADT allow 254.)
 pub const CPUS_MAX: u8 = 64;
 
@@ -108,8 +112,8 @@ pub enum VmError {
     /// The virtio transport.
     #[error(transparent)]
     Transport(#[from] TransportError),
-    /// The engine refused the VM's memory.
-    #[error("the engine refused the VM's memory")]
+    /// The engine refused the VM's memory, or a change of it.
+    #[error("the engine refused the VM's memory, or a change of it")]
     Engine(#[from] DomainError),
 }
 
@@ -128,6 +132,8 @@ pub struct Vm {
     started: bool,
     vm: VmFd,
     ram: GuestRam,
+    /// As for `ram`: KVM must not outlive it.
+    changes: Changes,
 }
 
 impl Vm {
@@ -193,6 +199,7 @@ impl Vm {
             started: false,
             vm,
             ram,
+            changes: Changes::default(),
         })
     }
 

@@ -20,6 +20,7 @@ use byway_protocols::{Completion, Descriptor, Flags, Opcode, Rights, Status, Wor
 use byway_vmm::demo::report::status_name;
 use byway_vmm::host;
 use byway_vmm::steer::{Guest, GuestSpec, PAGE_2M};
+use byway_vmm::vm::Vm;
 use vm_memory::{Bytes, GuestAddress};
 
 pub const KIB: u64 = 1 << 10;
@@ -139,6 +140,16 @@ impl Party {
             bytes,
             frames,
         })
+    }
+
+    /// Guest-physical address of the page of 2 MiB at `offset` of the buffer.
+    pub fn frame(&self, offset: u64) -> u64 {
+        self.frames.page((offset / PAGE_2M) as usize)
+    }
+
+    /// For changes of the VM while it runs.
+    pub fn vm_mut(&mut self) -> &mut Vm {
+        self.guest.vm_mut()
     }
 
     /// Bytes of the buffer, read by the host in guest RAM.
