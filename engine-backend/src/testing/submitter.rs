@@ -71,6 +71,8 @@ pub struct Submitter {
     ring: *mut u8,
     completions: *mut u8,
     header: *mut u8,
+    /// Guest-physical address of the completions.
+    completions_gpa: u64,
     next: RingPosition,
     oldest: RingPosition,
 }
@@ -125,6 +127,7 @@ impl Submitter {
             ring: guest.host(ring.0, ring.1),
             completions: guest.host(completions.0, completions.1),
             header: guest.host(header.0, header.1),
+            completions_gpa: completions.0,
             guest,
             queue,
             recorder,
@@ -137,6 +140,11 @@ impl Submitter {
     #[must_use]
     pub fn queue(&self) -> &Arc<WorkQueue> {
         &self.queue
+    }
+    /// Guest-physical address of the completions.
+    #[must_use]
+    pub fn completions_gpa(&self) -> u64 {
+        self.completions_gpa
     }
     /// What the queue reported.
     #[must_use]

@@ -497,3 +497,38 @@ fn a_lost_ring_is_noticed_by_polling_it() {
     alice.guest().file().set_len(0).unwrap();
     until("the report", || queue.recorder().next_death().is_some());
 }
+
+/// Completions are the domain's memory, too, and stand apart from the header here.
+#[test]
+fn completions_are_marked_in_the_dirty_log() {
+    let engine = engine(1, 200);
+    let process = process(1, 2 * MIB);
+    let mut submitter = Submitter::new(&process, 256, true);
+    engine.workers.attach(submitter.queue().clone());
+    let memory = process.guest().memory();
+    memory.set_dirty_log(true);
+    engine.epochs.synchronize();
+    let nop = Descriptor::new(Opcode::Nop, Flags::NONE);
+    // The completions begin and end inside a page.
+    let bytes = 256 * Completion::SIZE as u64;
+    let (first, last) = (
+        submitter.completions_gpa() & !0xfff,
+        (submitter.completions_gpa() + bytes - 1) & !0xfff,
+    );
+    let mut marked_last_at = None;
+    for n in 0..256 {
+        assert_eq!(
+            engine.run(&mut submitter, &nop).status(),
+            Some(Status::Success)
+        );
+        engine.epochs.synchronize();
+        let is_marked = |page| memory.take_dirty(page, 4096).unwrap() == [1];
+        let here = (submitter.completions_gpa() + 32 * n) & !0xfff;
+        assert!(is_marked(here), "completion {n}");
+        assert!(!is_marked(last), "completion {n} marks its own page only");
+        if here == last {
+            marked_last_at.get_or_insert(n);
+        }
+    }
+    assert!(first != last && marked_last_at.is_some_and(|n| n > 0));
+}
