@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicU64, Ordering, fence};
 ///
 /// It is dead or stopped. The change of the page tables may go ahead: the device is broken, no
 /// new chunk begins, and at most one late chunk of each worker can still use what it has
-/// translated. Mark the device broken and reset it.
+/// translated. Tell the device by [`crate::Device::give_up`] and reset it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stalled {
     /// The first worker that did not move.

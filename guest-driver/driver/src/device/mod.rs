@@ -19,6 +19,7 @@ pub use session::{EngineInfo, Name};
 use crate::dma::Dma;
 use crate::error::{Broken, Error};
 use crate::hal::Hal;
+use crate::invalidation::Stalled;
 use crate::message::{Reply, Request};
 use crate::transport::{Transport, status};
 use crate::virtqueue::{Buffer, Virtqueue};
@@ -132,6 +133,12 @@ impl<T: Transport, H: Hal> Device<T, H> {
     /// that a process asks for when `need_kick` is set. A bare notification; no request travels.
     pub fn doorbell(&mut self) {
         self.transport.notify(CONTROL_QUEUE);
+    }
+
+    /// Marks the device broken, for an engine that stood still under an invalidation from atomic
+    /// context (SPEC section 10): every later call fails until [`Device::reset`].
+    pub fn give_up(&mut self, _stalled: Stalled) {
+        self.broken.get_or_insert(Broken::TimedOut);
     }
 
     /// One request and its reply (SPEC section 8).

@@ -6,8 +6,9 @@ use std::vec::Vec;
 
 use byway_protocols::invalidation::{BUSY_OFFSET, RANGES, RANGES_OFFSET};
 
+use super::fake::attached;
 use crate::hal::{DmaPages, Hal};
-use crate::{InvalidationPage, Stalled};
+use crate::{Broken, Error, InvalidationPage, Stalled};
 
 /// One page of the host's memory.
 struct OnePage(Option<&'static [AtomicU64; 512]>);
@@ -104,6 +105,18 @@ fn an_engine_that_stands_still_is_told() {
     busy(page, 1).store(0, Ordering::Relaxed);
     driver.invalidate(0x2000, 1, never).unwrap();
     assert_eq!(range(page, 1), [0x2000, 1]);
+}
+
+#[test]
+fn a_device_that_was_given_up_works_again_after_a_reset() {
+    let (world, mut device) = attached();
+    device.give_up(Stalled { worker: 0 });
+    assert_eq!(device.broken(), Some(Broken::TimedOut));
+    let asked = world.borrow().requests.len();
+    assert_eq!(device.query().unwrap_err(), Error::Broken(Broken::TimedOut));
+    assert_eq!(world.borrow().requests.len(), asked);
+    device.reset().unwrap();
+    assert_eq!(device.broken(), None);
 }
 
 #[test]
