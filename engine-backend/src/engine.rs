@@ -21,11 +21,13 @@ use crate::control::is_domain_name;
 use crate::device::{Device, Handle, Poller, Source};
 use crate::domain::{Core, CoreLimits, Domain as Vm, Events, LatencySummary};
 use crate::epoch::Epochs;
-use crate::interface::{Action, Admin, AdminError, Domain, DomainInfo, LinkPolicy, Quotas, Reply};
+use crate::interface::{
+    Action, Admin, AdminError, Domain, DomainInfo, LinkPolicy, Quotas, Reply, Share,
+};
 use crate::iotlb::Invalidations;
 use crate::ops::supported_opcodes;
 use crate::worker::{WorkerError, WorkerStats, Workers};
-use config::check_quotas;
+use config::{check_quotas, check_share};
 use control_thread::ControlThread;
 
 /// Why an engine cannot be started.
@@ -181,6 +183,7 @@ impl Admin for Engine {
             Action::RemoveDomain { name } => inner.remove(&name)?,
             Action::Link(policy) => inner.link(&policy)?,
             Action::Unlink { from, to } => inner.unlink(&from, &to)?,
+            Action::Quota { name, share } => inner.set_share(&name, &share)?,
             Action::List => {
                 return Ok(Reply::Domains {
                     domains: inner.list(),
@@ -266,6 +269,13 @@ impl Inner {
             .peers()
             .set_link(from, to, LinkTerms { rights, max_bytes });
         self.end(narrowed.as_slice());
+        Ok(())
+    }
+
+    fn set_share(&self, name: &str, share: &Share) -> Result<(), AdminError> {
+        check_share(share)?;
+        let device = self.devices.get(name)?;
+        device.domain().account().set_share(share);
         Ok(())
     }
 

@@ -227,6 +227,8 @@ pub struct Quotas {
     pub offers: u32,
     /// Queues that may be created so that they never park.
     pub no_park_queues: u32,
+    /// What it gets of the workers; changed at run time by [`Action::Quota`].
+    pub share: Share,
 }
 
 impl Default for Quotas {
@@ -239,6 +241,40 @@ impl Default for Quotas {
             capabilities: 131_072,
             offers: 1024,
             no_park_queues: 16,
+            share: Share::default(),
+        }
+    }
+}
+
+/// What one domain gets of the engine's workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Share {
+    /// Weight beside the other domains that have work, on each worker; 1 to
+    /// [`Share::WEIGHT_MAX`].
+    pub weight: u32,
+    /// Bytes a second, over all workers; 0 = as many as there are.
+    pub bytes_per_s: u64,
+    /// Operations a second, over all workers, a batch's elements counted each; 0 = as
+    /// many as there are.
+    pub operations_per_s: u64,
+    /// How much of a rate may be used at once, as the time in microseconds in which it
+    /// is granted; up to 1 second.
+    pub burst_us: u32,
+}
+
+impl Share {
+    /// Largest weight.
+    pub const WEIGHT_MAX: u32 = 256;
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self {
+            weight: 16,
+            bytes_per_s: 0,
+            operations_per_s: 0,
+            burst_us: 10_000,
         }
     }
 }
@@ -294,6 +330,13 @@ pub enum Action {
         /// Accepting side.
         to: String,
     },
+    /// Gives a domain another share of the workers, at once.
+    Quota {
+        /// Its name.
+        name: String,
+        /// Its share from now on.
+        share: Share,
+    },
     /// Lists domains and their use.
     List,
 }
@@ -332,6 +375,8 @@ pub struct DomainInfo {
     pub descriptors: u64,
     /// Descriptors that ended in a status other than success.
     pub failures: u64,
+    /// Worker time that its descriptors took, in nanoseconds; told with some delay.
+    pub busy_ns: u64,
 }
 
 /// What can go wrong in [`Admin`].

@@ -21,6 +21,8 @@ pub struct WorkerStats {
     pub sleeps: u64,
     /// Queues parked.
     pub parked: u64,
+    /// Ticks of the time stamp counter spent in chunks.
+    pub busy_ticks: u64,
     /// Its IOTLB.
     pub iotlb: IotlbStats,
 }
@@ -35,6 +37,7 @@ pub(crate) struct Published {
     chunks: AtomicU64,
     sleeps: AtomicU64,
     parked: AtomicU64,
+    busy_ticks: AtomicU64,
     hits: AtomicU64,
     misses: AtomicU64,
     walks: [AtomicU64; 3],
@@ -51,6 +54,7 @@ impl Published {
             (&self.chunks, stats.chunks),
             (&self.sleeps, stats.sleeps),
             (&self.parked, stats.parked),
+            (&self.busy_ticks, stats.busy_ticks),
             (&self.hits, stats.iotlb.hits),
             (&self.misses, stats.iotlb.misses),
             (&self.walks[0], stats.iotlb.walks[0]),
@@ -72,6 +76,7 @@ impl Published {
             chunks: get(&self.chunks),
             sleeps: get(&self.sleeps),
             parked: get(&self.parked),
+            busy_ticks: get(&self.busy_ticks),
             iotlb: IotlbStats {
                 hits: get(&self.hits),
                 misses: get(&self.misses),
@@ -99,6 +104,7 @@ mod tests {
             chunks: 4,
             sleeps: 5,
             parked: 6,
+            busy_ticks: 13,
             iotlb: IotlbStats {
                 hits: 7,
                 misses: 8,

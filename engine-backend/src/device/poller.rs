@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
@@ -76,13 +77,16 @@ impl Poller {
             EpollEvent::default(),
         );
     }
-    /// Waits until something is signalled, or just looks, and reports it.
+    /// Waits until something is signalled or this time has passed (for ever without one),
+    /// and reports it.
     ///
     /// # Errors
     /// As epoll_wait says; an interrupted wait reports nothing.
-    pub fn wait(&self, block: bool, mut report: impl FnMut(Source)) -> io::Result<()> {
+    pub fn wait(&self, limit: Option<Duration>, mut report: impl FnMut(Source)) -> io::Result<()> {
         let mut events = [EpollEvent::default(); BATCH];
-        let timeout_ms = if block { -1 } else { 0 };
+        let timeout_ms = limit.map_or(-1, |limit| {
+            i32::try_from(limit.as_millis()).unwrap_or(i32::MAX)
+        });
         match self.epoll.wait(timeout_ms, &mut events) {
             Ok(count) => {
                 for event in &events[..count] {
@@ -109,7 +113,7 @@ mod tests {
         poller.add(&b, Source::Events(7)).unwrap();
         let look = || {
             let mut seen = Vec::new();
-            poller.wait(false, |s| seen.push(s)).unwrap();
+            poller.wait(Some(Duration::ZERO), |s| seen.push(s)).unwrap();
             seen
         };
         assert_eq!(look(), [Source::ControlKick(u32::MAX)]);

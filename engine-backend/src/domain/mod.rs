@@ -50,6 +50,7 @@ use crate::capability::{Meter, Owner};
 use crate::interface::{DomainInfo, Quotas};
 use crate::memory::GuestMemory;
 use crate::queue::QueueStats;
+use crate::worker::Account;
 
 use contexts::Contexts;
 use queues::Queues;
@@ -63,6 +64,7 @@ pub struct Domain {
     id: u32,
     name: String,
     quotas: Quotas,
+    account: Arc<Account>,
     owner: Arc<Owner>,
     /// Replaced when a VMM goes: one that lost its backing stays dead.
     memory: Mutex<Arc<GuestMemory>>,
@@ -115,6 +117,7 @@ impl Domain {
             derived: Meter::new(quotas.capabilities),
             offered: Meter::new(quotas.offers),
             unparked: Meter::new(quotas.no_park_queues),
+            account: Account::new(&quotas.share),
             attached: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             features: AtomicU64::new(0),
@@ -140,6 +143,11 @@ impl Domain {
     #[must_use]
     pub fn quotas(&self) -> &Quotas {
         &self.quotas
+    }
+    /// What it gets of the workers, and has had.
+    #[must_use]
+    pub fn account(&self) -> &Arc<Account> {
+        &self.account
     }
     /// The engine that it belongs to.
     #[must_use]
@@ -219,6 +227,7 @@ impl Domain {
             bytes: stats.bytes,
             descriptors: stats.descriptors,
             failures: stats.failures,
+            busy_ns: self.account.busy_ns(),
         }
     }
 

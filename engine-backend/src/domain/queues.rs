@@ -114,6 +114,7 @@ impl Domain {
         let queue = Arc::new(WorkQueue::new(QueueParts {
             id: self.core.take_queue_key(),
             domain: self.id,
+            account: Arc::clone(&self.account),
             context,
             entries: wanted.entries,
             ring,

@@ -5,7 +5,7 @@ use byway_protocols::ring::{ENTRIES_MAX, ENTRIES_MIN};
 use serde::{Deserialize, Serialize};
 
 use crate::epoch::WORKERS_MAX;
-use crate::interface::{AdminError, Quotas};
+use crate::interface::{AdminError, Quotas, Share};
 use crate::worker::WorkerConfig;
 
 /// Settings of an engine. Unknown keys are refused.
@@ -94,8 +94,28 @@ impl EngineConfig {
 /// Largest value of a quota that counts objects.
 const OBJECTS_MAX: u32 = 1 << 20;
 
+/// Longest burst: a second's worth.
+const BURST_US_MAX: u32 = 1_000_000;
+
+/// Refuses a share that the scheduler could not keep.
+pub(super) fn check_share(share: &Share) -> Result<(), AdminError> {
+    let ranges = [
+        ("weight", share.weight, 1, Share::WEIGHT_MAX),
+        ("burst_us", share.burst_us, 0, BURST_US_MAX),
+    ];
+    for (name, value, min, max) in ranges {
+        if !(min..=max).contains(&value) {
+            return Err(AdminError::BadQuota(format!(
+                "share.{name} = {value}: expected {min} to {max}"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Refuses quotas that the engine's tables could not keep.
 pub(super) fn check_quotas(quotas: &Quotas) -> Result<(), AdminError> {
+    check_share(&quotas.share)?;
     let counts = [
         ("address_spaces", quotas.address_spaces),
         ("contexts", quotas.contexts),
@@ -164,6 +184,17 @@ mod tests {
             ..Quotas::default()
         });
         assert!(e.contains("offers = 4294967295"), "{e}");
+        for weight in [0, Share::WEIGHT_MAX + 1] {
+            let share = Share {
+                weight,
+                ..Share::default()
+            };
+            let e = bad(Quotas {
+                share,
+                ..Quotas::default()
+            });
+            assert!(e.contains("share.weight"), "{e}");
+        }
         for entries in [0, 1, 3, 65536] {
             let e = bad(Quotas {
                 queue_entries: entries,

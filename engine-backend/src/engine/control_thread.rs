@@ -8,12 +8,16 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::Devices;
 use crate::device::{Poller, Source};
 use crate::domain::Core;
+
+/// How often the workers' loads are compared, where there are several.
+const BALANCE_EVERY: Duration = Duration::from_millis(100);
 
 /// The running thread. Dropping it stops it and waits for its end.
 #[derive(Debug)]
@@ -106,11 +110,17 @@ impl Shared {
         // Domains with work, each once, in the order of their turns.
         let mut turns = VecDeque::new();
         let mut all_reaped = true;
+        // One worker has nobody to share with.
+        let look_every = (self.core.worker_count() > 1).then_some(BALANCE_EVERY);
+        let mut looked = Instant::now();
         while !self.stop.load(Ordering::Acquire) {
-            let block = turns.is_empty() && all_reaped;
+            let limit = match turns.is_empty() && all_reaped {
+                true => look_every,
+                false => Some(Duration::ZERO),
+            };
             let waited = self
                 .poller
-                .wait(block, |source| self.note(source, &mut turns));
+                .wait(limit, |source| self.note(source, &mut turns));
             if let Err(e) = waited {
                 // Only a bad descriptor or argument is left: the engine cannot be
                 // controlled any more, but what runs goes on.
@@ -124,6 +134,10 @@ impl Shared {
                 turns.push_back(id);
             }
             all_reaped = self.core.reap();
+            if look_every.is_some_and(|every| looked.elapsed() >= every) {
+                looked = Instant::now();
+                self.core.workers().rebalance();
+            }
         }
     }
 

@@ -3,7 +3,6 @@
 
 use byway_protocols::{Completion, Descriptor, Rights, Status};
 
-use super::budget::OPERATION_COST;
 use super::chunk::{Chunk, Failure, Operand};
 use super::validate;
 use super::{Operation, Outcome, Step, success};
@@ -128,7 +127,7 @@ impl Batch {
         chunk: &mut Chunk<'_, B>,
         list: &Target<'_>,
     ) -> Result<Step, Failure> {
-        chunk.budget.spend(OPERATION_COST);
+        chunk.budget.element();
         if self.cut {
             return Ok(Step::refused(Status::NotAttempted));
         }

@@ -32,6 +32,7 @@ pub struct Budget {
     look_at: u64,
     started: Option<u64>,
     limit_ticks: u64,
+    elements: u32,
 }
 
 impl Budget {
@@ -46,6 +47,7 @@ impl Budget {
             look_at: LOOK_EVERY,
             started: None,
             limit_ticks,
+            elements: 0,
         }
     }
 
@@ -56,6 +58,20 @@ impl Budget {
         if self.spent >= self.look_at {
             self.look(ticks());
         }
+    }
+
+    /// Counts an operation that is no descriptor of its own, but a batch's element.
+    #[inline]
+    pub fn element(&mut self) {
+        self.elements += 1;
+        self.spend(OPERATION_COST);
+    }
+
+    /// Elements counted.
+    #[inline]
+    #[must_use]
+    pub fn elements(&self) -> u32 {
+        self.elements
     }
 
     /// Whether the chunk must end.

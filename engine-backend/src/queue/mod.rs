@@ -22,6 +22,8 @@ use byway_protocols::{Completion, Descriptor, QueueHeader, RingPosition, Status}
 
 use crate::context::Context;
 use crate::memory::{DirtyLog, HostSpan};
+use crate::ops::budget::OPERATION_COST;
+use crate::worker::Account;
 use interrupt::Interrupt;
 use ring::EngineRing;
 use span_memory::SpanMemory;
@@ -46,6 +48,8 @@ pub struct QueueParts {
     pub id: u32,
     /// Domain that owns it.
     pub domain: u32,
+    /// What that gets of the workers.
+    pub account: Arc<Account>,
     /// Context whose address space and capabilities its descriptors name.
     pub context: Arc<Context>,
     /// Start of the ring.
@@ -68,6 +72,7 @@ pub struct QueueParts {
 pub struct WorkQueue {
     id: u32,
     domain: u32,
+    account: Arc<Account>,
     context: Arc<Context>,
     start: RingPosition,
     memory: SpanMemory,
@@ -117,6 +122,7 @@ impl WorkQueue {
         let queue = Self {
             id: parts.id,
             domain: parts.domain,
+            account: parts.account,
             context: parts.context,
             start: parts.entries,
             memory,
@@ -139,6 +145,11 @@ impl WorkQueue {
     #[must_use]
     pub fn domain(&self) -> u32 {
         self.domain
+    }
+    /// What its domain gets of the workers.
+    #[must_use]
+    pub fn account(&self) -> &Arc<Account> {
+        &self.account
     }
     /// Context that its descriptors act for.
     #[must_use]
@@ -181,6 +192,16 @@ impl WorkQueue {
             self.dirty_log()
                 .mark(self.memory.header_gpa(), QueueHeader::SIZE as u64);
         }
+    }
+
+    /// Work done so far, as the scheduler counts it: descriptors that are not completed
+    /// do not count yet.
+    #[must_use]
+    pub fn work(&self) -> u64 {
+        let QueueStats {
+            descriptors, bytes, ..
+        } = self.stats();
+        bytes.saturating_add(descriptors.saturating_mul(OPERATION_COST))
     }
 
     /// What the queue has done so far.

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use crate::capability::Owner;
-use crate::interface::MemoryRegion;
+use crate::interface::{MemoryRegion, Share};
 use crate::memory::GuestMemory;
+use crate::worker::Account;
 
 /// Where RAM starts: not at 0, so that a null address is outside.
 const RAM_START: u64 = 1 << 30;
@@ -19,6 +20,7 @@ pub struct Guest {
     file: Arc<File>,
     memory: Arc<GuestMemory>,
     owner: Arc<Owner>,
+    account: Arc<Account>,
     window: *mut libc::c_void,
     bytes: u64,
     next: AtomicU64,
@@ -70,6 +72,7 @@ impl Guest {
             file,
             memory,
             owner: Owner::new(id),
+            account: Account::new(&Share::default()),
             window,
             bytes,
             next: AtomicU64::new(RAM_START),
@@ -91,6 +94,11 @@ impl Guest {
     #[must_use]
     pub fn owner(&self) -> &Arc<Owner> {
         &self.owner
+    }
+    /// What the guest gets of the workers.
+    #[must_use]
+    pub fn account(&self) -> &Arc<Account> {
+        &self.account
     }
     /// The RAM's file.
     #[must_use]

@@ -114,6 +114,7 @@ impl Submitter {
         let queue = Arc::new(WorkQueue::new(QueueParts {
             id: guest.next_object(),
             domain: guest.id(),
+            account: guest.account().clone(),
             context: process.context().clone(),
             entries: start,
             ring: span(ring),

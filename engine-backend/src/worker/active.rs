@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use byway_protocols::{Descriptor, Status};
 
+use super::Account;
 use crate::backend::{Backend, Software};
 use crate::epoch::ChunkGuard;
 use crate::iotlb::Iotlb;
@@ -78,6 +79,11 @@ impl Active {
     /// Its domain.
     pub(super) fn domain(&self) -> u32 {
         self.queue.domain()
+    }
+
+    /// What its domain gets of the workers.
+    pub(super) fn account(&self) -> &Arc<Account> {
+        self.queue.account()
     }
 
     /// Whether a chunk would find something to do: one load.

@@ -8,8 +8,18 @@ use crate::ops::budget::ticks;
 /// Ticks of the time stamp counter in `us` microseconds; measured once, against the
 /// system's clock, in about a millisecond.
 pub(crate) fn ticks_in_us(us: u64) -> u64 {
+    (u128::from(ticks_in_ms()) * u128::from(us) / 1000) as u64
+}
+
+/// Nanoseconds that so many ticks take.
+pub(crate) fn ns_of_ticks(ticks: u64) -> u64 {
+    let ns = u128::from(ticks) * 1_000_000 / u128::from(ticks_in_ms().max(1));
+    u64::try_from(ns).unwrap_or(u64::MAX)
+}
+
+fn ticks_in_ms() -> u64 {
     static TICKS_PER_MS: OnceLock<u64> = OnceLock::new();
-    let per_ms = *TICKS_PER_MS.get_or_init(|| {
+    *TICKS_PER_MS.get_or_init(|| {
         let (t0, c0) = both();
         while t0.elapsed() < Duration::from_millis(1) {
             std::hint::spin_loop();
@@ -17,8 +27,7 @@ pub(crate) fn ticks_in_us(us: u64) -> u64 {
         let (t1, c1) = both();
         let elapsed_ns = t1.duration_since(t0).as_nanos().max(1);
         (u128::from(c1.wrapping_sub(c0)) * 1_000_000 / elapsed_ns) as u64
-    });
-    (u128::from(per_ms) * u128::from(us) / 1000) as u64
+    })
 }
 
 /// Both clocks at one moment: of some tries the one that took the shortest, so that being
@@ -55,6 +64,7 @@ mod tests {
         let took = ticks().wrapping_sub(c);
         // Only a lower bound holds on a busy machine.
         assert!(took > expected / 2, "{took} of {expected}");
+        assert!(ns_of_ticks(expected).abs_diff(5_000_000) < 1000);
         assert!(expected > 5_000_000, "{expected}: slower than 1 GHz?");
     }
 }

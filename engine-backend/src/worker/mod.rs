@@ -9,10 +9,14 @@
 //! any queue has work; long operations are cut into chunks, so that one queue delays
 //! another by a chunk at most.
 
+mod account;
 mod active;
+mod balance;
+mod bucket;
 mod clock;
 mod config;
 mod inbox;
+mod parked;
 mod schedule;
 mod thread;
 
@@ -21,16 +25,18 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use crossbeam_queue::ArrayQueue;
 
 pub use crate::stats::WorkerStats;
+pub use account::Account;
 pub use config::WorkerConfig;
 
 use crate::epoch::{Epochs, WORKERS_MAX};
 use crate::iotlb::Invalidations;
+use crate::ops::budget::ticks;
 use crate::queue::{Served, WorkQueue};
 use crate::stats::Published;
 use active::Active;
@@ -106,6 +112,56 @@ impl Handle {
 struct Registry {
     by_queue: HashMap<u32, (usize, Arc<WorkQueue>)>,
     load: Vec<usize>,
+    /// For [`Workers::rebalance`].
+    seen: Seen,
+}
+
+/// What the last look at the workers saw.
+#[derive(Debug, Default)]
+struct Seen {
+    at: u64,
+    busy: Vec<u64>,
+    /// The worker that was short of time, and the work that its queues had done by then.
+    short: Option<(usize, HashMap<u32, u64>)>,
+}
+
+impl Registry {
+    /// Compares with the last look; says which queue should go where.
+    fn look(&mut self, now: u64, busy: Vec<u64>) -> Option<(u32, usize)> {
+        let window = now.wrapping_sub(self.seen.at);
+        let before = std::mem::replace(
+            &mut self.seen,
+            Seen {
+                at: now,
+                busy,
+                short: None,
+            },
+        );
+        if before.busy.len() != self.seen.busy.len() {
+            return None;
+        }
+        let spent: Vec<u64> = (self.seen.busy.iter().zip(&before.busy))
+            .map(|(now, before)| now.saturating_sub(*before))
+            .collect();
+        let (from, to) = balance::pair(&spent, window)?;
+        let work: HashMap<u32, u64> = (self.by_queue.iter())
+            .filter(|(_, (worker, _))| *worker == from)
+            .map(|(&id, (_, queue))| (id, queue.work()))
+            .collect();
+        let chosen = before
+            .short
+            .filter(|(worker, _)| *worker == from)
+            .and_then(|(_, earlier)| {
+                let done = |(&queue, &work): (&u32, &u64)| {
+                    let work = work.saturating_sub(*earlier.get(&queue)?);
+                    Some(balance::Candidate { queue, work })
+                };
+                let candidates: Vec<_> = work.iter().filter_map(done).collect();
+                balance::choose(spent[from], spent[to], &candidates)
+            });
+        self.seen.short = Some((from, work));
+        chosen.map(|queue| (queue, to))
+    }
 }
 
 /// All workers of an engine, as control threads see them. Dropping it stops the
@@ -117,6 +173,9 @@ struct Registry {
 pub struct Workers {
     handles: Vec<Handle>,
     registry: Mutex<Registry>,
+    /// Held for writing while a queue is between two workers, for reading while one is
+    /// taken away, so that whoever takes one away finds it.
+    moves: RwLock<()>,
 }
 
 impl Workers {
@@ -142,6 +201,7 @@ impl Workers {
                 load: vec![0; config.count],
                 ..Registry::default()
             }),
+            moves: RwLock::default(),
         };
         for index in 0..config.count {
             let inbox = Arc::new(Inbox::new());
@@ -174,8 +234,8 @@ impl Workers {
         Ok(workers)
     }
 
-    /// Hands a queue to the worker with the fewest; it is polled from now on. Waits
-    /// for no chunk.
+    /// Hands a queue to the worker with the fewest (see `balance`); it is polled from now
+    /// on. Waits for no chunk.
     ///
     /// # Panics
     /// When the queue was attached before.
@@ -201,9 +261,18 @@ impl Workers {
     /// in flight and those published before have ended in status 62, and the header
     /// says dead. Nothing happens when it is not attached.
     pub fn detach(&self, queue: u32) {
+        let _no_moves = self.moves.read().unwrap_or_else(PoisonError::into_inner);
         let Some((worker, shared)) = self.forget(queue) else {
             return;
         };
+        match self.take_back(worker, queue) {
+            Some(active) => active.abort(),
+            None => shared.mark_dead(),
+        }
+    }
+
+    /// Has a worker hand a queue back, between two chunks. `None`: its thread is gone.
+    fn take_back(&self, worker: usize, queue: u32) -> Option<Box<Active>> {
         let to = Arc::new(ArrayQueue::new(1));
         let done = Arc::new(AtomicBool::new(false));
         let handle = &self.handles[worker];
@@ -212,12 +281,46 @@ impl Workers {
             to: to.clone(),
             done: done.clone(),
         });
-        if handle.wait(&done)
-            && let Some(active) = to.pop()
-        {
-            active.abort();
-        } else {
+        handle.wait(&done).then(|| to.pop()).flatten()
+    }
+
+    /// Has another worker serve a queue from now on, the descriptor that it is in the
+    /// middle of included. False: it is not attached, or there is no such worker.
+    pub fn move_queue(&self, queue: u32, to: usize) -> bool {
+        let _moving = self.moves.write().unwrap_or_else(PoisonError::into_inner);
+        let found = self.registry().by_queue.get(&queue).cloned();
+        let Some((from, shared)) = found else {
+            return false;
+        };
+        if to >= self.handles.len() {
+            return false;
+        }
+        if from == to {
+            return true;
+        }
+        let Some(active) = self.take_back(from, queue) else {
             shared.mark_dead();
+            return false;
+        };
+        let mut registry = self.registry();
+        registry.load[from] -= 1;
+        registry.load[to] += 1;
+        registry.by_queue.insert(queue, (to, shared));
+        // Under the lock, so that no `detach` overtakes it.
+        self.handles[to].send(Command::Attach(active));
+        true
+    }
+
+    /// Looks at how busy the workers were since the last look, and moves one queue if that
+    /// evens them out (see `balance`). To be called at intervals of some tenths of a
+    /// second. Goes through the queues only of a worker that is short of time.
+    pub fn rebalance(&self) {
+        if self.handles.len() < 2 {
+            return;
+        }
+        let busy: Vec<u64> = self.stats().iter().map(|s| s.busy_ticks).collect();
+        if let Some((queue, to)) = self.registry().look(ticks(), busy) {
+            self.move_queue(queue, to);
         }
     }
 

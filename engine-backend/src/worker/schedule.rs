@@ -1,23 +1,37 @@
-//! Whose turn it is: deficit round robin over domains, and over the queues of each.
+//! Whose turn it is: weighted deficit round robin over domains, and over the queues of
+//! each.
 //!
 //! Pure bookkeeping on numbers: it reads no ring and no clock, so that fairness is
 //! tested on a virtual clock. Each turn is one chunk. A domain, and in it a queue, is
-//! served for as long as it has credit and work; credit is granted per round and spent by
-//! the work done (bytes plus a fixed cost per operation). Who overdraws pays in the next
-//! rounds; who runs out of work keeps nothing.
+//! served for as long as it has credit and work; credit is granted per round, to domains
+//! in proportion to their weights, and spent by the work done (bytes plus a fixed cost per
+//! operation, or the time it took if that is more). Who overdraws pays in the next rounds;
+//! who runs out of work keeps nothing. A domain past its rate limit is passed over.
 //!
 //! What it guarantees: between two turns of a domain with work, each other domain gets
 //! one grant and one chunk at most, however many queues it has; the same among the queues
-//! of a domain.
+//! of a domain. The heaviest domain's grant is one chunk, so weights make nobody wait for
+//! longer than equal ones do.
 
+use std::sync::Arc;
+
+use super::account::Account;
 use crate::ops::budget::CHUNK_BYTES;
 
-/// What a domain may spend in a round.
+/// What the heaviest domain may spend in a round.
 const DOMAIN_GRANT: i64 = CHUNK_BYTES as i64;
 
 /// What a queue may spend in a round of its domain: a whole chunk, so that a domain's
 /// only queue is served in long ones.
 const QUEUE_GRANT: i64 = CHUNK_BYTES as i64;
+
+/// Shortest turn: a light domain is served in few turns of this length rather than in
+/// many that are hardly worth the change, and owes the rest.
+const TURN_MIN: i64 = 4 << 10;
+
+/// Rounds that one look for work goes at most, so that a domain that owes much gets its
+/// turn at once when nobody else has work.
+const ROUNDS_MAX: u32 = 64;
 
 /// Names a queue: the worker's index of it.
 pub(crate) type Key = usize;
@@ -28,13 +42,27 @@ struct Queue {
     credit: i64,
 }
 
+/// What stands between a domain and its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    Open,
+    /// Open for as long as its account says so.
+    Limited,
+    Paused,
+}
+
 #[derive(Debug)]
 struct Domain {
     id: u32,
-    paused: bool,
+    gate: Gate,
     credit: i64,
+    grant: i64,
     queues: Vec<Queue>,
     cursor: usize,
+    /// Ticks that its turns took, not yet told its account.
+    busy: u64,
+    /// `None` until it has a queue.
+    account: Option<Arc<Account>>,
 }
 
 /// The queue whose turn it is.
@@ -46,18 +74,42 @@ pub(crate) struct Turn {
     pub(crate) budget: u64,
 }
 
+/// What a turn came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Bill {
+    /// Work charged, in bytes.
+    pub(crate) cost: u64,
+    /// Bytes done.
+    pub(crate) bytes: u64,
+    /// Operations done.
+    pub(crate) operations: u64,
+    /// Ticks that it took.
+    pub(crate) busy: u64,
+}
+
 /// Queues that are polled, by domain.
 #[derive(Debug, Default)]
 pub(crate) struct Schedule {
     domains: Vec<Domain>,
     cursor: usize,
+    /// Place of each key among its domain's queues; of no meaning for those in none.
+    places: Vec<usize>,
 }
 
 impl Schedule {
     /// Adds a queue to the polled ones.
-    pub(crate) fn add(&mut self, domain: u32, key: Key) {
-        let domain = self.domain(domain);
+    pub(crate) fn add(&mut self, domain: u32, key: Key, account: &Arc<Account>) {
+        if self.places.len() <= key {
+            self.places.resize(key + 1, 0);
+        }
+        let at = self.place_of(domain);
+        let domain = &mut self.domains[at];
+        self.places[key] = domain.queues.len();
         domain.queues.push(Queue { key, credit: 0 });
+        if domain.account.is_none() {
+            domain.account = Some(Arc::clone(account));
+        }
+        self.refresh();
     }
 
     /// Takes a queue out.
@@ -66,58 +118,107 @@ impl Schedule {
             return;
         };
         let Domain { queues, cursor, .. } = &mut self.domains[d];
-        if let Some(q) = queues.iter().position(|q| q.key == key) {
-            queues.remove(q);
-            *cursor = cursor_without(*cursor, q, queues.len());
+        if let Some(&place) = self.places.get(key)
+            && queues.get(place).is_some_and(|q| q.key == key)
+        {
+            // The last one takes its place: thousands may be taken out in a row.
+            queues.swap_remove(place);
+            if let Some(moved) = queues.get(place) {
+                self.places[moved.key] = place;
+            }
+            if *cursor >= queues.len() {
+                *cursor = 0;
+            }
         }
         self.forget_if_empty(d);
+        self.refresh();
     }
 
     /// Stops or goes on giving turns to a domain.
     pub(crate) fn set_paused(&mut self, domain: u32, paused: bool) {
-        self.domain(domain).paused = paused;
-        if let Some(d) = self.domains.iter().position(|d| d.id == domain) {
-            self.forget_if_empty(d);
+        let at = self.place_of(domain);
+        self.domains[at].gate = if paused { Gate::Paused } else { Gate::Open };
+        self.forget_if_empty(at);
+        self.refresh();
+    }
+
+    /// Takes over what the domains' accounts say by now, and tells them what time was
+    /// spent. To be called now and then: weights and limits are changed at run time.
+    pub(crate) fn refresh(&mut self) {
+        let mut heaviest = 1;
+        for domain in &mut self.domains {
+            domain.settle();
+            if let Some(account) = &domain.account
+                && domain.gate != Gate::Paused
+            {
+                heaviest = heaviest.max(account.weight());
+                domain.gate = match account.is_limited() {
+                    true => Gate::Limited,
+                    false => Gate::Open,
+                };
+            }
+        }
+        for domain in &mut self.domains {
+            let weight = domain.account.as_ref().map_or(1, |a| a.weight());
+            // A weight is 1 at least and its maximum is small, so nobody's grant is 0.
+            domain.grant = (DOMAIN_GRANT * i64::from(weight) / i64::from(heaviest)).max(1);
         }
     }
 
     /// Whether anything is to be polled.
     pub(crate) fn is_idle(&self) -> bool {
-        self.domains.iter().all(|d| d.paused || d.queues.is_empty())
+        self.domains
+            .iter()
+            .all(|d| d.gate == Gate::Paused || d.queues.is_empty())
     }
 
     /// Queues that are polled, paused ones left out.
     pub(crate) fn polled(&self) -> impl Iterator<Item = Key> {
         self.domains
             .iter()
-            .filter(|d| !d.paused)
+            .filter(|d| d.gate != Gate::Paused)
             .flat_map(|d| d.queues.iter().map(|q| q.key))
     }
 
-    /// The next queue that has work, as `ready` says; each is asked twice at most.
+    /// The next queue that has work, as `ready` says, at the tick `now`; each is asked
+    /// twice a round at most.
     #[inline]
-    pub(crate) fn next(&mut self, mut ready: impl FnMut(Key) -> bool) -> Option<Turn> {
-        // One more than there are: the first may be out of credit and come again.
-        for _ in 0..=self.domains.len() {
-            let domain = self.domains.get_mut(self.cursor)?;
-            if !domain.paused && domain.credit > 0 {
-                if let Some(turn) = domain.next(&mut ready) {
-                    return Some(turn);
+    pub(crate) fn next(&mut self, now: u64, mut ready: impl FnMut(Key) -> bool) -> Option<Turn> {
+        for _ in 0..ROUNDS_MAX {
+            let mut somebody_owes = false;
+            // One more than there are: the first may be out of credit and come again.
+            for _ in 0..=self.domains.len() {
+                let domain = self.domains.get_mut(self.cursor)?;
+                if domain.gate == Gate::Open || domain.is_let_through(now) {
+                    if domain.credit > 0 {
+                        if let Some(turn) = domain.next(&mut ready) {
+                            return Some(turn);
+                        }
+                        domain.credit = 0;
+                    } else {
+                        somebody_owes |= domain.credit < 0;
+                    }
                 }
-                domain.credit = 0;
+                self.next_domain();
             }
-            self.next_domain();
+            if !somebody_owes {
+                break;
+            }
         }
         None
     }
 
-    /// Charges the queue that [`Self::next`] named for the work done.
+    /// Charges the queue that [`Self::next`] named for what it did up to the tick `now`.
     #[inline]
-    pub(crate) fn charge(&mut self, cost: u64) {
+    pub(crate) fn charge(&mut self, now: u64, bill: &Bill) {
         if let Some(domain) = self.domains.get_mut(self.cursor) {
-            domain.credit -= cost as i64;
+            domain.credit -= bill.cost as i64;
+            domain.busy += bill.busy;
             if let Some(queue) = domain.queues.get_mut(domain.cursor) {
-                queue.credit -= cost as i64;
+                queue.credit -= bill.cost as i64;
+            }
+            if domain.gate == Gate::Limited {
+                domain.charge_account(now, bill);
             }
         }
     }
@@ -128,30 +229,34 @@ impl Schedule {
             self.cursor = 0;
         }
         if let Some(domain) = self.domains.get_mut(self.cursor) {
-            domain.credit = (domain.credit + DOMAIN_GRANT).min(DOMAIN_GRANT);
+            domain.credit = (domain.credit + domain.grant).min(domain.grant);
         }
     }
 
-    fn domain(&mut self, id: u32) -> &mut Domain {
-        let at = match self.domains.iter().position(|d| d.id == id) {
+    /// Where a domain is; it is made if it is not there.
+    fn place_of(&mut self, id: u32) -> usize {
+        match self.domains.iter().position(|d| d.id == id) {
             Some(at) => at,
             None => {
                 self.domains.push(Domain {
                     id,
-                    paused: false,
+                    gate: Gate::Open,
                     credit: 0,
+                    grant: DOMAIN_GRANT,
                     queues: Vec::new(),
                     cursor: 0,
+                    busy: 0,
+                    account: None,
                 });
                 self.domains.len() - 1
             }
-        };
-        &mut self.domains[at]
+        }
     }
 
     /// A domain without queues is kept only for as long as it is paused.
     fn forget_if_empty(&mut self, at: usize) {
-        if self.domains[at].queues.is_empty() && !self.domains[at].paused {
+        if self.domains[at].queues.is_empty() && self.domains[at].gate != Gate::Paused {
+            self.domains[at].settle();
             self.domains.remove(at);
             self.cursor = cursor_without(self.cursor, at, self.domains.len());
         }
@@ -174,7 +279,7 @@ impl Domain {
                 if ready(queue.key) {
                     return Some(Turn {
                         key: queue.key,
-                        budget: queue.credit.min(credit) as u64,
+                        budget: queue.credit.min(credit).max(TURN_MIN) as u64,
                     });
                 }
                 queue.credit = 0;
@@ -193,170 +298,26 @@ impl Domain {
             queue.credit = (queue.credit + QUEUE_GRANT).min(QUEUE_GRANT);
         }
     }
+
+    #[cold]
+    fn is_let_through(&self, now: u64) -> bool {
+        self.gate == Gate::Limited && self.account.as_ref().is_none_or(|a| a.may_go(now))
+    }
+
+    #[cold]
+    fn charge_account(&self, now: u64, bill: &Bill) {
+        if let Some(account) = &self.account {
+            account.spend(now, bill.bytes, bill.operations);
+        }
+    }
+
+    /// Tells the account what time was spent.
+    fn settle(&mut self) {
+        if let Some(account) = &self.account {
+            account.add_busy(std::mem::take(&mut self.busy));
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ops::budget::OPERATION_COST;
-    use proptest::prelude::*;
-
-    /// A queue on the virtual clock: `size` bytes an operation, `backlog` of them.
-    struct Fake {
-        domain: u32,
-        size: u64,
-        backlog: u64,
-        served: u64,
-    }
-
-    /// Gives turns until `until` units of work are done; one unit takes one tick.
-    fn run(fakes: &mut [Fake], schedule: &mut Schedule, until: u64) -> Vec<(Key, u64)> {
-        let mut now = 0;
-        let mut log = Vec::new();
-        while now < until {
-            let Some(turn) = schedule.next(|key| fakes[key].backlog > 0) else {
-                break;
-            };
-            let fake = &mut fakes[turn.key];
-            let mut spent = 0;
-            while spent < turn.budget && fake.backlog > 0 {
-                spent += (fake.size + OPERATION_COST).min(turn.budget - spent + 4096);
-                fake.backlog -= 1;
-                fake.served += 1;
-            }
-            schedule.charge(spent);
-            now += spent;
-            log.push((turn.key, spent));
-        }
-        log
-    }
-
-    fn setup(kinds: &[(u32, u64, u64)]) -> (Vec<Fake>, Schedule) {
-        let mut schedule = Schedule::default();
-        let fakes = kinds
-            .iter()
-            .enumerate()
-            .map(|(key, &(domain, size, backlog))| {
-                schedule.add(domain, key);
-                Fake {
-                    domain,
-                    size,
-                    backlog,
-                    served: 0,
-                }
-            })
-            .collect();
-        (fakes, schedule)
-    }
-
-    fn work_of(log: &[(Key, u64)], fakes: &[Fake], domain: u32) -> u64 {
-        log.iter()
-            .filter(|(key, _)| fakes[*key].domain == domain)
-            .map(|(_, spent)| spent)
-            .sum()
-    }
-
-    #[test]
-    fn domains_share_whatever_their_queues_and_sizes() {
-        // One queue of tiny operations against eight of large ones.
-        let mut kinds = vec![(1, 64, u64::MAX)];
-        kinds.extend([(2, 1 << 20, u64::MAX); 8]);
-        let (mut fakes, mut schedule) = setup(&kinds);
-        let log = run(&mut fakes, &mut schedule, 100 << 20);
-        let (a, b) = (work_of(&log, &fakes, 1), work_of(&log, &fakes, 2));
-        let share = a as f64 / (a + b) as f64;
-        assert!((0.49..0.51).contains(&share), "{share}");
-        // Among the eight too.
-        let served: Vec<_> = fakes[1..].iter().map(|f| f.served).collect();
-        let (least, most) = (served.iter().min().unwrap(), served.iter().max().unwrap());
-        assert!(most - least <= 2, "{served:?}");
-    }
-
-    #[test]
-    fn a_flood_delays_a_newcomer_by_one_chunk() {
-        let (mut fakes, mut schedule) = setup(&[(1, 64, 0), (2, 1 << 20, u64::MAX)]);
-        run(&mut fakes, &mut schedule, 10 << 20);
-        fakes[0].backlog = 1;
-        let log = run(&mut fakes, &mut schedule, 1 << 20);
-        let before: u64 = log
-            .iter()
-            .take_while(|(key, _)| *key != 0)
-            .map(|(_, spent)| spent)
-            .sum();
-        assert!(before <= CHUNK_BYTES + 8192, "{before}");
-    }
-
-    #[test]
-    fn one_queue_alone_gets_whole_chunks() {
-        let (mut fakes, mut schedule) = setup(&[(1, 1 << 20, u64::MAX)]);
-        let log = run(&mut fakes, &mut schedule, 64 << 20);
-        let mean = log.iter().map(|(_, s)| s).sum::<u64>() / log.len() as u64;
-        assert!(mean > CHUNK_BYTES * 3 / 4, "{mean}");
-    }
-
-    #[test]
-    fn paused_domains_get_no_turn() {
-        let (mut fakes, mut schedule) = setup(&[(1, 64, 100), (2, 64, 100)]);
-        schedule.set_paused(1, true);
-        run(&mut fakes, &mut schedule, u64::MAX);
-        assert_eq!((fakes[0].served, fakes[1].served), (0, 100));
-        assert!(!schedule.is_idle());
-        schedule.remove(2, 1);
-        assert!(schedule.is_idle());
-        schedule.set_paused(1, false);
-        run(&mut fakes, &mut schedule, u64::MAX);
-        assert_eq!(fakes[0].served, 100);
-    }
-
-    #[test]
-    fn a_pause_outlives_the_queues() {
-        let mut schedule = Schedule::default();
-        schedule.set_paused(7, true);
-        schedule.add(7, 0);
-        assert_eq!(schedule.next(|_| true), None);
-        schedule.remove(7, 0);
-        schedule.add(7, 1);
-        assert_eq!(schedule.next(|_| true), None);
-        schedule.set_paused(7, false);
-        assert_eq!(schedule.next(|_| true).map(|t| t.key), Some(1));
-    }
-
-    proptest! {
-        /// Whatever comes and goes, every queue with work is served, and nobody else.
-        #[test]
-        fn nobody_is_forgotten(
-            steps in proptest::collection::vec((0_u8..4, 0_u32..4, 0_usize..12), 1..80),
-        ) {
-            let mut schedule = Schedule::default();
-            let mut present: Vec<(u32, Key)> = Vec::new();
-            let mut next_key = 0;
-            for (what, domain, which) in steps {
-                match what {
-                    0 | 1 => {
-                        schedule.add(domain, next_key);
-                        present.push((domain, next_key));
-                        next_key += 1;
-                    }
-                    2 if !present.is_empty() => {
-                        let (domain, key) = present.swap_remove(which % present.len());
-                        schedule.remove(domain, key);
-                    }
-                    _ => {
-                        if let Some(turn) = schedule.next(|key| key % 3 == which % 3) {
-                            schedule.charge(turn.budget + 100);
-                        }
-                    }
-                }
-                let mut wanted: Vec<Key> = present.iter().map(|(_, key)| *key).collect();
-                let mut polled: Vec<Key> = schedule.polled().collect();
-                wanted.sort_unstable();
-                polled.sort_unstable();
-                prop_assert_eq!(&wanted, &polled);
-                for &key in &wanted {
-                    let found = schedule.next(|k| k == key).map(|turn| turn.key);
-                    prop_assert_eq!(found, Some(key));
-                }
-            }
-        }
-    }
-}
+mod tests;

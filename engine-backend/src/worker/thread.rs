@@ -3,20 +3,21 @@
 //! The hot path is [`Thread::turn`]: one chunk of one queue, without allocation, lock or
 //! system call. Commands, parking and sleep come in between.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::active::{Active, Tools};
 use super::clock::ticks_in_us;
 use super::inbox::{Command, Inbox};
-use super::schedule::{Key, Schedule};
+use super::parked::Parked;
+use super::schedule::{Bill, Key, Schedule};
 use crate::backend::Software;
 use crate::epoch::Epochs;
 use crate::iotlb::{Invalidations, Iotlb};
 use crate::memory::sigbus;
 use crate::ops::Budget;
-use crate::ops::budget::{CHUNK_US, ticks};
+use crate::ops::budget::{CHUNK_BYTES, CHUNK_US, OPERATION_COST, ticks};
 use crate::stats::{Published, WorkerStats};
 
 /// Turns, idle ones included, between two looks at the clock.
@@ -34,13 +35,21 @@ pub(super) struct Thread {
     queues: Vec<Option<Box<Active>>>,
     free: Vec<Key>,
     by_id: HashMap<u32, Key>,
-    parked: BTreeMap<u32, Vec<Key>>,
+    parked: Parked,
     /// Queues about to be parked; empty between calls.
     quiet: Vec<Key>,
     stats: WorkerStats,
     chunk_ticks: u64,
     park_ticks: u64,
+    /// Tick of the last moment at which it had nothing in hand: the end of the last chunk,
+    /// or of a look round that found no work.
+    free_since: u64,
+    /// Work that a tick counts for, with [`FRACTION`] bits behind the point.
+    tick_cost: u64,
 }
+
+/// Fraction bits of `Thread::tick_cost`.
+const FRACTION: u32 = 16;
 
 impl Thread {
     pub(super) fn new(
@@ -51,6 +60,7 @@ impl Thread {
         invalidations: Arc<Invalidations>,
         published: Arc<Published>,
     ) -> Self {
+        let chunk_ticks = ticks_in_us(CHUNK_US).max(1);
         Self {
             index,
             inbox,
@@ -66,11 +76,13 @@ impl Thread {
             queues: Vec::new(),
             free: Vec::new(),
             by_id: HashMap::new(),
-            parked: BTreeMap::new(),
+            parked: Parked::default(),
             quiet: Vec::new(),
             stats: WorkerStats::default(),
-            chunk_ticks: ticks_in_us(CHUNK_US),
+            chunk_ticks,
             park_ticks: ticks_in_us(u64::from(park_us)),
+            free_since: ticks(),
+            tick_cost: (CHUNK_BYTES << FRACTION) / chunk_ticks,
         }
     }
 
@@ -84,22 +96,36 @@ impl Thread {
         self.stats.tid = unsafe { libc::gettid() };
         self.published.store(&self.stats);
         let mut until_look = LOOK_EVERY;
+        let mut until_clock = LOOK_EVERY;
         loop {
             if self.inbox.is_pending() {
                 if self.obey() {
                     break;
                 }
                 self.look_at_clock();
+                until_look = 1;
             }
             if !self.turn() {
                 std::hint::spin_loop();
+                self.free_since = ticks();
             }
             until_look -= 1;
             if until_look == 0 {
-                until_look = LOOK_EVERY;
-                self.look_at_clock();
-                if self.schedule.is_idle() {
-                    self.sleep();
+                // While parked queues are searched there is a look after every turn, so
+                // that the search costs nothing when there is none.
+                self.search();
+                until_look = if self.parked.is_searching() {
+                    1
+                } else {
+                    LOOK_EVERY
+                };
+                until_clock = until_clock.saturating_sub(until_look);
+                if until_clock == 0 {
+                    until_clock = LOOK_EVERY;
+                    self.look_at_clock();
+                    if self.schedule.is_idle() && !self.parked.is_searching() {
+                        self.sleep();
+                    }
                 }
             }
         }
@@ -110,7 +136,7 @@ impl Thread {
     #[inline]
     fn turn(&mut self) -> bool {
         let queues = &self.queues;
-        let turn = self.schedule.next(|key| {
+        let turn = self.schedule.next(self.free_since, |key| {
             queues
                 .get(key)
                 .and_then(Option::as_ref)
@@ -128,9 +154,26 @@ impl Thread {
             queue.serve(&mut self.tools, &guard, &mut budget);
             self.tools.iotlb.end_chunk();
         }
-        self.schedule.charge(budget.spent());
         let after = queue.progress();
-        self.stats.descriptors += after.0 - before.0;
+        let now = ticks();
+        let busy = now.wrapping_sub(self.free_since);
+        self.free_since = now;
+        let descriptors = after.0 - before.0;
+        let operations = descriptors + u64::from(budget.elements());
+        // A chunk that took its full time counts as a full one, whatever came of it; one
+        // that the host interrupted counts no more than that.
+        let time = (busy.min(self.chunk_ticks) * self.tick_cost) >> FRACTION;
+        self.schedule.charge(
+            now,
+            &Bill {
+                cost: budget.spent().max(time),
+                bytes: budget.spent().saturating_sub(operations * OPERATION_COST),
+                operations,
+                busy,
+            },
+        );
+        self.stats.busy_ticks += busy;
+        self.stats.descriptors += descriptors;
         self.stats.bytes += after.1 - before.1;
         self.stats.chunks += 1;
         queue.publish();
@@ -167,6 +210,7 @@ impl Thread {
         // Polling alone may have met it, in a ring.
         self.watch_regions();
         let now = ticks();
+        self.schedule.refresh();
         for key in self.schedule.polled() {
             if let Some(Some(queue)) = self.queues.get_mut(key)
                 && queue.is_idle_for(now, self.park_ticks)
@@ -180,10 +224,12 @@ impl Thread {
             {
                 let domain = queue.domain();
                 self.schedule.remove(domain, key);
-                self.parked.entry(domain).or_default().push(key);
+                self.parked.add(domain, key);
                 self.stats.parked += 1;
             }
         }
+        // Nobody's time.
+        self.free_since = ticks();
     }
 
     /// Sleeps until a command comes.
@@ -194,6 +240,7 @@ impl Thread {
         while !self.inbox.is_pending() {
             std::thread::park();
         }
+        self.free_since = ticks();
     }
 
     /// Carries out the commands that wait. True: stop.
@@ -210,7 +257,7 @@ impl Thread {
                     }
                     done.store(true, Ordering::Release);
                 }
-                Command::Wake(domain) => self.wake(domain),
+                Command::Wake(domain) => self.parked.kick(domain),
                 Command::Pause { domain, done } => {
                     self.schedule.set_paused(domain, true);
                     done.store(true, Ordering::Release);
@@ -221,21 +268,20 @@ impl Thread {
             }
         }
         if self.inbox.take_wake_all() {
-            let domains: Vec<u32> = self.parked.keys().copied().collect();
-            for domain in domains {
-                self.wake(domain);
-            }
+            self.parked.kick_all();
         }
         false
     }
 
-    fn attach(&mut self, queue: Box<Active>) {
+    fn attach(&mut self, mut queue: Box<Active>) {
         let key = self.free.pop().unwrap_or_else(|| {
             self.queues.push(None);
             self.queues.len() - 1
         });
+        // One that comes from another worker may have been parked there meanwhile.
+        queue.unpark();
         self.by_id.insert(queue.id(), key);
-        self.schedule.add(queue.domain(), key);
+        self.schedule.add(queue.domain(), key, queue.account());
         self.queues[key] = Some(queue);
     }
 
@@ -244,36 +290,26 @@ impl Thread {
         let queue = self.queues[key].take()?;
         let domain = queue.domain();
         self.schedule.remove(domain, key);
-        if let Some(parked) = self.parked.get_mut(&domain) {
-            parked.retain(|&k| k != key);
-            if parked.is_empty() {
-                self.parked.remove(&domain);
-            }
-        }
+        self.parked.remove(domain, key);
         self.free.push(key);
         Some(queue)
     }
 
-    /// Polls the domain's parked queues that have work; the others stay parked, and
-    /// their request for a kick stands.
-    fn wake(&mut self, domain: u32) {
-        let Some(parked) = self.parked.get_mut(&domain) else {
-            return;
-        };
+    /// Looks at some parked queues of domains that have kicked, and polls those that have
+    /// work; the others stay parked, and their request for a kick stands.
+    #[cold]
+    fn search(&mut self) {
         let (queues, schedule) = (&mut self.queues, &mut self.schedule);
-        parked.retain(|&key| {
+        self.parked.search(|key| {
             let Some(Some(queue)) = queues.get_mut(key) else {
                 return false;
             };
             if !queue.has_work() {
-                return true;
+                return false;
             }
             queue.unpark();
-            schedule.add(domain, key);
-            false
+            schedule.add(queue.domain(), key, queue.account());
+            true
         });
-        if parked.is_empty() {
-            self.parked.remove(&domain);
-        }
     }
 }
