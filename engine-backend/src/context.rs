@@ -124,7 +124,8 @@ impl Context {
         need: Rights,
     ) -> Result<Target<'g>, Status> {
         let capability = self.slots.get(guard, slot).ok_or(Status::NoCapability)?;
-        if !capability.is_valid() || !capability.space().is_alive() {
+        // Expiry before rights, the byte quota last: SPEC section 4.1.
+        if !capability.is_valid() || !capability.space().is_alive() || capability.has_expired() {
             return Err(Status::Revoked);
         }
         if !capability.rights().contains(need) {
@@ -155,7 +156,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
     use super::*;
-    use crate::capability::{Held, Holder, Owner, SlotError, State, Terms};
+    use crate::capability::{Ending, Held, Holder, Owner, SlotError, State, Terms};
     use crate::epoch::Epochs;
     use crate::memory::GuestMemory;
 
@@ -252,7 +253,7 @@ mod tests {
         assert_eq!(w.resolve(5, 0, 1, both), Err(Status::MissingRight));
 
         let held = w.context.slots().peek(3).unwrap();
-        let mut grave = w.peer.revoke(&held);
+        let mut grave = w.peer.revoke(&held, Ending::Revoked { by: PEER });
         w.epochs.synchronize();
         assert_eq!(w.resolve(3, 0, 1, read), Err(Status::Revoked));
         assert_eq!(w.resolve(5, 0, 1, Rights::WRITE), Ok((1000, false)));
@@ -348,7 +349,7 @@ mod tests {
                     std::thread::yield_now();
                 }
                 let capability = w.context.slots().peek(1).unwrap();
-                let mut grave = w.peer.revoke(&capability);
+                let mut grave = w.peer.revoke(&capability, Ending::Revoked { by: PEER });
                 w.epochs.synchronize();
                 revoked_to.store(badge, Ordering::SeqCst);
                 while !grave.reap(16, |_| ()) {}

@@ -5,6 +5,7 @@
 //! through the [`Domain`] that [`Admin::attach`] hands out. What else is public here is
 //! for looking: statistics, thread numbers, revocation latencies.
 
+mod audit;
 mod config;
 mod control_thread;
 
@@ -184,6 +185,7 @@ impl Admin for Engine {
             Action::Link(policy) => inner.link(&policy)?,
             Action::Unlink { from, to } => inner.unlink(&from, &to)?,
             Action::Quota { name, share } => inner.set_share(&name, &share)?,
+            Action::Audit { name, limit } => return inner.audit(&name, limit),
             Action::List => {
                 return Ok(Reply::Domains {
                     domains: inner.list(),
@@ -295,6 +297,16 @@ impl Inner {
     fn ends(&self, from: &str, to: &str) -> Result<(u32, u32), AdminError> {
         let id = |name| Ok(self.devices.get(name)?.domain().id());
         Ok((id(from)?, id(to)?))
+    }
+
+    fn audit(&self, name: &str, limit: u32) -> Result<Reply, AdminError> {
+        let device = self.devices.get(name)?;
+        let names = self.devices.all().into_iter().map(|d| {
+            let domain = d.domain();
+            (domain.id(), domain.name().to_owned())
+        });
+        let audit = device.domain().audit(limit as usize);
+        Ok(Reply::Audit(audit::books(&audit, &names.collect())))
     }
 
     fn list(&self) -> Vec<DomainInfo> {

@@ -7,6 +7,10 @@
 //!
 //! Neither is on the data path: nothing here is called per transfer.
 
+mod audit;
+
+pub use audit::{AuditBooks, AuditEnd, AuditEnding, AuditParty, AuditRecord};
+
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -337,8 +341,21 @@ pub enum Action {
         /// Its share from now on.
         share: Share,
     },
+    /// Tells who was given what over a domain's memory, and what came of it.
+    Audit {
+        /// Name of the domain that owns the memory.
+        name: String,
+        /// Most records of each kind to tell.
+        #[serde(default = "audit_limit")]
+        limit: u32,
+    },
     /// Lists domains and their use.
     List,
+}
+
+/// Records that an audit tells unless it is asked for another number.
+fn audit_limit() -> u32 {
+    1000
 }
 
 /// What an [`Action`] answers.
@@ -352,6 +369,8 @@ pub enum Reply {
         /// One row each.
         domains: Vec<DomainInfo>,
     },
+    /// The books.
+    Audit(AuditBooks),
 }
 
 /// One row of [`Reply::Domains`].

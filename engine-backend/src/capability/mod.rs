@@ -25,6 +25,7 @@ mod link;
 mod meter;
 mod node;
 mod owner;
+mod record;
 mod slots;
 mod tree;
 
@@ -37,5 +38,6 @@ pub use link::{Link, LinkTerms};
 pub use meter::{Charge, Meter};
 pub use node::{Capability, DeriveError, State, Terms, Traffic};
 pub use owner::{Grave, Owner, Usage};
+pub use record::{Audit, End, Ending, PAST_MAX, Record};
 pub use slots::{SlotError, SlotTable};
 pub use tree::Holder;

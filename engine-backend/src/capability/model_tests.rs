@@ -15,6 +15,8 @@ fn space() -> Arc<AddressSpace> {
     Arc::new(AddressSpace::physical(Arc::new(GuestMemory::new())))
 }
 
+const BY_OWNER: Ending = Ending::Revoked { by: 1 };
+
 fn holder(i: usize) -> Holder {
     Holder::Slot {
         domain: 1,
@@ -216,7 +218,7 @@ impl Model {
             Op::Revoke(i) => {
                 let i = i.index(count);
                 if i != 0 && self.nodes[i].held.is_some() {
-                    let grave = self.owner.revoke(&self.nodes[i].capability);
+                    let grave = self.owner.revoke(&self.nodes[i].capability, BY_OWNER);
                     self.graves.push(grave);
                     self.kill(i);
                     self.kill_below(i);
@@ -225,7 +227,9 @@ impl Model {
             Op::RevokeDescendants(i) => {
                 let i = i.index(count);
                 if self.nodes[i].held.is_some() {
-                    let grave = self.owner.revoke_descendants(&self.nodes[i].capability);
+                    let grave = self
+                        .owner
+                        .revoke_descendants(&self.nodes[i].capability, BY_OWNER);
                     self.graves.push(grave);
                     self.kill_below(i);
                 }
@@ -386,7 +390,7 @@ fn a_tombstone_kept_by_its_holder_costs_the_owner_nothing() {
         .unwrap();
     assert!(meter.charge().is_none());
 
-    let mut grave = owner.revoke(&own);
+    let mut grave = owner.revoke(&own, BY_OWNER);
     let mut told = Vec::new();
     assert!(grave.reap(100, |h| told.push(h)));
     assert_eq!(told, [holder(2), holder(1)]);

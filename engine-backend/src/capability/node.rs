@@ -84,6 +84,10 @@ pub struct Capability {
     bytes_read: AtomicU64,
     bytes_written: AtomicU64,
 
+    // Counts of children that are gone.
+    inherited_read: AtomicU64,
+    inherited_written: AtomicU64,
+
     // Read after a revocation, and by control threads.
     revoked: AtomicBool,
     /// Children born under an earlier number are revoked.
@@ -119,6 +123,8 @@ impl Capability {
             space,
             bytes_read: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
+            inherited_read: AtomicU64::new(0),
+            inherited_written: AtomicU64::new(0),
             revoked: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             born: 0,
@@ -129,7 +135,7 @@ impl Capability {
             depth: 0,
             entry,
         });
-        tree.fill(entry, Arc::downgrade(&capability), Holder::Root, None);
+        tree.fill(entry, &capability, Holder::Root, None);
         drop(tree);
         Held::new(capability)
     }
@@ -185,6 +191,8 @@ impl Capability {
             space: Arc::clone(&self.space),
             bytes_read: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
+            inherited_read: AtomicU64::new(0),
+            inherited_written: AtomicU64::new(0),
             revoked: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             born: self.generation.load(Ordering::Acquire),
@@ -195,7 +203,7 @@ impl Capability {
             depth: self.depth + 1,
             entry,
         });
-        tree.fill(entry, Arc::downgrade(&capability), holder, charge);
+        tree.fill(entry, &capability, holder, charge);
         drop(tree);
         Ok(Held::new(capability))
     }
@@ -290,6 +298,18 @@ impl Capability {
         }
     }
 
+    /// Whether its time is over, or an ancestor's.
+    #[must_use]
+    #[inline]
+    pub fn has_expired(&self) -> bool {
+        self.limited && self.is_past_its_time()
+    }
+
+    #[cold]
+    fn is_past_its_time(&self) -> bool {
+        self.limits.has_expired()
+    }
+
     /// Whether its own and its ancestors' limits allow to move `bytes` more.
     #[must_use]
     #[inline]
@@ -324,6 +344,14 @@ impl Capability {
     /// Bytes moved through it, and through what was derived from it and is gone.
     #[must_use]
     pub fn traffic(&self) -> Traffic {
+        let own = self.own_traffic();
+        Traffic {
+            read: own.read + self.inherited_read.load(Ordering::Relaxed),
+            written: own.written + self.inherited_written.load(Ordering::Relaxed),
+        }
+    }
+    /// Bytes moved through it itself.
+    pub(super) fn own_traffic(&self) -> Traffic {
         Traffic {
             read: self.bytes_read.load(Ordering::Relaxed),
             written: self.bytes_written.load(Ordering::Relaxed),
@@ -334,8 +362,9 @@ impl Capability {
     /// counts to its parent, so that a parent's total never shrinks.
     pub(super) fn inherit(&self, from: &Capability) {
         let t = from.traffic();
-        self.bytes_read.fetch_add(t.read, Ordering::Relaxed);
-        self.bytes_written.fetch_add(t.written, Ordering::Relaxed);
+        self.inherited_read.fetch_add(t.read, Ordering::Relaxed);
+        self.inherited_written
+            .fetch_add(t.written, Ordering::Relaxed);
     }
 
     /// Marks it revoked; the owner's epoch is to be bumped afterwards.

@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::tree::{GraveId, Holder, Tree};
-use super::{Capability, Traffic};
+use super::{Audit, Capability, Ending, Traffic};
 
 /// What a capability and all below it amount to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
     /// Capabilities below it that somebody holds and that were not revoked.
     pub descendants: u64,
-    /// Bytes moved through it and all below.
+    /// Bytes moved through it and all below; a lower bound if those are more than 4096.
     pub traffic: Traffic,
 }
 
@@ -63,24 +63,25 @@ impl Owner {
 
     /// Ends a capability and all below it. Done after a grace period.
     ///
-    /// The caller passes a capability over this owner's memory.
-    pub fn revoke(self: &Arc<Self>, capability: &Capability) -> Grave {
+    /// The caller passes a capability over this owner's memory, and what the books are to
+    /// say.
+    pub fn revoke(self: &Arc<Self>, capability: &Capability, how: Ending) -> Grave {
         let mut tree = self.tree();
         // Each bump has every capability over this memory asked anew, so none is spent
         // on what is dead already: a holder could slow others down by it.
         let id = if capability.is_valid() {
             capability.mark();
             self.bump();
-            tree.bury(capability)
+            tree.bury(capability, how)
         } else {
             None
         };
         self.grave(id)
     }
     /// Ends what was derived from a capability, not itself. Done after a grace period.
-    pub fn revoke_descendants(self: &Arc<Self>, capability: &Capability) -> Grave {
+    pub fn revoke_descendants(self: &Arc<Self>, capability: &Capability, how: Ending) -> Grave {
         let mut tree = self.tree();
-        let id = tree.bury_children(capability.entry());
+        let id = tree.bury_children(capability.entry(), how);
         if id.is_some() {
             capability.mark_children();
             self.bump();
@@ -91,13 +92,20 @@ impl Owner {
     pub fn bury_ended(self: &Arc<Self>) -> Grave {
         let mut tree = self.tree();
         self.bump();
-        let id = tree.bury_where(Capability::has_ended_link);
+        let id = tree.bury_where(Capability::has_ended_link, Ending::LinkEnded);
         self.grave(id)
     }
     /// What a capability and all below it amount to.
     #[must_use]
     pub fn usage(&self, capability: &Capability) -> Usage {
         self.tree().usage(capability)
+    }
+
+    /// What the books say: up to `limit` records of what lives, and of what is gone. The
+    /// tree is locked for as long as it takes to count what lives.
+    #[must_use]
+    pub fn audit(&self, limit: usize) -> Audit {
+        self.tree().audit(limit)
     }
 
     fn grave(self: &Arc<Self>, id: Option<GraveId>) -> Grave {

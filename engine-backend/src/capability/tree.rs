@@ -5,13 +5,18 @@
 //! time, by letting go of its sentinel: that is what a revocation does. What was cut
 //! off is a grave, which is emptied in slices.
 //!
+//! Each node counts those below it that somebody holds, so that telling their number takes
+//! a step, not a walk; a change is told to the ancestors, of which there are few.
+//!
 //! An entry lives while somebody holds its capability or something live was derived
 //! from it. It does not keep the capability itself alive: a revoked one stays in its
 //! holder's slot as a tombstone, at the holder's expense, after its entry is gone.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use super::{Capability, Charge, Usage};
+use super::record::{Audit, End, Ending, Record, Trail, wall_ms};
+use super::{Capability, Charge, Traffic, Usage};
 
 /// Who holds a capability, to be told when it is revoked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,6 +70,12 @@ struct Entry {
 struct Node {
     capability: Weak<Capability>,
     holder: Holder,
+    /// Sentinel of the family that it is in.
+    home: u32,
+    /// Capabilities below it that somebody holds.
+    below: u64,
+    /// For the audit: as it was given, and, once it was let go of, as that was.
+    record: Record,
     /// Given back when the entry goes, not when the tombstone does: else whoever keeps
     /// tombstones would use up another domain's quota.
     _charge: Option<Charge>,
@@ -77,7 +88,13 @@ pub(super) struct Tree {
     free: Vec<u32>,
     stamps: u64,
     held: u32,
+    /// How what is in a grave came to be there, by the grave's sentinel.
+    ends: HashMap<u32, End>,
+    trail: Trail,
 }
+
+/// Nodes that one look at a subtree's bytes goes through.
+pub(super) const WALK_MAX: usize = 4096;
 
 impl Tree {
     pub(super) fn new() -> Self {
@@ -86,6 +103,8 @@ impl Tree {
             free: Vec::new(),
             stamps: 0,
             held: 0,
+            ends: HashMap::new(),
+            trail: Trail::default(),
         };
         let roots = tree.new_sentinel(NONE);
         debug_assert_eq!(roots, ROOTS);
@@ -116,32 +135,89 @@ impl Tree {
         };
         Some(self.insert_under(sentinel))
     }
-    /// Says what the room is for.
+    /// Says what the room, made just before, is for.
     pub(super) fn fill(
         &mut self,
         id: EntryId,
-        capability: Weak<Capability>,
+        capability: &Arc<Capability>,
         holder: Holder,
         charge: Option<Charge>,
     ) {
-        self.held += u32::from(counts(holder));
-        self.at_mut(id.index).node = Some(Node {
-            capability,
+        // It was linked in last, so the sentinel comes next.
+        let home = self.at(id.index).next;
+        let parent = self.node_of(self.at(home).other);
+        let record = Record {
+            id: id.stamp,
+            parent: match parent {
+                Some((_, node)) if node.holder != Holder::Root => Some(node.record.id),
+                _ => None,
+            },
+            giver: parent.map_or(Holder::Nobody, |(_, node)| node.holder),
             holder,
+            given_ms: wall_ms(),
+            base: capability.base(),
+            length: capability.length(),
+            rights: capability.rights(),
+            badge: capability.badge(),
+            depth: capability.depth(),
+            traffic: Traffic::default(),
+            end: None,
+        };
+        self.at_mut(id.index).node = Some(Node {
+            capability: Arc::downgrade(capability),
+            holder,
+            home,
+            below: 0,
+            record,
             _charge: charge,
         });
+        if counts(holder) {
+            self.held += 1;
+            self.add_below(home, 1);
+        }
     }
     /// Notes a new holder; false when the entry is gone.
     pub(super) fn set_holder(&mut self, id: EntryId, holder: Holder) -> bool {
         let Some(index) = self.find(id) else {
             return false;
         };
-        if let Some(node) = &mut self.entries[index as usize].node {
-            self.held -= u32::from(counts(node.holder));
-            self.held += u32::from(counts(holder));
+        if let Some(node) = &mut self.at_mut(index).node {
+            let (home, before) = (node.home, counts(node.holder));
             node.holder = holder;
+            if holder != Holder::Nobody {
+                node.record.holder = holder;
+            }
+            match (before, counts(holder)) {
+                (false, true) => {
+                    self.held += 1;
+                    self.add_below(home, 1);
+                }
+                (true, false) => {
+                    self.held -= 1;
+                    self.add_below(home, -1);
+                }
+                _ => {}
+            }
         }
         true
+    }
+    /// Tells the nodes above a family, up to where it was cut off, of so many more held
+    /// capabilities below them.
+    fn add_below(&mut self, home: u32, change: i64) {
+        let mut above = self.at(home).other;
+        while above != NONE {
+            let Some(node) = &mut self.at_mut(above).node else {
+                unreachable!("a sentinel heads a sentinel");
+            };
+            node.below = node.below.wrapping_add_signed(change);
+            above = self
+                .at(self.at(above).node.as_ref().map_or(ROOTS, |n| n.home))
+                .other;
+        }
+    }
+    fn node_of(&self, index: u32) -> Option<(u32, &Node)> {
+        let entry = self.entries.get(index as usize)?;
+        Some((index, entry.node.as_ref()?))
     }
 
     // ---- shrinking ----
@@ -149,8 +225,28 @@ impl Tree {
     /// The holder let go of a capability: its entry goes unless something lives below.
     pub(super) fn release(&mut self, capability: &Capability) {
         if self.set_holder(capability.entry(), Holder::Nobody) {
+            if let Some(index) = self.find(capability.entry()) {
+                let end = self.end_above(index).unwrap_or(End::now(Ending::Dropped));
+                if let Some(node) = &mut self.at_mut(index).node {
+                    // Nobody can use it any more: its own count is final.
+                    node.record.traffic = capability.own_traffic();
+                    node.record.end = Some(end);
+                }
+            }
             self.prune(capability);
         }
+    }
+    /// How the grave came about that a node lies in, if it lies in one.
+    fn end_above(&self, index: u32) -> Option<End> {
+        let mut at = index;
+        // A tree is no deeper than DEPTH_MAX.
+        while let Some((_, node)) = self.node_of(at) {
+            if let Some(end) = self.ends.get(&node.home) {
+                return Some(*end);
+            }
+            at = self.at(node.home).other;
+        }
+        None
     }
 
     /// Removes a node that nobody needs, and its ancestors as far as that leaves them
@@ -179,6 +275,7 @@ impl Tree {
     /// ancestor that is still there.
     fn remove(&mut self, index: u32, capability: Option<&Capability>) {
         self.unlink(index);
+        self.close_books(index, capability);
         if let Some(capability) = capability {
             if let Some(heir) = capability
                 .ancestors()
@@ -192,10 +289,25 @@ impl Tree {
                 self.drop_empty_family(parent);
             }
         }
-        if let Some(node) = self.at_mut(index).node.take() {
-            self.held -= u32::from(counts(node.holder));
-        }
         self.release_entry(index);
+    }
+
+    /// Counts a node out and writes its record.
+    fn close_books(&mut self, index: u32, capability: Option<&Capability>) {
+        let end = self.end_above(index);
+        if let Some(node) = self.at_mut(index).node.take() {
+            if counts(node.holder) {
+                self.held -= 1;
+                self.add_below(node.home, -1);
+            }
+            if node.record.depth != 0 {
+                self.trail.push(Record {
+                    traffic: capability.map_or(node.record.traffic, Capability::own_traffic),
+                    end: node.record.end.or(end),
+                    ..node.record
+                });
+            }
+        }
     }
 
     fn drop_empty_family(&mut self, index: u32) {
@@ -207,25 +319,32 @@ impl Tree {
     }
 
     /// Cuts a node off with all below it.
-    pub(super) fn bury(&mut self, capability: &Capability) -> Option<GraveId> {
+    pub(super) fn bury(&mut self, capability: &Capability, how: Ending) -> Option<GraveId> {
         let index = self.find(capability.entry())?;
-        let grave = self.new_sentinel(NONE);
+        let grave = self.new_grave(how);
         self.move_to(index, grave);
         self.tidy_parent(capability);
         Some(GraveId(grave))
     }
     /// Cuts off all below a node.
-    pub(super) fn bury_children(&mut self, id: EntryId) -> Option<GraveId> {
+    pub(super) fn bury_children(&mut self, id: EntryId, how: Ending) -> Option<GraveId> {
         let index = self.find(id)?;
         let sentinel = std::mem::replace(&mut self.at_mut(index).other, NONE);
         if sentinel == NONE {
             return None;
         }
+        let lost = self.node_of(index).map_or(0, |(_, node)| node.below);
+        self.add_below(sentinel, -(lost as i64));
         self.at_mut(sentinel).other = NONE;
+        self.ends.insert(sentinel, End::now(how));
         Some(GraveId(sentinel))
     }
     /// Cuts off every node that `is_dead` tells of, each with all below it.
-    pub(super) fn bury_where(&mut self, is_dead: impl Fn(&Capability) -> bool) -> Option<GraveId> {
+    pub(super) fn bury_where(
+        &mut self,
+        is_dead: impl Fn(&Capability) -> bool,
+        how: Ending,
+    ) -> Option<GraveId> {
         let dead: Vec<_> = self
             .entries
             .iter()
@@ -235,9 +354,12 @@ impl Tree {
         if dead.is_empty() {
             return None;
         }
-        let grave = self.new_sentinel(NONE);
+        let grave = self.new_grave(how);
         for capability in &dead {
-            if let Some(index) = self.find(capability.entry()) {
+            // What lies in a grave already ended for another reason.
+            if let Some(index) = self.find(capability.entry())
+                && self.end_above(index).is_none()
+            {
                 self.move_to(index, grave);
                 self.tidy_parent(capability);
             }
@@ -266,6 +388,7 @@ impl Tree {
         for _ in 0..budget {
             let mut index = self.at(grave.0).next;
             if index == grave.0 {
+                self.ends.remove(&grave.0);
                 self.release_entry(grave.0);
                 return true;
             }
@@ -289,7 +412,8 @@ impl Tree {
 
     // ---- looking ----
 
-    /// Counts what lives below a capability, and what went through it all.
+    /// What lives below a capability, and what went through it all. Bytes are those of
+    /// [`WALK_MAX`] nodes at most.
     pub(super) fn usage(&self, capability: &Capability) -> Usage {
         let mut usage = Usage {
             descendants: 0,
@@ -298,23 +422,25 @@ impl Tree {
         let Some(top) = self.find(capability.entry()) else {
             return usage;
         };
+        usage.descendants = self.node_of(top).map_or(0, |(_, node)| node.below);
         // Depth-first without a stack: down to the first child, else along the list; a
         // list's end is its sentinel, which names the node to go up to.
         let mut index = top;
         let mut down = true;
-        loop {
+        let mut nodes = 0;
+        while nodes < WALK_MAX {
             let entry = self.at(index);
             if down && entry.other != NONE {
                 index = self.at(entry.other).next;
             } else if index == top {
-                return usage;
+                break;
             } else {
                 index = entry.next;
             }
             let entry = self.at(index);
             down = match &entry.node {
                 Some(node) => {
-                    usage.descendants += u64::from(counts(node.holder));
+                    nodes += 1;
                     if let Some(c) = node.capability.upgrade() {
                         let t = c.traffic();
                         usage.traffic.read += t.read;
@@ -327,6 +453,29 @@ impl Tree {
                     false
                 }
             };
+        }
+        usage
+    }
+    /// Up to `limit` records of what lives, and as many of what is gone.
+    pub(super) fn audit(&self, limit: usize) -> Audit {
+        let live = |e: &Entry| {
+            let node = e.node.as_ref()?;
+            (node.record.depth != 0).then(|| Record {
+                traffic: match node.capability.upgrade() {
+                    Some(c) => c.own_traffic(),
+                    None => node.record.traffic,
+                },
+                ..node.record
+            })
+        };
+        let mut entries = self.entries.iter();
+        let live: Vec<_> = entries.by_ref().filter_map(live).take(limit).collect();
+        let rest = entries.filter(|e| e.node.as_ref().is_some_and(|n| n.record.depth != 0));
+        Audit {
+            live_total: (live.len() + rest.count()) as u64,
+            live,
+            past: self.trail.latest(limit),
+            forgotten: self.trail.forgotten(),
         }
     }
 
@@ -370,6 +519,11 @@ impl Tree {
         (entry.prev, entry.next, entry.other) = (index, index, other);
         index
     }
+    fn new_grave(&mut self, how: Ending) -> u32 {
+        let grave = self.new_sentinel(NONE);
+        self.ends.insert(grave, End::now(how));
+        grave
+    }
     fn release_entry(&mut self, index: u32) {
         let entry = self.at_mut(index);
         entry.stamp = 0;
@@ -397,9 +551,17 @@ impl Tree {
         self.at_mut(prev).next = next;
         self.at_mut(next).prev = prev;
     }
+    /// Moves a node with all below it into another family, of none above it any more.
     fn move_to(&mut self, index: u32, sentinel: u32) {
+        if let Some((_, node)) = self.node_of(index) {
+            let (home, lost) = (node.home, node.below + u64::from(counts(node.holder)));
+            self.add_below(home, -(lost as i64));
+        }
         self.unlink(index);
         self.link(index, sentinel);
+        if let Some(node) = &mut self.at_mut(index).node {
+            node.home = sentinel;
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use byway_protocols::{ControlStatus, Event, Rights};
 use super::Domain;
 use super::exchange::Offer;
 use crate::capability::{
-    Capability, Charge, DeriveError, Holder, Link, SlotError, State, Terms, Usage,
+    Capability, Charge, DeriveError, Ending, Holder, Link, SlotError, State, Terms, Usage,
 };
 
 /// What CAP_DERIVE asks for, its arguments in range.
@@ -276,10 +276,11 @@ impl Domain {
     ) -> Result<(), ControlStatus> {
         let capability = self.capability(context, slot)?;
         let owner = capability.owner();
+        let how = Ending::Revoked { by: self.id };
         let grave = if descendants_only {
-            owner.revoke_descendants(&capability)
+            owner.revoke_descendants(&capability, how)
         } else {
-            owner.revoke(&capability)
+            owner.revoke(&capability, how)
         };
         self.core.epochs().synchronize();
         let knows = Holder::Slot {

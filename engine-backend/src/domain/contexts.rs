@@ -7,7 +7,7 @@ use byway_protocols::ControlStatus;
 
 use super::Domain;
 use super::core::next_number;
-use crate::capability::{Capability, Grave, Held};
+use crate::capability::{Capability, Ending, Grave, Held};
 use crate::context::Context;
 
 /// An open context.
@@ -103,7 +103,7 @@ impl Domain {
                 .exchange()
                 .withdraw_made(self.id, |(context, _)| context == id),
         );
-        let grave = self.owner.revoke(&open.root);
+        let grave = self.owner.revoke(&open.root, Ending::ContextDestroyed);
         self.core.epochs().synchronize();
         open.context.slots().clear(self.core.epochs());
         Ok(grave)

@@ -8,7 +8,7 @@ use byway_protocols::event::EventKind;
 
 use super::spaces::Spaces;
 use super::{Core, Domain};
-use crate::capability::{Grave, Link};
+use crate::capability::{Ending, Grave, Link};
 
 impl Domain {
     /// Back to the state after creation, RAM kept. When it returns nothing that
@@ -65,7 +65,7 @@ impl Domain {
         tables
             .contexts
             .roots()
-            .map(|root| self.owner.revoke(root))
+            .map(|root| self.owner.revoke(root, Ending::OwnerReset))
             .collect()
     }
     fn queue_ids(&self) -> Vec<u32> {

@@ -46,7 +46,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use byway_protocols::ControlStatus;
 
-use crate::capability::{Meter, Owner};
+use crate::capability::{Audit, Meter, Owner};
 use crate::interface::{DomainInfo, Quotas};
 use crate::memory::GuestMemory;
 use crate::queue::QueueStats;
@@ -206,6 +206,12 @@ impl Domain {
     /// Its VMM is gone.
     pub fn unclaim(&self) {
         self.attached.store(false, Ordering::Release);
+    }
+
+    /// What the books over its memory say; see [`Owner::audit`].
+    #[must_use]
+    pub fn audit(&self, limit: usize) -> Audit {
+        self.owner.audit(limit)
     }
 
     /// A row for the operator.

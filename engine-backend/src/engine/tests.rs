@@ -3,7 +3,10 @@
 mod admin;
 mod changes;
 mod invalidation;
+mod audit;
 mod lifetime;
+mod negatives;
+mod shares;
 mod soak;
 mod transfers;
 mod world;

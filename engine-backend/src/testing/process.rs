@@ -6,7 +6,7 @@ use byway_protocols::Rights;
 
 use super::Guest;
 use crate::address_space::{AddressSpace, Tables};
-use crate::capability::{Capability, Held, Holder, Terms};
+use crate::capability::{Capability, Ending, Held, Holder, Terms};
 use crate::context::Context;
 
 /// Bits of a page-table entry (Intel SDM volume 3, 4-level paging).
@@ -225,7 +225,11 @@ impl Process {
     /// Revokes what the given slot of `holder` holds; over at the next grace period.
     pub fn revoke(&self, holder: &Self, slot: u16) {
         let capability = holder.context.slots().peek(u32::from(slot));
-        let mut grave = self.guest.owner().revoke(&capability.expect("a full slot"));
+        let how = Ending::Revoked {
+            by: self.guest.id(),
+        };
+        let capability = capability.expect("a full slot");
+        let mut grave = self.guest.owner().revoke(&capability, how);
         while !grave.reap(usize::MAX, |_| ()) {}
     }
 }

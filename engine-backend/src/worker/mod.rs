@@ -319,7 +319,8 @@ impl Workers {
             return;
         }
         let busy: Vec<u64> = self.stats().iter().map(|s| s.busy_ticks).collect();
-        if let Some((queue, to)) = self.registry().look(ticks(), busy) {
+        let chosen = self.registry().look(ticks(), busy);
+        if let Some((queue, to)) = chosen {
             self.move_queue(queue, to);
         }
     }

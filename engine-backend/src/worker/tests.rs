@@ -1,5 +1,7 @@
 //! Workers on in-memory guests: real threads, real rings.
 
+mod several;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

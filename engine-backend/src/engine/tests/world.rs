@@ -334,7 +334,7 @@ pub(super) struct Queue {
 impl Queue {
     pub(super) const ENTRIES: u32 = 16;
 
-    fn new(guest: &Arc<Guest>) -> Self {
+    pub(super) fn new(guest: &Arc<Guest>) -> Self {
         let entries = u64::from(Self::ENTRIES);
         let start = RingPosition::new(Self::ENTRIES).unwrap();
         Self {
