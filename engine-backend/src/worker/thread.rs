@@ -23,6 +23,10 @@ use crate::stats::{Published, WorkerStats};
 /// Turns, idle ones included, between two looks at the clock.
 const LOOK_EVERY: u32 = 256;
 
+/// Of the time of a worker with work one part in so many goes to the search for queues
+/// that a kick was meant for.
+const SEARCH_PART: u64 = 8;
+
 /// What a worker's thread owns.
 pub(super) struct Thread {
     index: usize,
@@ -44,6 +48,8 @@ pub(super) struct Thread {
     /// Tick of the last moment at which it had nothing in hand: the end of the last chunk,
     /// or of a look round that found no work.
     free_since: u64,
+    /// Tick from which on parked queues are searched while others have work.
+    search_after: u64,
     /// Work that a tick counts for, with [`FRACTION`] bits behind the point.
     tick_cost: u64,
 }
@@ -82,6 +88,7 @@ impl Thread {
             chunk_ticks,
             park_ticks: ticks_in_us(u64::from(park_us)),
             free_since: ticks(),
+            search_after: 0,
             tick_cost: (CHUNK_BYTES << FRACTION) / chunk_ticks,
         }
     }
@@ -105,7 +112,8 @@ impl Thread {
                 self.look_at_clock();
                 until_look = 1;
             }
-            if !self.turn() {
+            let is_idle = !self.turn();
+            if is_idle {
                 std::hint::spin_loop();
                 self.free_since = ticks();
             }
@@ -113,7 +121,7 @@ impl Thread {
             if until_look == 0 {
                 // While parked queues are searched there is a look after every turn, so
                 // that the search costs nothing when there is none.
-                self.search();
+                self.search(is_idle);
                 until_look = if self.parked.is_searching() {
                     1
                 } else {
@@ -296,9 +304,15 @@ impl Thread {
     }
 
     /// Looks at some parked queues of domains that have kicked, and polls those that have
-    /// work; the others stay parked, and their request for a kick stands.
+    /// work; the others stay parked, and their request for a kick stands. While somebody
+    /// has work the search gets a small part of the time only: a domain with many queues
+    /// that kicks all the time does so at its own expense.
     #[cold]
-    fn search(&mut self) {
+    fn search(&mut self, is_idle: bool) {
+        let started = self.free_since;
+        if !self.parked.is_searching() || (!is_idle && started < self.search_after) {
+            return;
+        }
         let (queues, schedule) = (&mut self.queues, &mut self.schedule);
         self.parked.search(|key| {
             let Some(Some(queue)) = queues.get_mut(key) else {
@@ -311,5 +325,10 @@ impl Thread {
             schedule.add(queue.domain(), key, queue.account());
             true
         });
+        let ended = ticks();
+        let took = ended.wrapping_sub(started).min(self.chunk_ticks);
+        self.search_after = ended + SEARCH_PART * took;
+        // Nobody's time.
+        self.free_since = ended;
     }
 }
