@@ -2,6 +2,8 @@
 //! descriptor and control request against a rule written from SPEC sections 4.1 and 7,
 //! and not a byte moved where it says no. After Hafnium's tests of memory sharing.
 
+use std::time::Duration;
+
 use byway_protocols::control::{
     CapAcceptRequest, CapDeriveReply, CapDeriveRequest, CapOfferRequest, CapQueryReply,
     CapSlotRequest, ContextCreateReply, ContextCreateRequest, RequestKind, revoke_flags,
@@ -16,6 +18,8 @@ use crate::interface::{Action, Admin};
 const LENGTH: u64 = 4096;
 /// Bytes that an operation touches.
 const SIZE: u32 = 64;
+/// Long enough to give everything away in.
+const LIFETIME: Duration = Duration::from_millis(1500);
 /// Fewer bytes than any operation asks for.
 const QUOTA: u64 = 16;
 /// Where in its own buffer an actor has what it sends.
@@ -365,7 +369,7 @@ impl World {
         };
         match self.state {
             State::Narrowed => q.length = u64::from(SIZE / 2),
-            State::Expired => q.lifetime_ns = 150_000_000,
+            State::Expired => q.lifetime_ns = LIFETIME.as_nanos() as u64,
             State::UsedUp => q.byte_quota = QUOTA,
             _ => {}
         }
@@ -419,7 +423,7 @@ impl World {
         let only = revoke_flags::DESCENDANTS_ONLY;
         match self.state {
             State::Live | State::Narrowed | State::UsedUp => {}
-            State::Expired => std::thread::sleep(std::time::Duration::from_millis(160)),
+            State::Expired => std::thread::sleep(LIFETIME),
             State::Revoked => each(self, ALICE, RequestKind::CapRevoke, 0),
             State::DescendantsRevoked => each(self, BOB, RequestKind::CapRevoke, only),
             State::AncestorRevoked => each(self, BOB, RequestKind::CapRevoke, 0),
