@@ -1,9 +1,9 @@
 //! The whole engine: operators, guests with virtqueues and page tables, transfers.
 
 mod admin;
+mod audit;
 mod changes;
 mod invalidation;
-mod audit;
 mod lifetime;
 mod negatives;
 mod shares;

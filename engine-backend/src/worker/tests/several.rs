@@ -200,7 +200,7 @@ fn invalidation_reaches_all_workers() {
             if by_range {
                 let (pages, window) = (LARGE / 4096, bob.bytes / LARGE);
                 for page in 0..window {
-                    invalidations.push(space.id(), WINDOW + page * LARGE, pages);
+                    invalidations.push(space, WINDOW + page * LARGE, pages);
                 }
             } else {
                 space.invalidate_all();
