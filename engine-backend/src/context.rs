@@ -38,6 +38,11 @@ pub struct Target<'g> {
 }
 
 impl Target<'_> {
+    /// Domain that owns the memory; `None` with slot 0: the context's own.
+    #[must_use]
+    pub fn owner(&self) -> Option<u32> {
+        Some(self.capability?.owner().domain())
+    }
     /// Counts bytes moved through the operand's capability, once they were.
     #[inline(always)]
     pub fn account(&self, read: u64, written: u64) {

@@ -12,6 +12,7 @@ mod control_thread;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use byway_protocols::Rights;
 
@@ -124,6 +125,7 @@ impl Engine {
         let limits = CoreLimits {
             slots_max: config.slots_max,
             park_us: config.park_us,
+            page_response: Duration::from_millis(config.page_response_ms.into()),
             opcodes: supported_opcodes(),
         };
         let instance = random_instance().map_err(host("cannot draw an instance number"))?;

@@ -231,6 +231,9 @@ pub struct Quotas {
     pub offers: u32,
     /// Queues that may be created so that they never park.
     pub no_park_queues: u32,
+    /// Descriptors that may wait for a page at once, its own pages and others'; further
+    /// faults end theirs. Each holds up one queue.
+    pub parked: u32,
     /// What it gets of the workers; changed at run time by [`Action::Quota`].
     pub share: Share,
 }
@@ -245,6 +248,7 @@ impl Default for Quotas {
             capabilities: 131_072,
             offers: 1024,
             no_park_queues: 16,
+            parked: 256,
             share: Share::default(),
         }
     }
@@ -396,6 +400,10 @@ pub struct DomainInfo {
     pub failures: u64,
     /// Worker time that its descriptors took, in nanoseconds; told with some delay.
     pub busy_ns: u64,
+    /// Descriptors that wait for a page now.
+    pub parked: u32,
+    /// The most that ever waited at once.
+    pub parked_max: u32,
 }
 
 /// What can go wrong in [`Admin`].

@@ -68,7 +68,7 @@ requests! {
     /// Drops cached translations: [`InvalidateRequest`] -> [`InvalidateReply`]. Acknowledged
     /// after the last access by an old one.
     Invalidate = 16,
-    /// Answers a page request. Reserved: status `Unsupported`.
+    /// Answers a page request: [`PageResponseRequest`].
     PageResponse = 17,
     /// Opens an endpoint. Reserved: status `Unsupported`.
     EndpointOpen = 18,
@@ -118,6 +118,16 @@ pub mod invalidate_scope {
     pub const PASID: u8 = 1;
     /// A range of one address space.
     pub const RANGE: u8 = 2;
+}
+
+/// Values of [`PageResponseRequest::outcome`].
+pub mod page_outcome {
+    /// The page is there: the access is tried again.
+    pub const RESOLVED: u32 = 1;
+    /// The address or the access is wrong, and stays so.
+    pub const REFUSED: u32 = 2;
+    /// Not now: the descriptor ends as if it had not waited.
+    pub const RETRY_LATER: u32 = 3;
 }
 
 /// Bits of [`CapSlotRequest::flags`] for CAP_REVOKE.
@@ -466,6 +476,17 @@ wire_struct! {
         waited_chunks: u32 = 0,
         /// 0.
         reserved4: u32 = 4,
+    }
+}
+wire_struct! {
+    /// PAGE_RESPONSE.
+    pub struct PageResponseRequest: 16 align 8 {
+        /// Number of a page request that waits ([`crate::Event::request`]).
+        request: u64 = 0,
+        /// See [`page_outcome`].
+        outcome: u32 = 8,
+        /// 0.
+        reserved12: u32 = 12,
     }
 }
 

@@ -15,17 +15,17 @@ wire_struct! {
         object: u32 = 8,
         /// Context (revoked).
         context: u32 = 12,
-        /// Offer (offered) or slot (revoked).
+        /// Offer (offered), slot (revoked) or PASID (page request).
         id: u64 = 16,
         /// Label that the owner chose (offered).
         label: u64 = 24,
         /// Bytes (offered) or number of lost events.
         length: u64 = 32,
-        /// Rights (offered) or status (dead).
+        /// Rights (offered, page request) or status (dead).
         rights: u32 = 40,
         /// 0.
         reserved44: u32 = 44,
-        /// Faulting address (page request).
+        /// First byte of the page, 4096-aligned (page request).
         address: u64 = 48,
         /// Page request number.
         request: u64 = 56,
@@ -40,7 +40,7 @@ pub enum EventKind {
     CapabilityOffered = 1,
     /// A capability held here was revoked: `context`, `id` slot.
     CapabilityRevoked = 2,
-    /// A page is needed: `address`, `request`. Reserved for a later version.
+    /// A transfer waits for a page: `id` PASID, `address`, `rights` the access, `request`.
     PageRequest = 3,
     /// The queue `object` completed a descriptor that asked for an interrupt.
     Completion = 4,

@@ -35,4 +35,5 @@ pub const ALL: &[StructLayout] = &[
     control::CapQueryReply::LAYOUT,
     control::InvalidateRequest::LAYOUT,
     control::InvalidateReply::LAYOUT,
+    control::PageResponseRequest::LAYOUT,
 ];

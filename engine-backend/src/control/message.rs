@@ -4,7 +4,8 @@ use byway_protocols::control::{
     BindRequest, CapAcceptReply, CapAcceptRequest, CapDeriveReply, CapDeriveRequest, CapOfferReply,
     CapOfferRequest, CapQueryReply, CapSlotRequest, ContextCreateReply, ContextCreateRequest,
     ContextDestroyRequest, InvalidateReply, InvalidateRequest, LookupReply, LookupRequest,
-    QueryReply, QueryRequest, QueueCreateReply, QueueCreateRequest, QueueRequest, UnbindRequest,
+    PageResponseRequest, QueryReply, QueryRequest, QueueCreateReply, QueueCreateRequest,
+    QueueRequest, UnbindRequest,
 };
 use byway_protocols::{ControlStatus, StructLayout};
 
@@ -57,6 +58,7 @@ messages!(
     CapQueryReply,
     InvalidateRequest,
     InvalidateReply,
+    PageResponseRequest,
 );
 
 impl Message for () {

@@ -8,6 +8,7 @@
 mod capabilities;
 mod contexts;
 mod message;
+mod pages;
 mod query;
 mod queues;
 mod spaces;
@@ -147,6 +148,7 @@ fn dispatch(call: Call<'_>) -> Result<usize, ControlStatus> {
         RequestKind::CapRevoke => call.run(capabilities::revoke),
         RequestKind::CapDrop => call.run(capabilities::drop_slot),
         RequestKind::CapQuery => call.run(capabilities::query),
-        RequestKind::PageResponse | RequestKind::EndpointOpen => Err(ControlStatus::Unsupported),
+        RequestKind::PageResponse => call.run(pages::respond),
+        RequestKind::EndpointOpen => Err(ControlStatus::Unsupported),
     }
 }

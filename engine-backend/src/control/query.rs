@@ -9,8 +9,11 @@ use byway_protocols::{ABI_VERSION, ControlStatus};
 use crate::domain::Domain;
 
 /// What this engine offers.
-pub(super) const FEATURES: u64 =
-    features::INVALIDATION_PAGE | features::LEVELS_5 | features::EXPIRY | features::BYTE_QUOTA;
+pub(super) const FEATURES: u64 = features::PAGE_REQUESTS
+    | features::INVALIDATION_PAGE
+    | features::LEVELS_5
+    | features::EXPIRY
+    | features::BYTE_QUOTA;
 
 pub(super) fn query(domain: &Domain, q: &QueryRequest) -> Result<QueryReply, ControlStatus> {
     let version = q.version.min(ABI_VERSION);

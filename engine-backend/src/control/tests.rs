@@ -65,6 +65,7 @@ impl World {
         let limits = CoreLimits {
             slots_max: SLOTS_MAX,
             park_us: 200,
+            page_response: std::time::Duration::from_millis(200),
             opcodes: [1; 32],
         };
         let core = Core::new(epochs, invalidations, workers.unwrap(), limits, 77);

@@ -77,15 +77,21 @@ impl Poller {
             EpollEvent::default(),
         );
     }
-    /// Waits until something is signalled or this time has passed (for ever without one),
-    /// and reports it.
+    /// Waits until something is signalled, for `longest` at most (`None`: for ever; zero:
+    /// just looks), and reports it.
     ///
     /// # Errors
     /// As epoll_wait says; an interrupted wait reports nothing.
-    pub fn wait(&self, limit: Option<Duration>, mut report: impl FnMut(Source)) -> io::Result<()> {
+    pub fn wait(
+        &self,
+        longest: Option<Duration>,
+        mut report: impl FnMut(Source),
+    ) -> io::Result<()> {
         let mut events = [EpollEvent::default(); BATCH];
-        let timeout_ms = limit.map_or(-1, |limit| {
-            i32::try_from(limit.as_millis()).unwrap_or(i32::MAX)
+        // Rounded up, so that whoever waits for a moment does not come too early for it.
+        let timeout_ms = longest.map_or(-1, |longest| {
+            let ms = longest.as_nanos().div_ceil(1_000_000);
+            i32::try_from(ms).unwrap_or(i32::MAX)
         });
         match self.epoll.wait(timeout_ms, &mut events) {
             Ok(count) => {

@@ -32,6 +32,7 @@ impl Device {
         if state.paused {
             return false;
         }
+        self.domain.ask_for_pages();
         if self.domain.memory().is_dead() {
             self.quarantine(&mut state);
             return false;
@@ -144,7 +145,8 @@ impl Device {
         let events = self.domain.events();
         let lost = events.take_lost();
         let event = if lost == 0 {
-            events.pop()?
+            // Page requests first: transfers wait for them, and quotas bound their number.
+            self.domain.next_page_request().or_else(|| events.pop())?
         } else {
             *sequence = sequence.wrapping_add(lost as u32);
             Event {

@@ -42,6 +42,7 @@ impl World {
         let limits = CoreLimits {
             slots_max: 16,
             park_us: 200,
+            page_response: std::time::Duration::from_millis(200),
             opcodes: [0; 32],
         };
         let core = Arc::new(Core::new(

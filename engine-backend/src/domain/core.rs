@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use byway_protocols::event::EventKind;
 use byway_protocols::{ControlStatus, Event};
 
-use super::{Exchange, Latencies, Peers};
+use super::{Exchange, Latencies, PageRequests, Peers};
 use crate::capability::{Grave, Holder};
 use crate::epoch::Epochs;
 use crate::iotlb::Invalidations;
@@ -20,6 +21,8 @@ pub struct CoreLimits {
     pub slots_max: u32,
     /// How long a queue is polled without finding work, in microseconds.
     pub park_us: u32,
+    /// How long a guest kernel has to answer a page request.
+    pub page_response: Duration,
     /// Bit n of byte n/8: opcode n is supported.
     pub opcodes: [u8; 32],
 }
@@ -34,6 +37,7 @@ pub struct Core {
     peers: Peers,
     exchange: Exchange,
     revokes: Latencies,
+    pages: PageRequests,
     graves: Mutex<VecDeque<Buried>>,
     next_domain: AtomicU32,
     next_offer: AtomicU64,
@@ -67,6 +71,7 @@ impl Core {
             epochs,
             invalidations,
             workers,
+            pages: PageRequests::new(limits.page_response),
             limits,
             peers: Peers::default(),
             exchange: Exchange::default(),
@@ -113,6 +118,11 @@ impl Core {
     #[must_use]
     pub fn exchange(&self) -> &Exchange {
         &self.exchange
+    }
+    /// Page requests that wait for an answer.
+    #[must_use]
+    pub fn pages(&self) -> &PageRequests {
+        &self.pages
     }
     /// How long revocations took.
     #[must_use]

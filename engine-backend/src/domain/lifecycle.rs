@@ -17,6 +17,7 @@ impl Domain {
     pub fn reset(&self) {
         let was_ready = self.ready.swap(false, Ordering::SeqCst);
         self.features.store(0, Ordering::Relaxed);
+        self.waiting.enable(false);
 
         // First the rights, so that peers stop as well while the queues are being ended
         // one by one.
@@ -40,6 +41,8 @@ impl Domain {
             std::mem::replace(&mut tables.spaces, Spaces::new(&memory))
         };
         spaces.iter().for_each(|space| space.kill());
+        // Peers' descriptors that wait for its pages find that the right to them has ended.
+        self.refuse_page_requests();
         for grave in graves {
             self.core.reap_all(grave);
         }

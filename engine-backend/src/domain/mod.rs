@@ -14,7 +14,7 @@
 //! 1. a device's state (one at a time: no operation needs two domains' devices)
 //! 2. a domain's tables (one at a time, for the look-up only: never across a wait)
 //! 3. leaves, never two at once: peers and links, offers, graves, a capability tree, a
-//!    slot table, a domain's memory map
+//!    slot table, a domain's memory map, page requests
 //!
 //! What an operation does to another domain is: to put an event into its lock-free queue,
 //! to add or take an offer, or to mark capabilities in some owner's tree. So two domains
@@ -28,6 +28,7 @@ mod events;
 mod exchange;
 mod latency;
 mod lifecycle;
+mod pages;
 mod peers;
 mod queues;
 mod spaces;
@@ -38,6 +39,7 @@ pub use events::Events;
 pub use exchange::Exchange;
 pub(crate) use latency::Stopwatch;
 pub use latency::{Latencies, LatencySummary};
+pub use pages::PageRequests;
 pub use peers::{LinkRights, Peers};
 pub use queues::QueueArguments;
 
@@ -45,6 +47,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use byway_protocols::ControlStatus;
+use byway_protocols::control::features::PAGE_REQUESTS;
 
 use crate::capability::{Audit, Meter, Owner};
 use crate::interface::{DomainInfo, Quotas};
@@ -53,6 +56,7 @@ use crate::queue::QueueStats;
 use crate::worker::Account;
 
 use contexts::Contexts;
+use pages::Waiting;
 use queues::Queues;
 use spaces::Spaces;
 
@@ -76,6 +80,8 @@ pub struct Domain {
     offered: Arc<Meter>,
     /// Queues of its that never park.
     unparked: Arc<Meter>,
+    /// Descriptors of its that wait for pages.
+    waiting: Arc<Waiting>,
     attached: AtomicBool,
     /// The driver has spoken since the last reset: it can be told of things.
     ready: AtomicBool,
@@ -85,6 +91,7 @@ pub struct Domain {
     // Each domain counts for itself: one that runs out of numbers stops itself only.
     next_context: AtomicU32,
     next_queue: AtomicU32,
+    next_page_request: AtomicU64,
 }
 
 /// What the guest has created.
@@ -118,12 +125,14 @@ impl Domain {
             offered: Meter::new(quotas.offers),
             unparked: Meter::new(quotas.no_park_queues),
             account: Account::new(&quotas.share),
+            waiting: Arc::new(Waiting::new(quotas.parked)),
             attached: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             features: AtomicU64::new(0),
             instance: AtomicU32::new(core.next_instance()),
             next_context: AtomicU32::new(1),
             next_queue: AtomicU32::new(1),
+            next_page_request: AtomicU64::new(1),
             quotas,
             core,
         }
@@ -183,6 +192,7 @@ impl Domain {
     /// The driver has negotiated: these features are in force.
     pub fn set_ready(&self, features: u64) {
         self.features.store(features, Ordering::Relaxed);
+        self.waiting.enable(features & PAGE_REQUESTS != 0);
         self.ready.store(true, Ordering::SeqCst);
     }
     /// Features in force.
@@ -218,6 +228,7 @@ impl Domain {
     #[must_use]
     pub fn info(&self) -> DomainInfo {
         let capabilities = self.owner.capabilities();
+        let (parked, parked_max) = self.waiting.counts();
         let tables = self.tables();
         let mut stats = tables.totals;
         for live in tables.queues.stats() {
@@ -234,6 +245,8 @@ impl Domain {
             descriptors: stats.descriptors,
             failures: stats.failures,
             busy_ns: self.account.busy_ns(),
+            parked,
+            parked_max,
         }
     }
 

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use byway_protocols::{Completion, ControlStatus, Descriptor, QueueHeader, RingPosition, Status};
 
 use super::core::next_number;
+use super::pages::Waiting;
 use super::{Domain, Events, add_stats};
 use crate::capability::Charge;
 use crate::memory::HostSpan;
-use crate::queue::{CompletionSink, QueueParts, QueueStats, WorkQueue};
+use crate::queue::{CompletionSink, PageNeed, QueueParts, QueueStats, WorkQueue};
 
 /// What QUEUE_CREATE asks for, its arguments in range.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +68,7 @@ impl Queues {
 /// Tells the driver of a queue by the number that it knows.
 struct Sink {
     events: Arc<Events>,
+    waiting: Arc<Waiting>,
     queue: u32,
 }
 
@@ -76,6 +78,12 @@ impl CompletionSink for Sink {
     }
     fn dead(&self, _key: u32, status: Status) {
         self.events.queue_dead(self.queue, status);
+    }
+    fn page_needed(&self, key: u32, need: &PageNeed) -> Option<u64> {
+        let wait = self.waiting.note(key, need)?;
+        // The control thread takes over from here.
+        self.events.poke();
+        Some(wait)
     }
 }
 
@@ -109,6 +117,7 @@ impl Domain {
         let id = next_number(&self.next_queue)?;
         let sink = Sink {
             events: Arc::clone(&self.events),
+            waiting: Arc::clone(&self.waiting),
             queue: id,
         };
         let queue = Arc::new(WorkQueue::new(QueueParts {
@@ -205,6 +214,7 @@ impl Domain {
     fn stop(&self, queue: Option<Arc<WorkQueue>>) {
         let Some(queue) = queue else { return };
         self.core.workers().detach(queue.id());
+        self.forget_waiting(queue.id());
         self.core.return_queue_key(queue.id());
         add_stats(&mut self.tables().totals, queue.stats());
     }

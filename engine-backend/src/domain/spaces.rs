@@ -1,6 +1,6 @@
 //! Address spaces of a domain: bind, unbind, invalidate.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use byway_protocols::ControlStatus;
@@ -22,6 +22,8 @@ struct Bound {
 #[derive(Debug)]
 pub(super) struct Spaces {
     by_pasid: BTreeMap<u32, Bound>,
+    /// PASID by the engine's number, for those with page tables.
+    pasids: HashMap<u64, u32>,
 }
 
 impl Spaces {
@@ -32,10 +34,15 @@ impl Spaces {
         };
         Self {
             by_pasid: BTreeMap::from([(PASID_PHYSICAL, physical)]),
+            pasids: HashMap::new(),
         }
     }
     pub(super) fn get(&self, pasid: u32) -> Option<Arc<AddressSpace>> {
         Some(Arc::clone(&self.by_pasid.get(&pasid)?.space))
+    }
+    /// PASID of the space with page tables that the engine calls `id`.
+    pub(super) fn pasid_of(&self, id: u64) -> Option<u32> {
+        self.pasids.get(&id).copied()
     }
     /// A context uses it from now on.
     pub(super) fn enter(&mut self, pasid: u32) {
@@ -97,7 +104,9 @@ impl Domain {
             space: Arc::new(space),
             contexts: 0,
         };
-        self.tables().spaces.by_pasid.insert(pasid, bound);
+        let mut tables = self.tables();
+        tables.spaces.pasids.insert(bound.space.id(), pasid);
+        tables.spaces.by_pasid.insert(pasid, bound);
         Ok(())
     }
 
@@ -107,12 +116,14 @@ impl Domain {
     /// As SPEC section 8.2 lists them.
     pub fn unbind(&self, pasid: u32) -> Result<(), ControlStatus> {
         let bound = {
-            let spaces = &mut self.tables().spaces.by_pasid;
-            let bound = spaces.get(&pasid).ok_or(ControlStatus::NoSuchObject)?;
+            let spaces = &mut self.tables().spaces;
+            let bound = spaces.by_pasid.get(&pasid);
+            let bound = bound.ok_or(ControlStatus::NoSuchObject)?;
             if bound.contexts != 0 {
                 return Err(ControlStatus::Busy);
             }
-            spaces.remove(&pasid)
+            spaces.pasids.remove(&bound.space.id());
+            spaces.by_pasid.remove(&pasid)
         };
         if let Some(bound) = bound {
             // Its capabilities went with its contexts; this stops what is under way.

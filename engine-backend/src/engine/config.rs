@@ -23,6 +23,8 @@ pub struct EngineConfig {
     pub park_us: u32,
     /// Most slots of a context, slot 0 included; 1 to 32768.
     pub slots_max: u32,
+    /// How long a guest kernel has to answer a page request, in milliseconds; 1 to 60000.
+    pub page_response_ms: u32,
 }
 
 impl Default for EngineConfig {
@@ -34,6 +36,7 @@ impl Default for EngineConfig {
             control_cpu: None,
             park_us: workers.park_us,
             slots_max: 4096,
+            page_response_ms: 1000,
         }
     }
 }
@@ -53,6 +56,7 @@ pub struct ConfigError {
 /// Slots that a descriptor can name.
 const SLOTS_MAX: u32 = Word0::SLOT_MAX as u32 + 1;
 const PARK_US_MAX: u32 = 1_000_000;
+const PAGE_RESPONSE_MS_MAX: u32 = 60_000;
 
 impl EngineConfig {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
@@ -69,6 +73,8 @@ impl EngineConfig {
         range("workers", self.workers, 1, WORKERS_MAX as u32)?;
         range("park_us", self.park_us, 0, PARK_US_MAX)?;
         range("slots_max", self.slots_max, 1, SLOTS_MAX)?;
+        let response_ms = self.page_response_ms;
+        range("page_response_ms", response_ms, 1, PAGE_RESPONSE_MS_MAX)?;
         let cpus = self.worker_cpus.iter().chain(&self.control_cpu);
         for &cpu in cpus {
             if cpu >= libc::CPU_SETSIZE as usize {
@@ -93,6 +99,8 @@ impl EngineConfig {
 
 /// Largest value of a quota that counts objects.
 const OBJECTS_MAX: u32 = 1 << 20;
+/// Largest quota of descriptors that wait: room for all is set aside.
+const PARKED_MAX: u32 = 1 << 16;
 
 /// Longest burst: a second's worth.
 const BURST_US_MAX: u32 = 1_000_000;
@@ -130,6 +138,12 @@ pub(super) fn check_quotas(quotas: &Quotas) -> Result<(), AdminError> {
                 "{name} = {value}: expected 0 to {OBJECTS_MAX}"
             )));
         }
+    }
+    let parked = quotas.parked;
+    if parked > PARKED_MAX {
+        return Err(AdminError::BadQuota(format!(
+            "parked = {parked}: expected 0 to {PARKED_MAX}"
+        )));
     }
     let entries = quotas.queue_entries;
     if !entries.is_power_of_two() || !(ENTRIES_MIN..=ENTRIES_MAX).contains(&entries) {

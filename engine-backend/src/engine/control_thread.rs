@@ -114,13 +114,16 @@ impl Shared {
         let look_every = (self.core.worker_count() > 1).then_some(BALANCE_EVERY);
         let mut looked = Instant::now();
         while !self.stop.load(Ordering::Acquire) {
-            let limit = match turns.is_empty() && all_reaped {
-                true => look_every,
-                false => Some(Duration::ZERO),
+            let longest = if turns.is_empty() && all_reaped {
+                let late = self.core.pages().next_deadline(Instant::now());
+                // Whichever comes first, of those there are.
+                late.into_iter().chain(look_every).min()
+            } else {
+                Some(Duration::ZERO)
             };
             let waited = self
                 .poller
-                .wait(limit, |source| self.note(source, &mut turns));
+                .wait(longest, |source| self.note(source, &mut turns));
             if let Err(e) = waited {
                 // Only a bad descriptor or argument is left: the engine cannot be
                 // controlled any more, but what runs goes on.
@@ -133,6 +136,7 @@ impl Shared {
             {
                 turns.push_back(id);
             }
+            self.core.end_late_page_requests(Instant::now());
             all_reaped = self.core.reap();
             if look_every.is_some_and(|every| looked.elapsed() >= every) {
                 looked = Instant::now();

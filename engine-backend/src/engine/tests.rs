@@ -6,6 +6,7 @@ mod changes;
 mod invalidation;
 mod lifetime;
 mod negatives;
+mod pages;
 mod shares;
 mod soak;
 mod transfers;

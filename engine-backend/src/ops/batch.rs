@@ -4,11 +4,13 @@
 use byway_protocols::{Completion, Descriptor, Rights, Status};
 
 use super::chunk::{Chunk, Failure, Operand};
+use super::missing::Asked;
 use super::validate;
 use super::{Operation, Outcome, Step, success};
 use crate::address_space::Access;
 use crate::backend::{Backend, load_line, store_record};
 use crate::context::Target;
+use crate::queue::PageNeed;
 
 /// Bytes of an element.
 const ELEMENT: u64 = Descriptor::SIZE as u64;
@@ -28,6 +30,8 @@ pub struct Batch {
     pub next: u32,
     /// What is left of it.
     pub current: Option<Operation>,
+    /// It waits for pages of its own domain.
+    pub blocks: bool,
     /// Elements that ended in success.
     pub succeeded: u32,
     /// A fence came after a failure: the rest is not run.
@@ -36,10 +40,30 @@ pub struct Batch {
     pub bytes: u64,
 }
 
+/// Why a batch goes no further in this chunk.
+enum Stop {
+    /// A fault in its own memory, or the end of a right to it: its end.
+    Failure(Failure),
+    /// The element in hand waits for a page.
+    Page(PageNeed),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl From<Status> for Stop {
+    fn from(status: Status) -> Self {
+        Self::Failure(status.into())
+    }
+}
+
 impl Batch {
-    /// Runs elements until all are done or the chunk is over.
-    pub fn step<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Step {
-        let completion = match self.run(chunk) {
+    /// Runs elements until all are done, one waits for a page, or the chunk is over.
+    pub fn step<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>, asked: &mut Asked) -> Step {
+        let completion = match self.run(chunk, asked) {
             Ok(()) if self.next < self.count => return Step::More,
             Ok(()) => Completion {
                 status: if self.succeeded == self.count {
@@ -49,7 +73,8 @@ impl Batch {
                 } as u8,
                 ..success(self.succeeded)
             },
-            Err(failure) => failure.completion(0, self.succeeded),
+            Err(Stop::Page(need)) => return Step::Blocked(need),
+            Err(Stop::Failure(failure)) => failure.completion(0, self.succeeded),
         };
         Step::Done(Outcome {
             completion,
@@ -57,7 +82,7 @@ impl Batch {
         })
     }
 
-    fn run<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Result<(), Failure> {
+    fn run<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>, asked: &mut Asked) -> Result<(), Stop> {
         let count = u64::from(self.count);
         let list = chunk.resolve(self.list, count * ELEMENT, Rights::READ)?;
         let records = chunk.resolve(self.records, count * RECORD, Rights::WRITE)?;
@@ -71,8 +96,8 @@ impl Batch {
         }
         let first = self.next;
         let result = loop {
-            if let Err(failure) = self.element(chunk, &list, &records) {
-                break Err(failure);
+            if let Err(stop) = self.element(chunk, asked, &list, &records) {
+                break Err(stop);
             }
             if self.next == self.count || chunk.budget.is_over() {
                 break Ok(());
@@ -90,9 +115,10 @@ impl Batch {
     fn element<B: Backend>(
         &mut self,
         chunk: &mut Chunk<'_, B>,
+        asked: &mut Asked,
         list: &Target<'_>,
         records: &Target<'_>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Stop> {
         let at = u64::from(self.next);
         // First the place for its completion: an element that ran has one.
         chunk
@@ -102,13 +128,20 @@ impl Batch {
             Some(operation) => operation.step(chunk),
             None => self.start(chunk, list)?,
         };
-        let Step::Done(outcome) = step else {
+        let Step::Done(mut outcome) = step else {
             return Ok(());
         };
+        if let Some(need) = chunk.waits(asked, self.blocks, &mut outcome) {
+            return Err(Stop::Page(need));
+        }
         // Once more: the chunk in which the element began may be over.
         let record = chunk
             .page(records, at * RECORD, Access::Write)
-            .map_err(|f| met_in(records, f, Status::StatusArrayFault))?;
+            .map_err(|f| {
+                // What has run must not run again: no waiting here.
+                chunk.missing = None;
+                met_in(records, f, Status::StatusArrayFault)
+            })?;
         chunk.backend.finish();
         // SAFETY: translated in this chunk for writing; a multiple of 32 because the
         // array's first byte is one.
@@ -141,6 +174,7 @@ impl Batch {
         if self.cut {
             return Ok(Step::refused(Status::NotAttempted));
         }
+        self.blocks = validate::blocks(&descriptor);
         Ok(match validate::operation(&descriptor) {
             Ok(operation) => self.current.insert(operation).step(chunk),
             Err(status) => Step::refused(status),

@@ -6,13 +6,16 @@
 
 use byway_protocols::{Completion, Rights, Status};
 
+use super::Outcome;
 use super::budget::Budget;
+use super::missing::{Asked, Missing};
 use crate::address_space::Fault;
 use crate::backend::Backend;
 use crate::context::{Context, Target};
 use crate::epoch::ChunkGuard;
 use crate::iotlb::Iotlb;
 use crate::memory::{HostAddr, sigbus};
+use crate::queue::PageNeed;
 use crate::stage2::Access;
 
 /// Smallest page there is, in bytes.
@@ -126,6 +129,8 @@ pub struct Chunk<'a, B> {
     pub budget: &'a mut Budget,
     /// Lost regions that the worker knows of.
     pub regions_lost: u64,
+    /// The last fault that somebody may mend, until whoever it ended was looked at.
+    pub missing: Option<Missing>,
 }
 
 impl<'a, B> Chunk<'a, B> {
@@ -158,7 +163,7 @@ impl<'a, B> Chunk<'a, B> {
     /// Translates one byte; the piece reaches to the end of its page.
     ///
     /// # Errors
-    /// See `fault`.
+    /// What a walk says, 45 in another domain's memory.
     #[inline(always)]
     pub fn page(
         &mut self,
@@ -167,21 +172,23 @@ impl<'a, B> Chunk<'a, B> {
         access: Access,
     ) -> Result<Piece, Failure> {
         // In range: the operand was resolved up to a byte beyond `offset`.
-        let span = self
+        match self
             .iotlb
             .translate(target.space, target.addr + offset, access)
-            .map_err(|f| fault(target, f))?;
-        Ok(Piece {
-            host: span.host,
-            len: span.bytes,
-        })
+        {
+            Ok(span) => Ok(Piece {
+                host: span.host,
+                len: span.bytes,
+            }),
+            Err(fault) => Err(self.fault(target, fault)),
+        }
     }
 
     /// The longest piece that starts at `offset`, at most `max` bytes. Pages that are
     /// not needed are not walked, so nothing is marked accessed or dirty for them.
     ///
     /// # Errors
-    /// See `fault`; a fault behind the first page only shortens the piece.
+    /// As [`Self::page`]; a fault behind the first page only shortens the piece.
     #[inline]
     pub fn forward(
         &mut self,
@@ -196,6 +203,7 @@ impl<'a, B> Chunk<'a, B> {
                 break;
             }
             let Ok(next) = self.page(target, offset + piece.len, access) else {
+                self.missing = None;
                 break;
             };
             if next.host.0 != piece.host.0 + piece.len {
@@ -210,7 +218,7 @@ impl<'a, B> Chunk<'a, B> {
     /// The longest piece that ends before `end`, at most `max` bytes.
     ///
     /// # Errors
-    /// See `fault`; a fault below the first page only shortens the piece.
+    /// As [`Self::page`]; a fault below the first page only shortens the piece.
     #[inline]
     pub fn backward(
         &mut self,
@@ -235,6 +243,7 @@ impl<'a, B> Chunk<'a, B> {
             }
             let below = page_start(target, start, lowest);
             let Ok(next) = self.page(target, below, access) else {
+                self.missing = None;
                 break;
             };
             if next.host.0 + (start - below) != host.0 {
@@ -246,6 +255,32 @@ impl<'a, B> Chunk<'a, B> {
             host,
             len: end - start,
         })
+    }
+
+    /// Turns a fault into what the submitter may know: cause and address in its own
+    /// domain's memory, the offset alone in a peer's. Notes it if somebody can be asked.
+    #[cold]
+    fn fault(&mut self, target: &Target<'_>, fault: Fault) -> Failure {
+        let status = seen_as(target, fault.status);
+        self.missing = Missing::of(target, &fault, status, self.context.domain());
+        Failure {
+            status,
+            write: fault.write,
+            addr: fault.addr.wrapping_sub(target.base),
+        }
+    }
+
+    /// Whether what ended so is to wait for a page instead; see [`Asked::decide`].
+    #[inline(always)]
+    #[must_use]
+    pub fn waits(
+        &mut self,
+        asked: &mut Asked,
+        block: bool,
+        outcome: &mut Outcome,
+    ) -> Option<PageNeed> {
+        let missing = self.missing.take()?;
+        asked.decide(missing, block, outcome)
     }
 }
 
@@ -306,16 +341,5 @@ fn seen_as(target: &Target<'_>, status: Status) -> Status {
         status
     } else {
         Status::RemoteFault
-    }
-}
-
-/// Turns a fault into what the submitter may know: cause and address in its own
-/// domain's memory, the offset alone in a peer's.
-#[cold]
-fn fault(target: &Target<'_>, fault: Fault) -> Failure {
-    Failure {
-        status: seen_as(target, fault.status),
-        write: fault.write,
-        addr: fault.addr.wrapping_sub(target.base),
     }
 }

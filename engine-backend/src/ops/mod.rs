@@ -6,6 +6,9 @@
 //! only: operands are looked up and translated anew, so that a right that was taken
 //! back, a page that was unmapped and a region that went are met at the next chunk.
 //!
+//! A fault ends an operation with what it has done, and leaves it so that another
+//! `step` goes on where it stopped: that is how one waits for a page (`missing`).
+//!
 //! Must never read a descriptor or a batch's element twice, touch memory that was not
 //! resolved and translated in the same chunk, or say more of a peer's memory than that it
 //! could not be accessed.
@@ -16,6 +19,7 @@ pub mod chunk;
 mod compare;
 mod fill;
 mod memmove;
+pub mod missing;
 mod short;
 mod validate;
 
@@ -25,13 +29,16 @@ mod tests;
 use byway_protocols::{Completion, Descriptor, Flags, Status};
 
 use crate::backend::Backend;
+use crate::queue::PageNeed;
 use chunk::Chunk;
 use compare::Compare;
 use fill::Fill;
 use memmove::Memmove;
+use missing::Asked;
 use validate::Request;
 
 pub use budget::Budget;
+pub use missing::Verdict;
 pub use short::try_short;
 
 /// Which operations this engine carries out: bit n of byte n/8 is opcode n.
@@ -58,6 +65,8 @@ pub struct Outcome {
 pub enum Step {
     /// The rest needs another chunk.
     More,
+    /// The rest needs a page: another step after [`Execution::answer`].
+    Blocked(PageNeed),
     /// The end.
     Done(Outcome),
 }
@@ -123,6 +132,9 @@ impl Operation {
 pub struct Execution {
     request: Request,
     interrupt: bool,
+    /// Waits for pages of its own domain.
+    block: bool,
+    asked: Asked,
 }
 
 impl Execution {
@@ -135,6 +147,8 @@ impl Execution {
         Ok(Self {
             request: validate::request(descriptor)?,
             interrupt: wants_interrupt(descriptor),
+            block: validate::blocks(descriptor),
+            asked: Asked::default(),
         })
     }
 
@@ -149,10 +163,23 @@ impl Execution {
     /// it ends, [`Backend::finish`] must be called before the completion is published.
     #[inline(always)]
     pub fn step<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Step {
-        match &mut self.request {
+        // One that ended something else.
+        chunk.missing = None;
+        let mut step = match &mut self.request {
             Request::Operation(operation) => operation.step(chunk),
-            Request::Batch(batch) => batch.step(chunk),
+            Request::Batch(batch) => batch.step(chunk, &mut self.asked),
+        };
+        if let Step::Done(outcome) = &mut step
+            && let Some(need) = chunk.waits(&mut self.asked, self.block, outcome)
+        {
+            return Step::Blocked(need);
         }
+        step
+    }
+
+    /// What became of the page that it waits for.
+    pub fn answer(&mut self, verdict: Verdict) {
+        self.asked.answer(verdict);
     }
 
     /// The end of a descriptor that is given up between two chunks.

@@ -54,6 +54,13 @@ pub fn has_fence(descriptor: &Descriptor) -> bool {
     descriptor.flags().contains(Flags::FENCE)
 }
 
+/// Whether the descriptor asks to wait for pages of its own domain.
+#[inline]
+#[must_use]
+pub fn blocks(descriptor: &Descriptor) -> bool {
+    descriptor.flags().contains(Flags::BLOCK_ON_FAULT)
+}
+
 /// Checks a private copy of a queue's descriptor, in the order of SPEC section 4.1.
 ///
 /// # Errors
@@ -235,6 +242,7 @@ fn batch(d: &Descriptor) -> Result<Request, Status> {
         count: d.size,
         next: 0,
         current: None,
+        blocks: false,
         succeeded: 0,
         cut: false,
         bytes: 0,

@@ -8,6 +8,7 @@
 //! Must never believe anything it reads in the ring, read a descriptor twice, or wait.
 
 mod interrupt;
+mod page_need;
 mod ring;
 mod span_memory;
 
@@ -28,6 +29,7 @@ use interrupt::Interrupt;
 use ring::EngineRing;
 use span_memory::SpanMemory;
 
+pub use page_need::PageNeed;
 pub use ring::Ticket;
 
 /// Where a queue's interrupts and its end are reported. Called by workers: must not
@@ -38,6 +40,12 @@ pub trait CompletionSink: Send + Sync {
     fn completed(&self, queue: u32);
     /// The engine stopped serving the queue by itself, for this reason.
     fn dead(&self, queue: u32, status: Status);
+    /// A descriptor cannot go on without this page. The number under which the answer will
+    /// come ([`crate::worker::Workers::answer`]), or `None` when it must not wait.
+    fn page_needed(&self, queue: u32, need: &PageNeed) -> Option<u64> {
+        let _ = (queue, need);
+        None
+    }
 }
 
 /// What a queue is made of. The areas are zeroed, 64-byte aligned and do not overlap;
@@ -376,6 +384,13 @@ impl Served {
         self.publish();
         self.ring.memory().store_taken(self.ring.taken());
         self.queue.mark_dead();
+    }
+
+    /// Asks for a page; see [`CompletionSink::page_needed`].
+    #[cold]
+    #[must_use]
+    pub fn ask_for(&self, need: &PageNeed) -> Option<u64> {
+        self.queue.sink.page_needed(self.queue.id, need)
     }
 
     /// Reports that the engine stopped serving the queue by itself.

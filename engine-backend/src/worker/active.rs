@@ -10,7 +10,7 @@ use crate::epoch::ChunkGuard;
 use crate::iotlb::Iotlb;
 use crate::ops::budget::OPERATION_COST;
 use crate::ops::chunk::Chunk;
-use crate::ops::{Budget, Execution, Outcome, Step, try_short, wants_interrupt};
+use crate::ops::{Budget, Execution, Outcome, Step, Verdict, try_short, wants_interrupt};
 use crate::queue::{Served, Ticket, WorkQueue};
 
 /// From so many descriptors in a row on it is worth fetching ahead. A single one must not:
@@ -22,6 +22,15 @@ const BURST: u32 = 2;
 struct Flight {
     ticket: Ticket,
     execution: Execution,
+}
+
+/// What comes after a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// More turns.
+    Turns,
+    /// None, until the page that the descriptor in flight needs has been answered for.
+    Page,
 }
 
 /// What a worker works with, whatever the queue.
@@ -46,12 +55,45 @@ fn complete<B: Backend>(
     served.complete(ticket, &outcome.completion, outcome.bytes, interrupt);
 }
 
+/// How far an execution came in a chunk.
+enum Advance {
+    Done(Outcome),
+    Paused(Next),
+}
+
+/// Goes on with an execution. Where it needs a page that nobody may be asked for, it goes
+/// on as if the answer had been to come back later: each such step gets past one operation
+/// at least.
+#[inline(always)]
+fn advance<B: Backend>(
+    execution: &mut Execution,
+    chunk: &mut Chunk<'_, B>,
+    served: &Served,
+    waits_for: &mut Option<u64>,
+) -> Advance {
+    loop {
+        match execution.step(chunk) {
+            Step::Done(outcome) => return Advance::Done(outcome),
+            Step::More => return Advance::Paused(Next::Turns),
+            Step::Blocked(need) => {
+                *waits_for = served.ask_for(&need);
+                if waits_for.is_some() {
+                    return Advance::Paused(Next::Page);
+                }
+                execution.answer(Verdict::Later);
+            }
+        }
+    }
+}
+
 /// One queue of a worker.
 #[derive(Debug)]
 pub(super) struct Active {
     queue: Arc<WorkQueue>,
     served: Served,
     flight: Option<Flight>,
+    /// Number of the page request that the flight waits for.
+    waits_for: Option<u64>,
     /// Served since the last look at the clock.
     worked: bool,
     /// Tick of the last look at the clock at which it had worked.
@@ -65,6 +107,7 @@ impl Active {
             queue: served.queue().clone(),
             served,
             flight: None,
+            waits_for: None,
             worked: true,
             last_worked: 0,
             reported_dead: false,
@@ -94,13 +137,19 @@ impl Active {
 
     /// One chunk of work: the rest of a long descriptor, or as many small ones as fit.
     #[inline]
-    pub(super) fn serve(&mut self, tools: &mut Tools, guard: &ChunkGuard<'_>, budget: &mut Budget) {
+    pub(super) fn serve(
+        &mut self,
+        tools: &mut Tools,
+        guard: &ChunkGuard<'_>,
+        budget: &mut Budget,
+    ) -> Next {
         self.worked = true;
         self.served.watch_log();
         let Self {
             queue,
             served,
             flight,
+            waits_for,
             ..
         } = self;
         let mut chunk = Chunk {
@@ -110,13 +159,17 @@ impl Active {
             backend: &mut tools.backend,
             budget,
             regions_lost: tools.regions_lost,
+            missing: None,
         };
         // In place: it is moved when it begins and when it ends only.
         if let Some(resumed) = flight {
-            let Step::Done(outcome) = resumed.execution.step(&mut chunk) else {
-                // Streamed bytes, too, are out before the chunk is over.
-                chunk.backend.finish();
-                return;
+            let outcome = match advance(&mut resumed.execution, &mut chunk, served, waits_for) {
+                Advance::Done(outcome) => outcome,
+                Advance::Paused(next) => {
+                    // Streamed bytes, too, are out before the chunk is over.
+                    chunk.backend.finish();
+                    return next;
+                }
             };
             let interrupt = resumed.execution.interrupt();
             if let Some(Flight { ticket, .. }) = flight.take() {
@@ -146,14 +199,36 @@ impl Active {
                     continue;
                 }
             };
-            if let Step::Done(outcome) = execution.step(&mut chunk) {
-                complete(served, &mut chunk, ticket, &outcome, execution.interrupt());
-            } else {
-                chunk.backend.finish();
-                *flight = Some(Flight { ticket, execution });
-                return;
+            match advance(&mut execution, &mut chunk, served, waits_for) {
+                Advance::Done(outcome) => {
+                    complete(served, &mut chunk, ticket, &outcome, execution.interrupt());
+                }
+                Advance::Paused(next) => {
+                    chunk.backend.finish();
+                    *flight = Some(Flight { ticket, execution });
+                    return next;
+                }
             }
         }
+        Next::Turns
+    }
+
+    /// Whether it waits for a page, and has no turns until then.
+    pub(super) fn waits(&self) -> bool {
+        self.waits_for.is_some()
+    }
+
+    /// The answer to page request `number`. False: it waits for none such.
+    pub(super) fn answer(&mut self, number: u64, verdict: Verdict) -> bool {
+        if self.waits_for != Some(number) {
+            return false;
+        }
+        self.waits_for = None;
+        self.worked = true;
+        if let Some(flight) = &mut self.flight {
+            flight.execution.answer(verdict);
+        }
+        true
     }
 
     /// Makes its counters visible.

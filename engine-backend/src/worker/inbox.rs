@@ -9,6 +9,7 @@ use std::thread::Thread;
 use crossbeam_queue::ArrayQueue;
 
 use super::active::Active;
+use crate::ops::Verdict;
 
 /// Commands that may wait. A control thread that finds no room tries again; a doorbell
 /// falls back to a flag.
@@ -34,6 +35,12 @@ pub(super) enum Command {
     Pause { domain: u32, done: Arc<AtomicBool> },
     /// Give it turns again.
     Resume(u32),
+    /// The answer to a page request of this queue; one that it does not wait for is ignored.
+    Answer {
+        queue: u32,
+        request: u64,
+        verdict: Verdict,
+    },
     /// Return.
     Stop,
 }

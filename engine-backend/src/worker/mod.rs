@@ -36,6 +36,7 @@ pub use config::WorkerConfig;
 
 use crate::epoch::{Epochs, WORKERS_MAX};
 use crate::iotlb::Invalidations;
+use crate::ops::Verdict;
 use crate::ops::budget::ticks;
 use crate::queue::{Served, WorkQueue};
 use crate::stats::Published;
@@ -357,6 +358,23 @@ impl Workers {
     pub fn resume_domain(&self, domain: u32) {
         for handle in &self.handles {
             handle.send(Command::Resume(domain));
+        }
+    }
+
+    /// Tells a queue what became of the page that it waits for, by the number that it was
+    /// given ([`crate::queue::CompletionSink::page_needed`]). Nothing happens when it waits
+    /// for none such any more, or not yet: whoever answers has been asked.
+    pub fn answer(&self, queue: u32, request: u64, verdict: Verdict) {
+        // One that is between two workers would not hear it.
+        let _no_moves = self.moves.read().unwrap_or_else(PoisonError::into_inner);
+        let registry = self.registry();
+        if let Some(&(worker, _)) = registry.by_queue.get(&queue) {
+            // Under the lock, so that no `detach` overtakes it.
+            self.handles[worker].send(Command::Answer {
+                queue,
+                request,
+                verdict,
+            });
         }
     }
 

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::active::{Active, Tools};
+use super::active::{Active, Next, Tools};
 use super::clock::ticks_in_us;
 use super::inbox::{Command, Inbox};
 use super::parked::Parked;
@@ -16,8 +16,8 @@ use crate::backend::Software;
 use crate::epoch::Epochs;
 use crate::iotlb::{Invalidations, Iotlb};
 use crate::memory::sigbus;
-use crate::ops::Budget;
 use crate::ops::budget::{CHUNK_BYTES, CHUNK_US, OPERATION_COST, ticks};
+use crate::ops::{Budget, Verdict};
 use crate::stats::{Published, WorkerStats};
 
 /// Turns, idle ones included, between two looks at the clock.
@@ -156,12 +156,13 @@ impl Thread {
         };
         let mut budget = Budget::new(turn.budget, self.chunk_ticks);
         let before = queue.progress();
-        {
+        let next = {
             let guard = self.epochs.enter(self.index);
             self.tools.iotlb.catch_up(&self.invalidations, self.index);
-            queue.serve(&mut self.tools, &guard, &mut budget);
+            let next = queue.serve(&mut self.tools, &guard, &mut budget);
             self.tools.iotlb.end_chunk();
-        }
+            next
+        };
         let after = queue.progress();
         let now = ticks();
         let busy = now.wrapping_sub(self.free_since);
@@ -185,9 +186,27 @@ impl Thread {
         self.stats.bytes += after.1 - before.1;
         self.stats.chunks += 1;
         queue.publish();
+        if next == Next::Page {
+            // Its turn is over until the answer comes, which is a command: it is obeyed after
+            // this turn at the earliest, however early it was sent.
+            let domain = queue.domain();
+            self.schedule.remove(domain, turn.key);
+        }
         self.publish();
         self.watch_regions();
         true
+    }
+
+    /// Gives a queue turns again whose page request was answered.
+    fn answer(&mut self, id: u32, request: u64, verdict: Verdict) {
+        let Some(&key) = self.by_id.get(&id) else {
+            return;
+        };
+        if let Some(Some(queue)) = self.queues.get_mut(key)
+            && queue.answer(request, verdict)
+        {
+            self.schedule.add(queue.domain(), key, queue.account());
+        }
     }
 
     fn publish(&mut self) {
@@ -272,6 +291,11 @@ impl Thread {
                 }
                 // Kicks that came meanwhile have been seen to.
                 Command::Resume(domain) => self.schedule.set_paused(domain, false),
+                Command::Answer {
+                    queue,
+                    request,
+                    verdict,
+                } => self.answer(queue, request, verdict),
                 Command::Stop => return true,
             }
         }
@@ -289,7 +313,10 @@ impl Thread {
         // One that comes from another worker may have been parked there meanwhile.
         queue.unpark();
         self.by_id.insert(queue.id(), key);
-        self.schedule.add(queue.domain(), key, queue.account());
+        // One that waits for a page goes on waiting here.
+        if !queue.waits() {
+            self.schedule.add(queue.domain(), key, queue.account());
+        }
         self.queues[key] = Some(queue);
     }
 

@@ -82,4 +82,5 @@ requests! {
     CapDrop(CapSlotRequest) -> () = CapDrop;
     CapQuery(CapSlotRequest) -> control::CapQueryReply = CapQuery;
     Invalidate(InvalidateRequest) -> control::InvalidateReply = Invalidate;
+    PageResponse(PageResponseRequest) -> () = PageResponse;
 }

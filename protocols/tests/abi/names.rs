@@ -2,7 +2,7 @@
 
 use byway_protocols::capability::CapabilityState;
 use byway_protocols::control::{
-    RequestKind, bind_flags, features, invalidate_scope, queue_flags, revoke_flags,
+    RequestKind, bind_flags, features, invalidate_scope, page_outcome, queue_flags, revoke_flags,
 };
 use byway_protocols::event::EventKind;
 use byway_protocols::ring::QueueState;
@@ -166,6 +166,16 @@ pub fn groups() -> Vec<Group> {
                 ("DOMAIN", invalidate_scope::DOMAIN.into()),
                 ("PASID", invalidate_scope::PASID.into()),
                 ("RANGE", invalidate_scope::RANGE.into()),
+            ],
+        ),
+        codes(
+            "page_outcome",
+            "byway_page_response_request.outcome (section 8.2)",
+            "PAGE",
+            vec![
+                ("RESOLVED", page_outcome::RESOLVED.into()),
+                ("REFUSED", page_outcome::REFUSED.into()),
+                ("RETRY_LATER", page_outcome::RETRY_LATER.into()),
             ],
         ),
         Group {

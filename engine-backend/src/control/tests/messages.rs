@@ -4,8 +4,8 @@ use byway_protocols::control::{
     BindRequest, CapAcceptReply, CapAcceptRequest, CapDeriveReply, CapDeriveRequest, CapOfferReply,
     CapOfferRequest, CapQueryReply, CapSlotRequest, ContextCreateReply, ContextCreateRequest,
     ContextDestroyRequest, InvalidateReply, InvalidateRequest, LookupReply, LookupRequest,
-    QueryReply, QueryRequest, QueueCreateReply, QueueCreateRequest, QueueRequest, RequestKind,
-    UnbindRequest, features,
+    PageResponseRequest, QueryReply, QueryRequest, QueueCreateReply, QueueCreateRequest,
+    QueueRequest, RequestKind, UnbindRequest, features,
 };
 use byway_protocols::{ABI_VERSION, ControlStatus, StructLayout};
 use proptest::prelude::*;
@@ -46,12 +46,13 @@ fn table() -> Vec<(RequestKind, StructLayout, usize)> {
             InvalidateRequest::LAYOUT,
             InvalidateReply::SIZE,
         ),
+        (K::PageResponse, PageResponseRequest::LAYOUT, 0),
     ]
 }
 
 #[test]
 fn the_table_is_complete() {
-    let reserved = [RequestKind::PageResponse, RequestKind::EndpointOpen];
+    let reserved = [RequestKind::EndpointOpen];
     let known = table();
     for kind in RequestKind::ALL {
         let listed = known.iter().any(|(k, ..)| k == kind);
@@ -78,7 +79,7 @@ fn query_comes_first_and_may_be_repeated() {
 
     let q = QueryRequest {
         version: 9,
-        features: features::EXPIRY | features::PAGE_REQUESTS | 1 << 63,
+        features: features::EXPIRY | features::ENDPOINTS | 1 << 63,
         ..QueryRequest::default()
     };
     let first: QueryReply = w.alice.ask(RequestKind::Query, &q).unwrap();
@@ -186,11 +187,10 @@ fn unknown_and_reserved_requests() {
         let refused = w.alice.send(kind, &[0; 8], 256);
         assert_eq!(refused, Err(ControlStatus::UnknownRequest));
     }
-    for kind in [RequestKind::PageResponse, RequestKind::EndpointOpen] {
-        for size in [0, 8, 77] {
-            let refused = w.alice.send(kind as u16, &vec![0xff; size], 256);
-            assert_eq!(refused, Err(ControlStatus::Unsupported));
-        }
+    for size in [0, 8, 77] {
+        let kind = RequestKind::EndpointOpen as u16;
+        let refused = w.alice.send(kind, &vec![0xff; size], 256);
+        assert_eq!(refused, Err(ControlStatus::Unsupported));
     }
 }
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use byway_protocols::control::{QueryReply, QueryRequest, ReplyHeader, RequestHeader, RequestKind};
+use byway_protocols::control::{
+    QueryReply, QueryRequest, ReplyHeader, RequestHeader, RequestKind, features,
+};
 use byway_protocols::{ControlStatus, Event};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -118,6 +120,8 @@ pub(crate) struct Driver {
     pub(crate) events: Queue,
     /// Room for a request and its reply, and for events.
     pub(crate) buffers: u64,
+    /// Features that it can use: not page requests, which most tests would have to answer.
+    pub(crate) features: u64,
     tag: u64,
 }
 
@@ -128,6 +132,7 @@ impl Driver {
             control: Queue::new(guest),
             events: Queue::new(guest),
             buffers: guest.alloc(8192, 4096),
+            features: !features::PAGE_REQUESTS,
             tag: 0,
         }
     }
@@ -200,7 +205,7 @@ impl Driver {
     pub(crate) fn query(&mut self) -> QueryReply {
         let q = QueryRequest {
             version: 1,
-            features: u64::MAX,
+            features: self.features,
             reserved4: 0,
         };
         let reply = self.call(RequestKind::Query, &q.to_bytes()).unwrap();

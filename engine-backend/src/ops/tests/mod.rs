@@ -3,6 +3,7 @@
 mod batches;
 mod compares;
 mod moves;
+mod pages;
 mod refusals;
 mod rights;
 
@@ -12,11 +13,12 @@ use byway_protocols::{Completion, Descriptor, Flags, Opcode, Status, Word0};
 
 use super::budget::CHUNK_BYTES;
 use super::chunk::Chunk;
-use super::{Budget, Execution, Outcome, Step, try_short};
+use super::{Budget, Execution, Outcome, Step, Verdict, try_short};
 use crate::backend::{Backend, Software};
 use crate::epoch::Epochs;
 use crate::iotlb::Iotlb;
 use crate::memory::sigbus;
+use crate::queue::PageNeed;
 use crate::testing::{Guest, PageSize, Process, pte};
 
 /// Where processes have their data.
@@ -37,7 +39,12 @@ pub(super) struct Rig {
     pub(super) short: bool,
     /// Chunks of the last descriptor.
     pub(super) chunks: u32,
+    /// Answers page requests; nobody does by default.
+    pub(super) pager: Box<Pager>,
 }
+
+/// Is given alice, bob, and what is needed.
+pub(super) type Pager = dyn FnMut(&Process, &Process, &PageNeed) -> Verdict;
 
 impl Rig {
     pub(super) fn new() -> Self {
@@ -57,6 +64,7 @@ impl Rig {
             chunk_bytes: CHUNK_BYTES,
             short: true,
             chunks: 0,
+            pager: Box::new(|_, _, _| Verdict::Later),
         }
     }
 
@@ -84,6 +92,7 @@ impl Rig {
                 backend: &mut self.backend,
                 budget: &mut budget,
                 regions_lost: sigbus::generation(),
+                missing: None,
             };
             if self.short
                 && self.chunks == 1
@@ -99,9 +108,18 @@ impl Rig {
                 },
                 Some(execution) => execution.step(&mut chunk),
             };
-            if let Step::Done(outcome) = step {
-                chunk.backend.finish();
-                return outcome;
+            match step {
+                Step::Done(outcome) => {
+                    chunk.backend.finish();
+                    return outcome;
+                }
+                Step::Blocked(need) => {
+                    let verdict = (self.pager)(&self.alice, &self.bob, &need);
+                    if let Some(execution) = &mut execution {
+                        execution.answer(verdict);
+                    }
+                }
+                Step::More => {}
             }
             drop(guard);
             between(self, self.chunks);

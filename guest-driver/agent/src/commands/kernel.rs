@@ -9,6 +9,17 @@ pub const ALLOC_EMPTY: u64 = 2;
 /// [`Alloc::flags`]: map read-only.
 pub const ALLOC_READ_ONLY: u64 = 4;
 
+/// [`MakeLazy::policy`]: no longer lazy; pages that were not given stay not present.
+pub const LAZY_OFF: u64 = 0;
+/// [`MakeLazy::policy`]: whoever wants a page gets it.
+pub const LAZY_MAP: u64 = 1;
+/// [`MakeLazy::policy`]: transfers are refused it.
+pub const LAZY_REFUSE: u64 = 2;
+/// [`MakeLazy::policy`]: transfers are told to come back later.
+pub const LAZY_LATER: u64 = 3;
+/// [`MakeLazy::policy`]: transfers get no answer.
+pub const LAZY_IGNORE: u64 = 4;
+
 commands! {
     /// What the guest kernel does for a process.
     KernelCommands, dispatch_kernel, KERNEL_COMMAND_LIST;
@@ -123,6 +134,39 @@ commands! {
         /// How many times.
         count,
     } => Touched {}
+
+    /// Makes 4096-byte pages of [`Alloc`] not present until somebody wants them: the process by a
+    /// page fault, or a transfer by a page request, which the guest kernel answers as the policy
+    /// says. Contents are kept. Requests for pages that are not lazy are refused.
+    0x110 make_lazy: MakeLazy {
+        /// Virtual address; a multiple of 4096.
+        va,
+        /// Bytes; a multiple of 4096.
+        bytes,
+        /// [`LAZY_MAP`] and the like; replaces that of a range which began at `va`.
+        policy,
+    } => IsLazy {
+        /// Pages that were present before.
+        pages,
+    }
+
+    /// What the guest kernel did about pages that were wanted, since boot.
+    0x111 pager: Pager {} => PagerIs {
+        /// Page requests of the engine.
+        requests,
+        /// Those answered with the page.
+        mapped,
+        /// Those refused.
+        refused,
+        /// Those put off.
+        postponed,
+        /// Those not answered.
+        ignored,
+        /// Answers that came too late.
+        late,
+        /// Pages given to the process itself.
+        touched,
+    }
 
     /// Powers the machine off by a reset request. There is no answer.
     0x109 power_off: PowerOff {} => PoweredOff {}

@@ -3,10 +3,10 @@
 //! Owns the buffers that the engine fills and the count by which a gap is noticed. A buffer
 //! goes back to the engine as soon as its event has been copied out.
 
-use super::{Device, EVENT_ENTRIES, EVENTS};
+use super::{Device, EVENT_ENTRIES, EVENTS, PageRequest};
 use crate::error::{Broken, Error};
 use crate::hal::Hal;
-use crate::handle::{CapSlot, ContextId, DomainId, OfferId, QueueId};
+use crate::handle::{CapSlot, ContextId, DomainId, OfferId, Pasid, QueueId};
 use crate::transport::Transport;
 use crate::virtqueue::Buffer;
 use byway_protocols::config::EVENT_QUEUE;
@@ -32,13 +32,8 @@ pub enum DriverEvent {
     },
     /// A capability held here was revoked; drop its slot when it suits.
     CapabilityRevoked(CapSlot),
-    /// The engine needs a page.
-    PageRequest {
-        /// Faulting address.
-        address: u64,
-        /// Number of the request.
-        request: u64,
-    },
+    /// A transfer waits for a page; see [`Device::answer_page`].
+    PageRequest(PageRequest),
     /// A queue completed a descriptor that asked for an interrupt; see [`Device::arm`].
     Completion(QueueId),
     /// A domain is gone; what it gave is revoked.
@@ -161,10 +156,12 @@ fn typed(event: &Event) -> DriverEvent {
             context: ContextId(event.context),
             slot: event.id as u32,
         }),
-        Some(EventKind::PageRequest) => DriverEvent::PageRequest {
-            address: event.address,
+        Some(EventKind::PageRequest) => DriverEvent::PageRequest(PageRequest {
             request: event.request,
-        },
+            pasid: Pasid(event.id as u32),
+            address: event.address,
+            access: Rights(event.rights).intersection(Rights::ALL),
+        }),
         Some(EventKind::Completion) => DriverEvent::Completion(QueueId(event.object)),
         Some(EventKind::DomainGone) => DriverEvent::DomainGone(DomainId(event.object)),
         Some(EventKind::QueueDead) => DriverEvent::QueueDead {

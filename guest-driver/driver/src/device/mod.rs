@@ -8,12 +8,14 @@ mod address_spaces;
 mod attach;
 mod capabilities;
 mod events;
+mod pages;
 mod queues;
 mod session;
 
 pub use address_spaces::{Bind, Invalidation};
 pub use capabilities::{Accepted, CapabilityInfo, Derive, Peer};
 pub use events::DriverEvent;
+pub use pages::{PageOutcome, PageRequest};
 pub use session::{EngineInfo, Name};
 
 use crate::dma::Dma;

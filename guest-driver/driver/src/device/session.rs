@@ -10,8 +10,13 @@ use byway_protocols::ABI_VERSION;
 use byway_protocols::control::{NAME_BYTES, QueryReply, QueryRequest, features};
 
 /// Features of QUERY that this driver can use.
-pub(super) const WANTED: u64 =
-    features::INVALIDATION_PAGE | features::LEVELS_5 | features::EXPIRY | features::BYTE_QUOTA;
+/// Page requests are among them: whoever attaches answers, or has descriptors end late
+/// ([`Device::answer_page`]).
+pub(super) const WANTED: u64 = features::PAGE_REQUESTS
+    | features::INVALIDATION_PAGE
+    | features::LEVELS_5
+    | features::EXPIRY
+    | features::BYTE_QUOTA;
 
 /// A domain's name: 1 to 32 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,15 +3,15 @@
 use super::fake::{FakeDevice, Shared, answer, attached, last_request};
 use crate::{
     Accepted, Bind, CapSlot, CapabilityInfo, ContextId, ControlStatus, Derive, DomainId, Error,
-    Invalidation, OfferId, Pasid, Peer, QueueId, Rights, RingAddresses,
+    Invalidation, OfferId, PageOutcome, Pasid, Peer, QueueId, Rights, RingAddresses,
 };
 use byway_protocols::capability::CapabilityState;
 use byway_protocols::control::{
     BindRequest, CapAcceptReply, CapAcceptRequest, CapDeriveReply, CapDeriveRequest, CapOfferReply,
     CapOfferRequest, CapQueryReply, CapSlotRequest, ContextCreateReply, ContextCreateRequest,
     ContextDestroyRequest, InvalidateReply, InvalidateRequest, LookupReply, LookupRequest,
-    QueueCreateReply, QueueCreateRequest, QueueRequest, RequestKind, UnbindRequest, bind_flags,
-    queue_flags,
+    PageResponseRequest, QueueCreateReply, QueueCreateRequest, QueueRequest, RequestKind,
+    UnbindRequest, bind_flags, queue_flags,
 };
 use std::vec::Vec;
 
@@ -316,6 +316,26 @@ fn revoke_drop_query() {
         bytes_written: 16,
     };
     assert_eq!(info, expected);
+}
+
+#[test]
+fn answer_page() {
+    for (outcome, code) in [
+        (PageOutcome::Resolved, 1),
+        (PageOutcome::Refused, 2),
+        (PageOutcome::RetryLater, 3),
+    ] {
+        let ((), kind, body) = exchange([], |d| d.answer_page(0x1234, outcome));
+        let expected = PageResponseRequest {
+            request: 0x1234,
+            outcome: code,
+            ..PageResponseRequest::default()
+        };
+        assert_eq!(
+            (kind, body),
+            (RequestKind::PageResponse, expected.to_bytes().to_vec())
+        );
+    }
 }
 
 #[test]

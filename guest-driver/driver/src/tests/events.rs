@@ -2,7 +2,8 @@
 
 use super::fake::{attached, try_attach, world};
 use crate::{
-    Broken, CapSlot, ContextId, DomainId, DriverEvent, Error, OfferId, QueueId, Rights, Status,
+    Broken, CapSlot, ContextId, DomainId, DriverEvent, Error, OfferId, PageRequest, Pasid, QueueId,
+    Rights, Status,
 };
 use byway_protocols::Event;
 
@@ -29,10 +30,12 @@ fn each_kind_is_told_in_its_own_terms() {
             rights: Rights::READ | Rights::WRITE,
         },
         DriverEvent::CapabilityRevoked(CapSlot::new(ContextId(4), 5)),
-        DriverEvent::PageRequest {
-            address: 0x8000,
+        DriverEvent::PageRequest(PageRequest {
             request: 9,
-        },
+            pasid: Pasid(5),
+            address: 0x8000,
+            access: Rights::READ | Rights::WRITE,
+        }),
         DriverEvent::Completion(QueueId(3)),
         DriverEvent::DomainGone(DomainId(3)),
         DriverEvent::QueueDead {

@@ -12,7 +12,8 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use byway_agent::layout::{CHANNELS, Process};
 use byway_agent::{Failure, Status};
 use byway_driver::{
-    ContextId, Device, DmaPages, DriverEvent, Error, Hal, MmioTransport, Options, Pasid, QueueId,
+    ContextId, Device, DmaPages, DriverEvent, Error, Hal, MmioTransport, Options, PageRequest,
+    Pasid, QueueId,
 };
 
 use byway_protocols::QueueHeader;
@@ -219,32 +220,33 @@ impl Byway {
         record.generation == self.device.generation()
     }
 
-    /// Takes every event that the engine has sent.
-    pub fn drain_events(&mut self) {
+    /// Takes every event that the engine has sent, up to the first page request, which is the
+    /// kernel's to answer.
+    pub fn next_page_request(&mut self) -> Option<PageRequest> {
         // Bounded: the engine cannot send more than it has buffers for before they are stocked
         // again, but a broken one might try.
         for _ in 0..1024 {
             match self.device.next_event() {
+                Ok(Some(DriverEvent::PageRequest(request))) => return Some(request),
                 Ok(Some(event)) => self.events.push(event),
-                Ok(None) => return,
+                Ok(None) => return None,
                 Err(error) => {
                     // Said once: afterwards the device is broken, and calls say so.
                     log!("byway guest: events: {}", error);
-                    return;
+                    return None;
                 }
             }
         }
+        None
     }
 
-    /// Takes the oldest event.
+    /// Takes the oldest event among those that came.
     pub fn take_event(&mut self) -> Option<DriverEvent> {
-        self.drain_events();
         self.events.take(|_| true)
     }
 
-    /// Takes the oldest offer with this label.
+    /// Takes the oldest offer with this label among those that came.
     pub fn take_offer(&mut self, label: u64) -> Option<DriverEvent> {
-        self.drain_events();
         self.events.take(|event| {
             matches!(event, DriverEvent::CapabilityOffered { label: found, .. } if *found == label)
         })

@@ -15,6 +15,7 @@ use super::device::Byway;
 use super::frames::Frames;
 use super::interrupts::{FIRST_VECTOR, IO_APIC, Interrupts, LOCAL_APIC};
 use super::mailbox::Mailbox;
+use super::pager::Pager;
 use super::space::{image, map_image, map_kernel_data};
 use super::tables::{
     ACCESSED, DIRTY, NO_EXECUTE, OutOfFrames, PRESENT, Tables, UNCACHED, USER, WRITABLE,
@@ -28,6 +29,10 @@ use crate::serial::log;
 
 /// Vector of a breakpoint: a call.
 const BREAKPOINT: u64 = 3;
+/// Vector of a page fault.
+const PAGE_FAULT: u64 = 14;
+/// Bit of a page fault's error code: the page was there.
+const WAS_PRESENT: u64 = 1;
 
 /// Everything there is.
 pub struct Machine {
@@ -41,6 +46,8 @@ pub struct Machine {
     pub mailbox: Option<Mailbox>,
     /// The Byway device, if there is one that works.
     pub byway: Option<Byway>,
+    /// What is mapped on demand only.
+    pub pager: Pager,
     tasks: [Task; CHANNELS],
     current: Process,
 }
@@ -99,6 +106,7 @@ impl Machine {
             info,
             mailbox,
             byway,
+            pager: Pager::new(),
             tasks,
             current: Process::App,
         })
@@ -211,10 +219,8 @@ impl Machine {
 
     /// Serves an interrupt.
     fn interrupted(&mut self, irq: Option<u32>) {
-        if let Some(byway) = &mut self.byway
-            && irq == Some(byway.irq)
-        {
-            byway.drain_events();
+        if irq.is_some() && irq == self.byway.as_ref().map(|byway| byway.irq) {
+            self.drain_events();
         }
         if let Some(mailbox) = self.mailbox {
             mailbox.count_interrupts(self.interrupts.taken);
@@ -224,6 +230,10 @@ impl Machine {
     /// An exception of the current process: expected, or reported and the process restarted.
     fn faulted(&mut self, mailbox: Mailbox, trap: &Trap) {
         let current = self.current;
+        let missing = trap.frame.vector == PAGE_FAULT && trap.frame.error & WAS_PRESENT == 0;
+        if missing && self.touched(current, trap.cr2) {
+            return;
+        }
         if self.task(current).divert_expected_fault(trap) {
             return;
         }

@@ -11,6 +11,7 @@ pub mod frames;
 pub mod interrupts;
 pub mod machine;
 pub mod mailbox;
+pub mod pager;
 pub mod space;
 pub mod tables;
 pub mod task;

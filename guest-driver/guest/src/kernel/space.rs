@@ -425,6 +425,26 @@ impl Space {
         Ok(())
     }
 
+    /// Maps the page of a heap region that holds `va` to the memory that is its own, as [`alloc`]
+    /// did. False: there is none such, or its pages are large.
+    ///
+    /// [`alloc`]: Self::alloc
+    pub fn put_back(&self, frames: &mut Frames, va: u64) -> bool {
+        let Some(position) = self.position(va) else {
+            return false;
+        };
+        let region = &self.regions[position];
+        let index = (va - region.va) / PAGE;
+        if region.page_size != PAGE || index >= region.pages() {
+            return false;
+        }
+        let Ok(entry) = self.tables.entry(frames, va, 1) else {
+            return false;
+        };
+        entry.set(region.recorded(index) | heap_bits(false));
+        true
+    }
+
     /// Calls `use_page` with the guest-physical address of each page that was given to the region
     /// at `va`.
     pub fn for_each_page(&self, va: u64, mut use_page: impl FnMut(u64)) {

@@ -374,15 +374,15 @@ impl EngineCommands for Machine {
 
     fn await_offer(&mut self, request: AwaitOffer) -> Result<OfferCame, Failure> {
         let start = ticks();
-        let byway = self.byway()?;
         loop {
+            self.drain_events();
             if let Some(DriverEvent::CapabilityOffered {
                 domain,
                 offer,
                 length,
                 rights,
                 ..
-            }) = byway.take_offer(request.label)
+            }) = self.byway()?.take_offer(request.label)
             {
                 return Ok(OfferCame {
                     offer: offer.0,
@@ -488,6 +488,7 @@ impl EngineCommands for Machine {
     }
 
     fn next_event(&mut self, _request: NextEvent) -> Result<EventWas, Failure> {
+        self.drain_events();
         let event = self.byway()?.take_event();
         let none = EventWas {
             kind: 0,
@@ -521,9 +522,10 @@ impl EngineCommands for Machine {
                 id: name(slot),
                 ..of(EventKind::CapabilityRevoked)
             },
-            Some(DriverEvent::PageRequest { address, request }) => EventWas {
-                id: request,
-                label: address,
+            // Answered when it came; none is kept.
+            Some(DriverEvent::PageRequest(request)) => EventWas {
+                id: request.request,
+                label: request.address,
                 ..of(EventKind::PageRequest)
             },
             Some(DriverEvent::Completion(queue)) => EventWas {

@@ -3,15 +3,19 @@
 //! Owns nothing.
 
 use byway_agent::commands::{
-    ALLOC_EMPTY, ALLOC_READ_ONLY, ALLOC_ZERO, Alloc, Allocated, Free, Freed, KernelCommands,
-    MapPages, Mapped, MmioOnPurpose, PowerOff, PoweredOff, ProtectPages, Protected, PteGet, PteGot,
+    ALLOC_EMPTY, ALLOC_READ_ONLY, ALLOC_ZERO, Alloc, Allocated, Free, Freed, IsLazy,
+    KernelCommands, MakeLazy, MapPages, Mapped, MmioOnPurpose, Pager, PagerIs, PowerOff,
+    PoweredOff, ProtectPages, Protected, PteGet, PteGot,
     PteOld, PteSet, Sleep, Slept, Touched, UnmapPages, Unmapped,
 };
 use byway_agent::{Failure, Status};
+use byway_driver::Invalidation;
 
 use crate::kernel::crash;
+use crate::kernel::device::{failure, own_pasid};
 use crate::kernel::frames::direct;
 use crate::kernel::machine::Machine;
+use crate::kernel::pager::Policy;
 use crate::kernel::space::{MAX_REGION_BYTES, heap_bits};
 use crate::layout::{LARGE_PAGE, MMIO_MAP, PAGE};
 use crate::serial;
@@ -144,6 +148,39 @@ impl KernelCommands for Machine {
                 entry.set((entry.value | request.set) & !request.clear);
             })?;
         Ok(Protected { entries })
+    }
+
+    fn make_lazy(&mut self, request: MakeLazy) -> Result<IsLazy, Failure> {
+        let MakeLazy { va, bytes, policy } = request;
+        let policy = Policy::from_raw(policy).ok_or(Failure::argument(2, policy))?;
+        if !va.is_multiple_of(PAGE) {
+            return Err(Failure::argument(0, va));
+        }
+        let bytes = multiple(1, bytes, PAGE)?;
+        let process = self.current_process();
+        let (task, frames) = self.current();
+        let pages = task
+            .space
+            .for_each_leaf(frames, va, bytes, |entry| entry.set(0))?;
+        self.pager.set(process, va, bytes, policy)?;
+        // What the engine has cached of them goes, as it would after any unmap.
+        if let Some(byway) = self.byway.as_mut()
+            && byway.bound[process as usize]
+            && bytes != 0
+        {
+            let what = Invalidation::Range {
+                pasid: own_pasid(process),
+                address: va,
+                pages: bytes / PAGE,
+            };
+            byway.device().invalidate(what).map_err(failure)?;
+        }
+        Ok(IsLazy { pages })
+    }
+
+    fn pager(&mut self, _request: Pager) -> Result<PagerIs, Failure> {
+        self.drain_events();
+        Ok(self.pager.counts)
     }
 
     fn sleep(&mut self, _request: Sleep) -> Result<Slept, Failure> {
