@@ -16,6 +16,30 @@ use byway_protocols::{Completion, Descriptor, Flags, Opcode, Status};
 /// - BATCH goes on with the element whose entry in the list or in the statuses could not be
 ///   reached. Completions of the elements before it stand where they are; failures among them are
 ///   the caller's to see to.
+///
+/// A descriptor that waits for its pages by itself ([`crate::Request::blocking_on_fault`]) needs this
+/// only when the kernel said to come back later, or when too many wait already.
+///
+/// ```
+/// use byway_ring::{Address, Completion, Opcode, Request, Status, resume};
+///
+/// let copy = Request::memmove(Address::own(0x9000), Address::own(0x1000), 0x3000)?;
+/// # let ended = Completion {
+/// #     status: Status::Stage1NotPresent as u8 | Status::WRITE_FAULT,
+/// #     bytes_completed: 0x1000,
+/// #     fault_addr: 0xa000,
+/// #     ..Completion::default()
+/// # };
+/// // It ended early: its second page was missing at the destination.
+/// assert_eq!(ended.status(), Some(Status::Stage1NotPresent));
+/// let missing = ended.fault_addr;
+/// // Touch the byte at `missing`, then submit what is left.
+/// # assert_eq!(missing, 0xa000);
+/// let rest = resume(&copy.into(), &ended).ok_or("nothing is left to do")?;
+/// assert_eq!(rest.code(), Opcode::Memmove as u8);
+/// assert_eq!((rest.src, rest.dst, rest.size), (0x2000, 0xa000, 0x2000));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use]
 pub fn resume(descriptor: &Descriptor, completion: &Completion) -> Option<Descriptor> {
     let status = completion.status().filter(|status| status.is_resumable())?;

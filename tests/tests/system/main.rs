@@ -10,6 +10,7 @@ mod faults;
 mod interrupts;
 mod kill;
 mod lost_memory;
+mod page_requests;
 mod page_tables;
 mod parking;
 mod processes;
