@@ -19,7 +19,7 @@
 //! Must never believe a number: requests are found by owner *and* number, so nobody can
 //! answer for another domain. Lock: the table's is a leaf; nothing is called under it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -121,8 +121,8 @@ struct State {
     deadlines: BTreeSet<(Instant, Name)>,
     /// What a queue waits for: one thing at most.
     by_queue: HashMap<u32, Name>,
-    /// By owner, oldest first; some may have ended meanwhile.
-    untold: HashMap<u32, VecDeque<u64>>,
+    /// Pending ones that their owner was not told of; its numbers ascend, so oldest first.
+    untold: BTreeSet<Name>,
 }
 
 impl State {
@@ -132,6 +132,8 @@ impl State {
         } = self.pending.remove(&name)?;
         self.deadlines.remove(&(deadline, name));
         self.by_queue.remove(&waiter.queue);
+        // An owner that gives no buffers must not have these pile up.
+        self.untold.remove(&name);
         Some(waiter)
     }
 }
@@ -161,11 +163,7 @@ impl PageRequests {
         let mut state = self.state();
         state.by_queue.insert(waiter.queue, name);
         state.deadlines.insert((deadline, name));
-        state
-            .untold
-            .entry(owner)
-            .or_default()
-            .push_back(event.request);
+        state.untold.insert(name);
         let pending = Pending {
             waiter,
             event,
@@ -177,17 +175,10 @@ impl PageRequests {
     /// The oldest request that `owner` was not told of.
     fn tell(&self, owner: u32) -> Option<Event> {
         let mut state = self.state();
-        let State {
-            pending, untold, ..
-        } = &mut *state;
-        let queue = untold.get_mut(&owner)?;
-        while let Some(request) = queue.pop_front() {
-            if let Some(pending) = pending.get(&(owner, request)) {
-                return Some(pending.event);
-            }
-        }
-        untold.remove(&owner);
-        None
+        let mut untold = state.untold.range((owner, 0)..=(owner, u64::MAX));
+        let name = *untold.next()?;
+        state.untold.remove(&name);
+        Some(state.pending.get(&name)?.event)
     }
 
     fn take(&self, name: Name) -> Option<Waiter> {
@@ -197,7 +188,6 @@ impl PageRequests {
     /// What was asked of a domain that cannot answer any more.
     fn take_all_of(&self, owner: u32) -> Vec<Waiter> {
         let mut state = self.state();
-        state.untold.remove(&owner);
         let names: Vec<Name> = state
             .pending
             .range((owner, 0)..=(owner, u64::MAX))
@@ -423,6 +413,10 @@ mod tests {
         assert_eq!((told(), told(), told()), (Some(1), Some(3), None));
         assert_eq!(queues(&pages.take_all_of(1)), [1, 3]);
         assert_eq!(pages.tell(2).map(|e| e.request), Some(9));
+        // Who is never told leaves nothing behind.
+        pages.add(3, event(4), waiter(&waiting, 4), Instant::now());
+        drop(pages.take_late(Instant::now() + 2 * PATIENCE));
+        assert!(pages.state().untold.is_empty());
     }
 
     #[test]
