@@ -321,7 +321,7 @@ typedef uint64_t __le64;
 #define BYWAY_REQUEST_CAP_QUERY 0xfU
 /* drops cached translations */
 #define BYWAY_REQUEST_INVALIDATE 0x10U
-/* reserved: Unsupported */
+/* answers a page request */
 #define BYWAY_REQUEST_PAGE_RESPONSE 0x11U
 /* reserved: Unsupported */
 #define BYWAY_REQUEST_ENDPOINT_OPEN 0x12U
@@ -407,12 +407,20 @@ typedef uint64_t __le64;
 /* whatever overlaps a range of one address space, whatever its page size */
 #define BYWAY_INVALIDATE_RANGE 0x2U
 
+/* byway_page_response_request.outcome (section 8.2) */
+/* goes on: the page is translated anew */
+#define BYWAY_PAGE_RESOLVED 0x1U
+/* ends in 0x04, unless the page is there by now */
+#define BYWAY_PAGE_REFUSED 0x2U
+/* ends as if it had not waited, unless the page is there by now */
+#define BYWAY_PAGE_RETRY_LATER 0x3U
+
 /* byway_event.kind (section 8.3) */
 /* a peer offers a capability */
 #define BYWAY_EVENT_CAPABILITY_OFFERED 0x1U
 /* a capability held here was revoked or lost its owner */
 #define BYWAY_EVENT_CAPABILITY_REVOKED 0x2U
-/* reserved: needs the feature PAGE_REQUESTS */
+/* a transfer waits for a page (section 8.4); needs the feature PAGE_REQUESTS */
 #define BYWAY_EVENT_PAGE_REQUEST 0x3U
 /* a descriptor that asked for an interrupt has completed */
 #define BYWAY_EVENT_COMPLETION 0x4U
@@ -553,16 +561,16 @@ struct byway_event {
 	__le32 object;
 	/* Context (revoked) */
 	__le32 context;
-	/* Offer (offered) or slot (revoked) */
+	/* Offer (offered), slot (revoked) or PASID (page request) */
 	__le64 id;
 	/* Label that the owner chose (offered) */
 	__le64 label;
 	/* Bytes (offered) or number of lost events */
 	__le64 length;
-	/* Rights (offered) or status (dead) */
+	/* Rights (offered, page request) or status (dead) */
 	__le32 rights;
 	__le32 reserved44;
-	/* Faulting address (page request) */
+	/* First byte of the page, 4096-aligned (page request) */
 	__le64 address;
 	/* Page request number */
 	__le64 request;
@@ -846,5 +854,13 @@ struct byway_invalidate_reply {
 	__le32 waited_chunks;
 	__le32 reserved4;
 } __attribute__((aligned(4)));
+
+struct byway_page_response_request {
+	/* Number of a page request that waits (Event.request) */
+	__le64 request;
+	/* See page_outcome */
+	__le32 outcome;
+	__le32 reserved12;
+} __attribute__((aligned(8)));
 
 #endif /* BYWAY_H */
