@@ -8,7 +8,7 @@
 //!
 //! This crate owns the layout, the list of commands ([`commands`]), the accessors of both
 //! sides ([`host`], [`guest`]) and the functions that both must compute alike
-//! ([`checksum`], [`pattern`]). It is a tool for steering a guest, not part of the data path
+//! ([`checksum`], [`pattern`], [`canary`]). It is a tool for steering a guest, not part of the data path
 //! that Byway offers: nothing here may be needed by an application.
 //!
 //! Trust: the host program believes nothing that it reads here beyond what it checks, since the
@@ -17,12 +17,14 @@
 #![no_std]
 #![warn(missing_docs)]
 
+pub mod canary;
 pub mod checksum;
 pub mod commands;
 pub mod guest;
 pub mod host;
 pub mod layout;
 pub mod pattern;
+pub mod storm;
 
 /// The example of `README.md`, so that it is compiled.
 #[cfg(doctest)]

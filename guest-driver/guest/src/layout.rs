@@ -34,5 +34,7 @@ impl Window {
     }
 }
 
+/// Unprivileged processes: frames that were the other process's before.
+pub const GIVEN: u64 = 0x6800_0000_0000;
 /// Unprivileged processes: work queues.
 pub const QUEUES: Window = Window(0x6000_0000_0000);

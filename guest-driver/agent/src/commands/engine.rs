@@ -317,4 +317,20 @@ commands! {
         /// Rights of an offer.
         rights,
     }
+
+    /// Sends control messages of random bytes, many of them nearly right. What they destroy is the sender's own.
+    /// Afterwards [`DeviceReset`] is the way back.
+    0x220 noise: Noise {
+        /// Messages.
+        count,
+        /// What they follow from.
+        seed,
+        /// Guest-physical address of memory that may be named in them; other addresses are outside RAM.
+        gpa,
+        /// Bytes of it.
+        bytes,
+    } => NoiseMade {
+        /// Messages that were answered.
+        answered,
+    }
 }

@@ -19,6 +19,25 @@ pub const LAZY_REFUSE: u64 = 2;
 pub const LAZY_LATER: u64 = 3;
 /// [`MakeLazy::policy`]: transfers get no answer.
 pub const LAZY_IGNORE: u64 = 4;
+/// [`Churn::action`]: each page moves to another frame, contents kept, as compaction or ballooning would move it.
+pub const CHURN_MOVE: u64 = 0;
+/// [`Churn::action`]: the pages are unmapped and their frames given away.
+pub const CHURN_DISCARD: u64 = 1;
+/// [`Churn::action`]: what was unmapped gets zeroed frames.
+pub const CHURN_FILL: u64 = 2;
+/// [`Churn::action`]: the pages become read-only and their contents count as shared, as after a fork.
+pub const CHURN_SHARE: u64 = 3;
+/// [`Churn::action`]: what was shared is copied to frames of its own, writable again, as copy-on-write does.
+pub const CHURN_BREAK_SHARE: u64 = 4;
+
+/// [`Churn::flags`]: use the frames again *before* the engine has acknowledged the invalidation. Wrong on
+/// purpose: what is to be found must have been seen.
+pub const CHURN_REUSE_TOO_EARLY: u64 = 1;
+
+/// Most frames that are given away at once; with one more the oldest is taken back and checked.
+pub const GIVEN_FRAMES: u64 = 256;
+/// Most pages that can be [`CHURN_SHARE`]d at once.
+pub const SHARED_PAGES: u64 = 64;
 
 commands! {
     /// What the guest kernel does for a process.
@@ -170,4 +189,36 @@ commands! {
 
     /// Powers the machine off by a reset request. There is no answer.
     0x109 power_off: PowerOff {} => PoweredOff {}
+
+    /// Changes the process's page tables under the engine as a busy kernel would, page by page, telling the
+    /// engine and waiting for its acknowledgement before any frame is used again. Pages to which the action does
+    /// not apply are left alone.
+    ///
+    /// A frame that is given away becomes the peer process's, mapped at [`Churned::given_va`] and filled with a
+    /// canary ([`crate::canary`]) by the kernel; it is checked when it is taken back, and by [`super::Tend`].
+    0x120 churn: Churn {
+        /// Virtual address in a region of 4096-byte pages.
+        va,
+        /// Pages.
+        pages,
+        /// [`CHURN_MOVE`] to [`CHURN_BREAK_SHARE`].
+        action,
+        /// [`CHURN_REUSE_TOO_EARLY`].
+        flags,
+    } => Churned {
+        /// Pages changed.
+        pages,
+        /// Frames whose new owner's contents were changed by someone else.
+        damaged,
+        /// Guest-physical address of the first damaged word; 0 = none.
+        damaged_at,
+        /// What stands there.
+        found,
+        /// Frames that the peer process has now, from `given_va` on.
+        given,
+        /// Where.
+        given_va,
+        /// How long the guest kernel waited for the engine, in ticks.
+        ticks,
+    }
 }

@@ -21,6 +21,11 @@ pub const RUN_SAMPLES_MAX: u64 = (crate::layout::BULK_BYTES - RUN_SAMPLES) as u6
 /// [`Run::flags`]: end at the first completion that is not a success.
 pub const RUN_STOP_ON_FAILURE: u64 = 1;
 
+/// Entries of a queue for [`Hostile`].
+pub const HOSTILE_ENTRIES: u64 = 64;
+/// Bytes of each of the two areas of [`Hostile`].
+pub const HOSTILE_BYTES: u64 = 2 << 20;
+
 /// Bytes of a descriptor in the bulk area ([`Submit`]).
 pub const DESCRIPTOR_BYTES: usize = 64;
 /// Bytes of a record that [`Poll`] puts into the bulk area: number of the descriptor (as
@@ -249,5 +254,91 @@ commands! {
         alive,
         /// Descriptors that await their completion.
         outstanding,
+    }
+
+    /// Transfers under a storm of page-table changes: keeps the queue full of copies within the process's own
+    /// storm region ([`crate::storm`]) and to and from its peer's, while it has the kernel move, discard, share
+    /// and refill the pages of its region ([`super::Churn`]), and checks every byte that is reported as moved.
+    /// All pages are there again when it ends.
+    0x40 storm: Storm {
+        /// Number of a queue of [`crate::storm::DEPTH`] entries with nothing outstanding.
+        queue,
+        /// Virtual address of the process's storm region, its source filled with the pattern of `own_seed`.
+        va,
+        /// Slot of a capability over the peer's storm region; 0 = copy within the own one only.
+        slot,
+        /// How long, in ticks of the time-stamp counter.
+        ticks,
+        /// What the choices follow from.
+        seed,
+        /// Seed of the own source.
+        own_seed,
+        /// Seed of the peer's source.
+        peer_seed,
+        /// [`super::CHURN_REUSE_TOO_EARLY`].
+        flags,
+    } => Stormed {
+        /// Descriptors completed with success.
+        transfers,
+        /// Descriptors that ended in a fault, as they may where pages come and go.
+        faulted,
+        /// What must not happen: damaged frames, wrong bytes, impossible statuses.
+        violations,
+        /// The first of them, by [`crate::storm::Violation`].
+        first,
+        /// A number for it: a status, a word, a guest-physical address.
+        detail,
+        /// Pages changed.
+        pages,
+        /// Frames that the peer process has, and their address, for [`Tend`].
+        given,
+        /// Where they are in the peer process.
+        given_va,
+    }
+
+    /// The new owner of frames looks after them: checks the canary of each, and writes a fresh one.
+    0x41 tend: Tend {
+        /// Virtual address of the first frame.
+        va,
+        /// Frames.
+        pages,
+    } => Tended {
+        /// Frames that were not as their owner had left them.
+        damaged,
+        /// Virtual address of the first wrong word; 0 = none.
+        at,
+        /// What stood there.
+        found,
+    }
+
+    /// Does to the engine whatever a hostile process and its kernel can, as fast as they can: random descriptors
+    /// published past the ring-3 library, rings, completions and header overwritten at random, page tables of
+    /// random entries, control messages of random bytes.
+    0x42 hostile: Hostile {
+        /// Virtual address of the descriptors of a queue of [`HOSTILE_ENTRIES`] ([`super::QueueCreated`]).
+        ring,
+        /// Virtual address of all of the queue's pages: its header.
+        header,
+        /// Bytes of them.
+        bytes,
+        /// Virtual address of 2 MiB in 4096-byte pages, whose page-table entries may be ruined.
+        scratch,
+        /// Virtual address of 2 MiB in one page, to which ruined entries may lead; what stands there is lost.
+        arena,
+        /// Its guest-physical address.
+        gpa,
+        /// How long, in ticks of the time-stamp counter.
+        ticks,
+        /// What the choices follow from.
+        seed,
+    } => HostileDone {
+        /// Descriptors published.
+        descriptors,
+        /// Words of the queue's pages overwritten.
+        scribbles,
+        /// Page-table entries ruined.
+        entries,
+        /// Control messages sent.
+        messages,
     }
 }

@@ -10,6 +10,8 @@ mod capabilities;
 mod events;
 mod pages;
 mod queues;
+#[cfg(feature = "raw-messages")]
+mod raw;
 mod session;
 
 pub use address_spaces::{Bind, Invalidation};

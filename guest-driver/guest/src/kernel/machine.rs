@@ -9,6 +9,7 @@ use byway_agent::layout::{CHANNELS, GuestState, Process};
 use byway_agent::{Failure, Status};
 
 use super::boot_info::{BootInfo, Range};
+use super::churn::Ledger;
 use super::commands;
 use super::crash;
 use super::device::Byway;
@@ -48,6 +49,8 @@ pub struct Machine {
     pub byway: Option<Byway>,
     /// What is mapped on demand only.
     pub pager: Pager,
+    /// What became of pages that were moved, discarded or shared.
+    pub ledger: Ledger,
     tasks: [Task; CHANNELS],
     current: Process,
 }
@@ -107,6 +110,7 @@ impl Machine {
             mailbox,
             byway,
             pager: Pager::new(),
+            ledger: Ledger::new(),
             tasks,
             current: Process::App,
         })
@@ -152,6 +156,19 @@ impl Machine {
     /// A process, and the allocator.
     pub fn task_and_frames(&mut self, process: Process) -> (&mut Task, &mut Frames) {
         (&mut self.tasks[process as usize], &mut self.frames)
+    }
+
+    /// What became of pages, the process that does not run, and the allocator.
+    pub fn ledger_and_other(&mut self) -> (&mut Ledger, &mut Task, &mut Frames) {
+        let other = match self.current {
+            Process::App => Process::Peer,
+            Process::Peer => Process::App,
+        };
+        (
+            &mut self.ledger,
+            &mut self.tasks[other as usize],
+            &mut self.frames,
+        )
     }
 
     /// Copies from the beginning of the current process's bulk area.

@@ -4,6 +4,7 @@
 //! registers and the trap area. Its main loop resumes a process; when that traps, the loop goes on.
 
 pub mod boot_info;
+pub mod churn;
 pub mod commands;
 pub mod crash;
 pub mod device;
@@ -11,8 +12,10 @@ pub mod frames;
 pub mod interrupts;
 pub mod machine;
 pub mod mailbox;
+pub mod noise;
 pub mod pager;
 pub mod space;
+pub mod strangers;
 pub mod tables;
 pub mod task;
 

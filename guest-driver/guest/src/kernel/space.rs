@@ -430,19 +430,49 @@ impl Space {
     ///
     /// [`alloc`]: Self::alloc
     pub fn put_back(&self, frames: &mut Frames, va: u64) -> bool {
-        let Some(position) = self.position(va) else {
+        let Some((region, index)) = self.small_page(va) else {
             return false;
         };
-        let region = &self.regions[position];
-        let index = (va - region.va) / PAGE;
-        if region.page_size != PAGE || index >= region.pages() {
-            return false;
-        }
         let Ok(entry) = self.tables.entry(frames, va, 1) else {
             return false;
         };
         entry.set(region.recorded(index) | heap_bits(false));
         true
+    }
+
+    /// Refuses a range that is not in one heap region of small pages with memory of its own.
+    pub fn check_pages(&self, va: u64, pages: u64) -> Result<(), Failure> {
+        let bytes = pages.checked_mul(PAGE).ok_or(Failure::argument(1, pages))?;
+        let region = self.check_heap(va, bytes)?;
+        let small = region.populated && region.page_size == PAGE;
+        if !small {
+            return Err(Failure::argument(0, va));
+        }
+        if va - region.va + bytes > region.bytes {
+            return Err(Failure::argument(1, pages));
+        }
+        Ok(())
+    }
+
+    /// Region and index of the small page at `va`.
+    fn small_page(&self, va: u64) -> Option<(&Region, u64)> {
+        let region = &self.regions[self.position(va)?];
+        let index = (va - region.va) / PAGE;
+        (region.page_size == PAGE && index < region.pages()).then_some((region, index))
+    }
+
+    /// The frame behind the small heap page at `va`, if it has one, by the record.
+    pub fn frame_of(&self, va: u64) -> Option<u64> {
+        let (region, index) = self.small_page(va)?;
+        Some(region.recorded(index)).filter(|gpa| *gpa != 0)
+    }
+
+    /// Records that `gpa` is behind the small heap page at `va` from now on; 0 = none. The page tables
+    /// and the old frame are the caller's.
+    pub fn set_frame(&mut self, va: u64, gpa: u64) {
+        if let Some((region, index)) = self.small_page(va) {
+            region.set_recorded(index, gpa);
+        }
     }
 
     /// Calls `use_page` with the guest-physical address of each page that was given to the region

@@ -6,10 +6,10 @@ use core::sync::atomic::Ordering::{Acquire, Release};
 
 use byway_agent::commands::{
     Access, Accessed, Checksum, CloseContext, Compare, ComparePattern, CreateQueue, DestroyQueue,
-    ExitOnPurpose, Exited, FillPattern, Filled, KERNEL_COMMANDS, NO_MISMATCH, Ping, PingPong,
-    PingPongDone, Poll, Polled, Pong, ProcessCommands, QueueStands, QueueState, Ran, Read,
-    ReadDone, Run, Spin, Spun, Submit, Submitted, Summed, WaitSleeping, Woken, Write, WriteDone,
-    dispatch_process,
+    ExitOnPurpose, Exited, FillPattern, Filled, Hostile, HostileDone, KERNEL_COMMANDS, NO_MISMATCH,
+    Ping, PingPong, PingPongDone, Poll, Polled, Pong, ProcessCommands, QueueStands, QueueState,
+    Ran, Read, ReadDone, Run, Spin, Spun, Storm, Stormed, Submit, Submitted, Summed, Tend, Tended,
+    WaitSleeping, Woken, Write, WriteDone, dispatch_process,
 };
 use byway_agent::guest::GuestChannel;
 use byway_agent::{Failure, Request, Words, pattern};
@@ -17,7 +17,7 @@ use byway_agent::{Failure, Request, Words, pattern};
 use super::access;
 use super::call::{YIELD, call};
 use super::queues::Queues;
-use super::{measure, now, transfer};
+use super::{hostile, measure, now, storm, transfer};
 use crate::serial;
 
 /// The process's side of steering.
@@ -185,6 +185,18 @@ impl ProcessCommands for Agent {
 
     fn wait_sleeping(&mut self, request: WaitSleeping) -> Result<Woken, Failure> {
         transfer::wait_sleeping(&self.channel, self.queues.get(request.queue)?, &request)
+    }
+
+    fn storm(&mut self, request: Storm) -> Result<Stormed, Failure> {
+        storm::run(&self.channel, self.queues.get(request.queue)?, &request)
+    }
+
+    fn hostile(&mut self, request: Hostile) -> Result<HostileDone, Failure> {
+        hostile::run(&self.channel, &request)
+    }
+
+    fn tend(&mut self, request: Tend) -> Result<Tended, Failure> {
+        storm::tend(request)
     }
 
     fn queue_state(&mut self, request: QueueState) -> Result<QueueStands, Failure> {

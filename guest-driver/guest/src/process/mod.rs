@@ -6,8 +6,11 @@
 pub mod access;
 pub mod call;
 mod commands;
+pub mod dice;
+mod hostile;
 mod measure;
 mod queues;
+mod storm;
 mod transfer;
 
 use core::arch::x86_64::_rdtsc;

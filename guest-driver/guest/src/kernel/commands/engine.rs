@@ -7,9 +7,10 @@ use byway_agent::commands::{
     Accept, Accepted, ArmQueue, Armed, AwaitOffer, BindRoot, Bound, CapabilityIs, CloseContext,
     ContextClosed, ContextOpened, CreateQueue, CreateQueueAt, Derive, Derived, DestroyQueue,
     DeviceIsReset, DeviceReset, Doorbell, DropCapability, Dropped, EngineCommands, EngineIs,
-    EventWas, Invalidate, Invalidated, Lookup, NextEvent, Offer, OfferCame, Offered, OpenContext,
-    PASID_OWN, Peer, QueryCapability, QueryEngine, QueueCreated, QueueCreatedAt, QueueDestroyed,
-    Revoke, Revoked, Rung, Unbind, Unbound, capability, capability_context, capability_slot,
+    EventWas, Invalidate, Invalidated, Lookup, NextEvent, Noise, NoiseMade, Offer, OfferCame,
+    Offered, OpenContext, PASID_OWN, Peer, QueryCapability, QueryEngine, QueueCreated,
+    QueueCreatedAt, QueueDestroyed, Revoke, Revoked, Rung, Unbind, Unbound, capability,
+    capability_context, capability_slot,
 };
 use byway_agent::layout::Process;
 use byway_agent::{Failure, Status};
@@ -23,6 +24,7 @@ use byway_protocols::event::EventKind;
 use crate::kernel::device::{Byway, OwnContext, QueueRecord, failure, own_pasid, ticks};
 use crate::kernel::frames::direct;
 use crate::kernel::machine::Machine;
+use crate::kernel::noise;
 use crate::layout::{PAGE, QUEUES};
 
 /// `value` as 32 bits, or the complaint that argument `index` is too large.
@@ -485,6 +487,11 @@ impl EngineCommands for Machine {
         Ok(DeviceIsReset {
             instance: u64::from(byway.device().engine().instance),
         })
+    }
+
+    fn noise(&mut self, request: Noise) -> Result<NoiseMade, Failure> {
+        let answered = noise::send(self.byway()?.device(), &request)?;
+        Ok(NoiseMade { answered })
     }
 
     fn next_event(&mut self, _request: NextEvent) -> Result<EventWas, Failure> {

@@ -3,14 +3,15 @@
 //! Owns nothing.
 
 use byway_agent::commands::{
-    ALLOC_EMPTY, ALLOC_READ_ONLY, ALLOC_ZERO, Alloc, Allocated, Free, Freed, IsLazy,
-    KernelCommands, MakeLazy, MapPages, Mapped, MmioOnPurpose, Pager, PagerIs, PowerOff,
-    PoweredOff, ProtectPages, Protected, PteGet, PteGot,
-    PteOld, PteSet, Sleep, Slept, Touched, UnmapPages, Unmapped,
+    ALLOC_EMPTY, ALLOC_READ_ONLY, ALLOC_ZERO, Alloc, Allocated, Churn, Churned, Free, Freed,
+    IsLazy, KernelCommands, MakeLazy, MapPages, Mapped, MmioOnPurpose, Pager, PagerIs, PowerOff,
+    PoweredOff, ProtectPages, Protected, PteGet, PteGot, PteOld, PteSet, Sleep, Slept, Touched,
+    UnmapPages, Unmapped,
 };
 use byway_agent::{Failure, Status};
 use byway_driver::Invalidation;
 
+use crate::kernel::churn;
 use crate::kernel::crash;
 use crate::kernel::device::{failure, own_pasid};
 use crate::kernel::frames::direct;
@@ -205,6 +206,10 @@ impl KernelCommands for Machine {
             unsafe { ((MMIO_MAP + device.registers.start) as *const u32).read_volatile() };
         }
         Ok(Touched {})
+    }
+
+    fn churn(&mut self, request: Churn) -> Result<Churned, Failure> {
+        churn::carry_out(self, request)
     }
 
     fn power_off(&mut self, _request: PowerOff) -> Result<PoweredOff, Failure> {
