@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use byway_vmm::exit_status::Failure;
-use byway_vmm::{bench, demo, doctor, run};
+use byway_vmm::{bench, demo, doctor, run, stress};
 
 /// Virtual machines that exchange memory through a data-movement engine, without VM exits.
 #[derive(Debug, Parser)]
@@ -26,6 +26,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Measure the project's figures side by side in one run
     Bench(bench::BenchArgs),
+    /// Let hostile and busy VMs do their worst to each other, and count what must not happen
+    Stress(stress::StressArgs),
     /// Say what this host offers, and what to do about what it lacks
     Doctor(doctor::Args),
 }
@@ -40,6 +42,7 @@ impl Cli {
             Command::Run(args) => run::run(&args),
             Command::Demo(args) => Ok(demo::run(&args)?),
             Command::Bench(args) => Ok(bench::run(&args)?),
+            Command::Stress(args) => Ok(stress::run(&args)?),
             Command::Doctor(args) => doctor::run(&args),
         }
     }

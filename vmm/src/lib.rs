@@ -26,6 +26,7 @@ pub mod measure;
 pub mod memory;
 pub mod run;
 pub mod steer;
+pub mod stress;
 pub mod vcpu;
 pub mod vm;
 

@@ -300,7 +300,7 @@ pub(crate) fn map_region(
 }
 
 /// A memfd of exactly `size` bytes that nobody can resize any more.
-fn sealed_memfd(size: u64, hugetlb: bool) -> io::Result<File> {
+pub(crate) fn sealed_memfd(size: u64, hugetlb: bool) -> io::Result<File> {
     let mut flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     if hugetlb {
         flags |= libc::MFD_HUGETLB | libc::MFD_HUGE_2MB;

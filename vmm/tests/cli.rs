@@ -59,7 +59,14 @@ fn says_and(text: &str, then: &[u8]) -> Vec<u8> {
 
 #[test]
 fn wrong_usage_is_code_2() {
-    for arguments in [&[][..], &["fly"], &["run"], &["doctor", "--wrong"]] {
+    for arguments in [
+        &[][..],
+        &["fly"],
+        &["run"],
+        &["doctor", "--wrong"],
+        &["stress", "--case", "peace"],
+        &["stress", "--seconds", "0"],
+    ] {
         let (code, _, stderr) = output(arguments);
         assert_eq!(code, Some(2), "{arguments:?}");
         assert!(stderr.contains("Usage"), "{stderr}");

@@ -7,11 +7,13 @@
 mod direction;
 mod engine_calls;
 mod guest;
+mod pending;
 mod run;
 mod stage;
 
 pub use direction::Direction;
 pub use engine_calls::{Accepted, Control, is_success};
 pub use guest::{Guest, GuestSpec, PAGE_2M, PAGE_4K};
+pub use pending::Pending;
 pub use run::{RunDone, RunSpec, Running};
 pub use stage::{POLLED, PingWindow, Stage, StageSpec};
