@@ -19,7 +19,7 @@ pub const APP: Process = Process::App;
 /// All rights.
 pub const ALL: Rights = Rights(Rights::READ.0 | Rights::WRITE.0 | Rights::GRANT.0);
 /// Label of every offer: one is open at a time.
-const LABEL: u64 = 0x73_7472_6573_73;
+const LABEL: u64 = 0x7374_7265_7373;
 /// RAM of a VM beside what a case allocates: image, mailbox, page tables, rings.
 const OTHER_RAM: u64 = 48 << 20;
 
