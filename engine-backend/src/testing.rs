@@ -6,8 +6,10 @@
 
 mod guest;
 mod process;
+mod stepper;
 mod submitter;
 
 pub use guest::Guest;
 pub use process::{PageSize, Process, pte};
+pub use stepper::Stepper;
 pub use submitter::{Recorder, Submitter};
