@@ -108,7 +108,7 @@ pub fn invalidation() -> Value {
     let mut busy = Busy::new();
     let page = busy.measure(2000, |bench, process| {
         timed(|| {
-            bench.invalidations.push(process.space().id(), VA, 1);
+            bench.invalidations.push(process.space(), VA, 1);
             bench.epochs.synchronize();
         })
     });

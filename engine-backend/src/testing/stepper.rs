@@ -8,7 +8,7 @@ use crate::epoch::Epochs;
 use crate::iotlb::Iotlb;
 use crate::memory::sigbus;
 use crate::ops::chunk::Chunk;
-use crate::ops::{Budget, Execution, Outcome, Step, try_short};
+use crate::ops::{Budget, Execution, Outcome, Step, Verdict, try_short};
 
 /// A worker's tools without a worker. What it does depends on its arguments alone: its
 /// chunks end by work done, never by the clock.
@@ -64,6 +64,7 @@ impl Stepper {
                 backend: &mut self.backend,
                 budget: &mut budget,
                 regions_lost: sigbus::generation(),
+                missing: None,
             };
             let step = match &mut execution {
                 Some(running) => Execution::step(running, &mut chunk),
@@ -77,8 +78,11 @@ impl Stepper {
             };
             chunk.backend.finish();
             drop(guard);
-            if let Step::Done(outcome) = step {
-                return outcome;
+            match (step, &mut execution) {
+                (Step::Done(outcome), _) => return outcome,
+                // There is nobody to ask here.
+                (Step::Blocked(_), Some(running)) => running.answer(Verdict::Later),
+                _ => {}
             }
             chunks += 1;
             if let Some(running) = &execution

@@ -9,12 +9,15 @@ use std::sync::Arc;
 
 use byway_engine::address_space::AddressSpace;
 use byway_engine::capability::{
-    Capability, DEPTH_MAX, DeriveError, Grave, Held, Holder, Link, LinkTerms, Meter, Owner, Terms,
+    Capability, DEPTH_MAX, DeriveError, Ending, Grave, Held, Holder, Link, LinkTerms, Meter, Owner,
+    Terms,
 };
 use byway_engine::memory::GuestMemory;
 use byway_protocols::Rights;
 
 use crate::input::Input;
+
+const BY_OWNER: Ending = Ending::Revoked { by: 1 };
 
 /// Steps of one input at most.
 const STEPS_MAX: u32 = 200;
@@ -135,13 +138,15 @@ impl Model {
         match kind {
             step::DERIVE => self.derive(node, input),
             step::REVOKE if node != 0 && held => {
-                let grave = self.owner.revoke(&self.nodes[node].capability);
+                let grave = self.owner.revoke(&self.nodes[node].capability, BY_OWNER);
                 self.graves.push(grave);
                 self.kill(node);
                 self.kill_below(node);
             }
             step::REVOKE_BELOW if held => {
-                let grave = self.owner.revoke_descendants(&self.nodes[node].capability);
+                let grave = self
+                    .owner
+                    .revoke_descendants(&self.nodes[node].capability, BY_OWNER);
                 self.graves.push(grave);
                 self.kill_below(node);
             }

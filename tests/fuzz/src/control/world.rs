@@ -3,6 +3,7 @@
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use byway_engine::capability::LinkTerms;
 use byway_engine::domain::{Core, CoreLimits, Domain, Events};
@@ -51,6 +52,8 @@ impl World {
         let limits = CoreLimits {
             slots_max: 16,
             park_us: 0,
+            // Nobody answers here.
+            page_response: Duration::ZERO,
             opcodes: supported_opcodes(),
         };
         let core = Arc::new(Core::new(epochs, invalidations, workers, limits, 1));
