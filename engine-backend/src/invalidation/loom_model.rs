@@ -32,7 +32,7 @@ unsafe impl Send for Guest {}
 
 impl PageMemory for Page {
     fn store_busy(&self, _worker: usize, number: u64) {
-        self.busy.store(number, Ordering::Relaxed);
+        self.busy.store(number, Ordering::Release);
     }
     fn clear_busy(&self, _worker: usize) {
         self.busy.store(0, Ordering::Release);

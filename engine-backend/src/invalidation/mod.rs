@@ -25,7 +25,8 @@ const RANGES_ONE_BY_ONE: u64 = 8;
 
 /// The words of an invalidation page.
 pub(crate) trait PageMemory {
-    /// The worker's busy word.
+    /// The worker's busy word, after everything before: a guest kernel that sees the number of a later chunk
+    /// may take the one that it waits for to be over.
     fn store_busy(&self, worker: usize, number: u64);
     /// The same, after everything before.
     fn clear_busy(&self, worker: usize);

@@ -98,7 +98,7 @@ impl EnteredPage {
 impl PageMemory for GuestPage {
     fn store_busy(&self, worker: usize, number: u64) {
         self.word(BUSY_OFFSET + WORD * (worker % WORKERS_MAX))
-            .store(number, Ordering::Relaxed);
+            .store(number, Ordering::Release);
     }
     fn clear_busy(&self, worker: usize) {
         // Streaming stores of the chunk are out before the word, as before a completion.

@@ -112,29 +112,38 @@ fn a_queue_that_moves_loses_nothing_and_keeps_its_order() {
     let processes: Vec<_> = (1..=2).map(|id| process(id, 2 * MIB)).collect();
     let mut queues: Vec<_> = processes.iter().map(|p| engine.queue(p, 8)).collect();
     let numbers = numbers(&queues);
-    with_moves(&engine, &numbers, || {
+    let all_served = || engine.workers.stats().iter().all(|s| s.descriptors > 0);
+    let counts = with_moves(&engine, &numbers, || {
         std::thread::scope(|scope| {
-            for (queue, process) in queues.iter_mut().zip(&processes) {
-                let engine = &engine;
-                scope.spawn(move || {
-                    for i in 0..300_u64 {
-                        process.write(VA + i, &i.to_le_bytes());
-                        // Several chunks, so that it moves in the middle of one.
-                        let c = engine.run(queue, &memmove(VA, VA + MIB, 200_000));
-                        assert_eq!(status(&c), Status::Success);
-                        assert_eq!(c.bytes_completed, 200_000);
-                        assert_eq!(process.read(VA + MIB + i, 8), i.to_le_bytes());
-                    }
-                });
-            }
-        });
+            let threads: Vec<_> = (queues.iter_mut().zip(&processes))
+                .map(|(queue, process)| {
+                    let engine = &engine;
+                    scope.spawn(move || {
+                        let mut i = 0_u64;
+                        // A worker that gets no core for a while takes part later.
+                        while i < 300 || (i < 100_000 && !all_served()) {
+                            let at = i % 1000;
+                            process.write(VA + at, &i.to_le_bytes());
+                            // Several chunks, so that it moves in the middle of one.
+                            let c = engine.run(queue, &memmove(VA, VA + MIB, 200_000));
+                            assert_eq!(status(&c), Status::Success);
+                            assert_eq!(c.bytes_completed, 200_000);
+                            assert_eq!(process.read(VA + MIB + at, 8), i.to_le_bytes());
+                            i += 1;
+                        }
+                        i
+                    })
+                })
+                .collect();
+            let joined = threads.into_iter().map(|t| t.join().unwrap());
+            joined.collect::<Vec<_>>()
+        })
     });
-    for queue in &queues {
-        until("counters", || queue.queue().stats().descriptors == 300);
-        assert_eq!(queue.queue().stats().bytes, 300 * 200_000);
+    for (queue, count) in queues.iter().zip(counts) {
+        until("counters", || queue.queue().stats().descriptors == count);
+        assert_eq!(queue.queue().stats().bytes, count * 200_000);
     }
-    let stats = engine.workers.stats();
-    assert!(stats.iter().all(|s| s.descriptors > 0), "{stats:?}");
+    assert!(all_served(), "{:?}", engine.workers.stats());
 }
 
 #[test]
