@@ -37,6 +37,14 @@ typedef uint64_t __le64;
 #define BYWAY_TRANSFER_BYTES_MAX 0x80000000U
 /* most descriptors of one batch */
 #define BYWAY_BATCH_COUNT_MAX 0x400U
+/* largest source of CREATE_DELTA and destination of APPLY_DELTA, in bytes */
+#define BYWAY_DELTA_BYTES_MAX 0x80000U
+/* fewest sources of XOR */
+#define BYWAY_XOR_SOURCES_MIN 0x2U
+/* most sources of XOR */
+#define BYWAY_XOR_SOURCES_MAX 0x10U
+/* most segments in a list of COPY_SG */
+#define BYWAY_SEGMENTS_MAX 0x400U
 /* deepest derivation of a capability */
 #define BYWAY_DEPTH_MAX 0x10U
 /* PASID of guest-physical addressing */
@@ -197,7 +205,10 @@ typedef uint64_t __le64;
 #define BYWAY_STATUS_RESERVED_NOT_ZERO 0x12U
 /* transfer size is 0 or above the limit */
 #define BYWAY_STATUS_BAD_SIZE 0x13U
-/* descriptor count is 0 or above the limit */
+/*
+ * count of descriptors, sources or segments out of range, or a list too
+ * short
+ */
 #define BYWAY_STATUS_BAD_COUNT 0x14U
 /* delta record size */
 #define BYWAY_STATUS_BAD_DELTA_SIZE 0x15U
@@ -205,7 +216,7 @@ typedef uint64_t __le64;
 #define BYWAY_STATUS_OVERLAP 0x16U
 /* dualcast destinations differ in bits 11:0 */
 #define BYWAY_STATUS_BAD_DUALCAST 0x17U
-/* descriptor list is not aligned to 64 bytes */
+/* list is not aligned to its elements */
 #define BYWAY_STATUS_LIST_ALIGNMENT 0x18U
 /* interrupt handle is not 0 */
 #define BYWAY_STATUS_BAD_INTERRUPT_HANDLE 0x19U
@@ -263,6 +274,86 @@ typedef uint64_t __le64;
 #define BYWAY_STATUS_ABORTED 0x62U
 /* user program trapped */
 #define BYWAY_STATUS_PROGRAM_TRAP 0x63U
+
+/* byway_completion.result of CREATE_DELTA (section 4.10) */
+/* the sources are equal; the record is empty */
+#define BYWAY_DELTA_EQUAL 0x0U
+/* they differ; the record holds every difference */
+#define BYWAY_DELTA_RECORDED 0x1U
+/* the record has no room for the difference at bytes_completed */
+#define BYWAY_DELTA_FULL 0x2U
+
+/* Byte 40 of TRANSLATION_FETCH (section 4.13) */
+/* the range will be read */
+#define BYWAY_FETCH_READ 0x0U
+/* the range will be written: its pages become dirty */
+#define BYWAY_FETCH_WRITE 0x1U
+
+/* Data bytes of a block: bits 0-1 of byway_dif_fields.flags (section 4.16) */
+/* 512 bytes */
+#define BYWAY_DIF_BLOCK_512 0x0U
+/* 520 bytes */
+#define BYWAY_DIF_BLOCK_520 0x1U
+/* 4096 bytes */
+#define BYWAY_DIF_BLOCK_4096 0x2U
+/* 4104 bytes */
+#define BYWAY_DIF_BLOCK_4104 0x3U
+
+/* byway_dif_fields.flags (section 4.16) */
+/* data bytes of a block, by the table above */
+#define BYWAY_DIF_BLOCK_MASK 0x3U
+/* the guard's computation starts with 0xffff instead of 0 */
+#define BYWAY_DIF_INVERT_CRC_SEED 0x4U
+/* the guard is stored with all bits inverted */
+#define BYWAY_DIF_INVERT_CRC_RESULT 0x8U
+
+/* byway_dif_fields.source_flags (section 4.16) */
+/* information that is all ones is an error */
+#define BYWAY_DIF_SOURCE_ALL_F_ERROR 0x1U
+/* a block whose information is all ones is not checked */
+#define BYWAY_DIF_SOURCE_ALL_F_DETECT 0x2U
+/* a block whose application tag is all ones is not checked */
+#define BYWAY_DIF_SOURCE_APP_TAG_F_DETECT 0x4U
+/* a block whose application and reference tags are all ones is not checked */
+#define BYWAY_DIF_SOURCE_APP_AND_REF_TAG_F_DETECT 0x8U
+/* the application tag counts up by 1 a block, instead of staying */
+#define BYWAY_DIF_SOURCE_APP_TAG_INCREMENTS 0x10U
+/* the guard is not checked */
+#define BYWAY_DIF_SOURCE_GUARD_CHECK_DISABLE 0x20U
+/* the reference tag is not checked */
+#define BYWAY_DIF_SOURCE_REF_TAG_CHECK_DISABLE 0x40U
+/* the reference tag stays, instead of counting up by 1 a block */
+#define BYWAY_DIF_SOURCE_REF_TAG_FIXED 0x80U
+
+/* byway_dif_fields.destination_flags (section 4.16) */
+/* UPDATE only: the application tag is the source's */
+#define BYWAY_DIF_DESTINATION_APP_TAG_PASS 0x8U
+/* the application tag counts up by 1 a block, instead of staying */
+#define BYWAY_DIF_DESTINATION_APP_TAG_INCREMENTS 0x10U
+/* UPDATE only: the guard is the source's */
+#define BYWAY_DIF_DESTINATION_GUARD_PASS 0x20U
+/* UPDATE only: the reference tag is the source's */
+#define BYWAY_DIF_DESTINATION_REF_TAG_PASS 0x40U
+/* the reference tag stays, instead of counting up by 1 a block */
+#define BYWAY_DIF_DESTINATION_REF_TAG_FIXED 0x80U
+
+/* byway_completion.result with DIF_MISMATCH (section 4.16) */
+/* the guard is not that of the data */
+#define BYWAY_DIF_MISMATCH_GUARD 0x1U
+/* the application tag is not the expected one */
+#define BYWAY_DIF_MISMATCH_APP_TAG 0x2U
+/* the reference tag is not the expected one */
+#define BYWAY_DIF_MISMATCH_REF_TAG 0x4U
+/* the information is all ones */
+#define BYWAY_DIF_MISMATCH_ALL_F 0x8U
+
+/* byway_atomic_fields.kind (section 4.22) */
+/* adds operand, modulo 2^64 */
+#define BYWAY_ATOMIC_FETCH_ADD 0x0U
+/* stores operand */
+#define BYWAY_ATOMIC_SWAP 0x1U
+/* stores operand if compare is there */
+#define BYWAY_ATOMIC_COMPARE_SWAP 0x2U
 
 /* byway_queue_header.state (section 2.3) */
 /* not created yet */
@@ -515,6 +606,130 @@ struct byway_completion {
 	/* By operation */
 	__le64 op1;
 } __attribute__((aligned(32)));
+
+struct byway_create_delta_fields {
+	/* Where the delta record is written */
+	__le64 delta;
+	/* Room for it in bytes, a multiple of 10 */
+	__le32 delta_bytes_max;
+	__u8 reserved12[8];
+	/* Slot of the record */
+	__le16 delta_slot;
+	__le16 reserved22;
+} __attribute__((aligned(8)));
+
+struct byway_apply_delta_fields {
+	/* Length of the delta record in bytes, a multiple of 10 */
+	__le32 delta_bytes;
+	__u8 reserved4[20];
+} __attribute__((aligned(8)));
+
+struct byway_delta_entry {
+	/* Which 8 bytes differ, in units of 8 bytes */
+	__le16 word;
+	/* What they are in the second source */
+	__u8 data[8];
+} __attribute__((aligned(2)));
+
+struct byway_dualcast_fields {
+	/* Second destination */
+	__le64 second;
+	__u8 reserved8[12];
+	/* Slot of the second destination */
+	__le16 second_slot;
+	__le16 reserved22;
+} __attribute__((aligned(8)));
+
+struct byway_crc_fields {
+	/* CRC-32C of the bytes that come before; 0 when none do */
+	__le32 seed;
+	__u8 reserved4[20];
+} __attribute__((aligned(8)));
+
+struct byway_dif_fields {
+	/* What is checked in the source, see dif_source_flags */
+	__u8 source_flags;
+	/* What is written to the destination, see dif_destination_flags */
+	__u8 destination_flags;
+	/* Block size and form of the guard, see dif_flags */
+	__u8 flags;
+	__u8 reserved3[5];
+	/* Reference tag of the source's first block */
+	__le32 source_ref_tag;
+	/* Bits of the application tag that are not checked */
+	__le16 source_app_mask;
+	/* Application tag of the source's first block */
+	__le16 source_app_tag;
+	/* Reference tag of the destination's first block */
+	__le32 destination_ref_tag;
+	/*
+	 * Bits of the application tag that come from the source, or are 0
+	 * without one
+	 */
+	__le16 destination_app_mask;
+	/* Application tag of the destination's first block */
+	__le16 destination_app_tag;
+} __attribute__((aligned(8)));
+
+struct byway_dif_result {
+	/* Reference tag in the source */
+	__le32 source_ref_tag;
+	/* As in the descriptor */
+	__le16 source_app_mask;
+	/* Application tag in the source */
+	__le16 source_app_tag;
+	/* Reference tag in the destination */
+	__le32 destination_ref_tag;
+	/* As in the descriptor */
+	__le16 destination_app_mask;
+	/* Application tag in the destination */
+	__le16 destination_app_tag;
+} __attribute__((aligned(8)));
+
+struct byway_xor_fields {
+	/* Sources, 2 to 16 */
+	__le16 count;
+	__u8 reserved2[22];
+} __attribute__((aligned(8)));
+
+struct byway_copy_sg_fields {
+	/*
+	 * Segments in the list that src points to; 0: src is the source
+	 * itself
+	 */
+	__le16 src_count;
+	/*
+	 * Segments in the list that dst points to; 0: dst is the destination
+	 * itself
+	 */
+	__le16 dst_count;
+	/* Bytes of a row; 0: there are lists, not rows */
+	__le32 row_bytes;
+	/* From one row of the source to the next, in bytes */
+	__le64 src_stride;
+	/* From one row of the destination to the next, in bytes */
+	__le64 dst_stride;
+} __attribute__((aligned(8)));
+
+struct byway_segment {
+	/* First byte */
+	__le64 addr;
+	/* Bytes; 0 for XOR, where all sources are of one size */
+	__le32 bytes;
+	/* Slot */
+	__le16 slot;
+	__le16 reserved14;
+} __attribute__((aligned(16)));
+
+struct byway_atomic_fields {
+	/* What is added, or stored */
+	__le64 operand;
+	/* COMPARE_SWAP: what must be there for it to be stored */
+	__le64 compare;
+	/* See atomic_kind */
+	__u8 kind;
+	__u8 reserved17[7];
+} __attribute__((aligned(8)));
 
 struct byway_queue_header {
 	/* 1: the queue is parked, ask the kernel to kick after publishing */

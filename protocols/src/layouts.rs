@@ -1,12 +1,25 @@
 //! Every wire structure, for the generator of the C header and for tests.
 
-use crate::{StructLayout, completion, config, control, descriptor, event, invalidation, ring};
+use crate::{
+    StructLayout, completion, config, control, descriptor, event, invalidation, operands, ring,
+};
 
 /// All structures in the order of the header.
 pub const ALL: &[StructLayout] = &[
     config::ConfigSpace::LAYOUT,
     descriptor::Descriptor::LAYOUT,
     completion::Completion::LAYOUT,
+    operands::CreateDeltaFields::LAYOUT,
+    operands::ApplyDeltaFields::LAYOUT,
+    operands::DeltaEntry::LAYOUT,
+    operands::DualcastFields::LAYOUT,
+    operands::CrcFields::LAYOUT,
+    operands::DifFields::LAYOUT,
+    operands::DifResult::LAYOUT,
+    operands::XorFields::LAYOUT,
+    operands::CopySgFields::LAYOUT,
+    operands::Segment::LAYOUT,
+    operands::AtomicFields::LAYOUT,
     ring::QueueHeader::LAYOUT,
     invalidation::InvalidationHeader::LAYOUT,
     invalidation::InvalidationRange::LAYOUT,

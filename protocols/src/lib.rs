@@ -22,6 +22,7 @@ pub mod event;
 pub mod invalidation;
 pub mod layouts;
 pub mod opcode;
+pub mod operands;
 pub mod ring;
 pub mod status;
 

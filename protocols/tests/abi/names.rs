@@ -5,6 +5,10 @@ use byway_protocols::control::{
     RequestKind, bind_flags, features, invalidate_scope, page_outcome, queue_flags, revoke_flags,
 };
 use byway_protocols::event::EventKind;
+use byway_protocols::operands::{
+    self, atomic_kind, delta_result, dif_block, dif_destination_flags, dif_flags, dif_mismatch,
+    dif_source_flags, fetch_intent,
+};
 use byway_protocols::ring::QueueState;
 use byway_protocols::{
     ABI_VERSION, Completion, ControlStatus, Flags, Opcode, PAGE_SIZE, Rights, Status, Word0,
@@ -70,6 +74,112 @@ pub fn groups() -> Vec<Group> {
                 Status::ALL.iter().map(|&s| (s.name(), s as u64)).collect(),
             )
         },
+        codes(
+            "delta_result",
+            "byway_completion.result of CREATE_DELTA (section 4.10)",
+            "DELTA",
+            vec![
+                ("EQUAL", delta_result::EQUAL.into()),
+                ("RECORDED", delta_result::RECORDED.into()),
+                ("FULL", delta_result::FULL.into()),
+            ],
+        ),
+        codes(
+            "fetch_intent",
+            "Byte 40 of TRANSLATION_FETCH (section 4.13)",
+            "FETCH",
+            vec![
+                ("READ", fetch_intent::READ.into()),
+                ("WRITE", fetch_intent::WRITE.into()),
+            ],
+        ),
+        codes(
+            "dif_block",
+            "Data bytes of a block: bits 0-1 of byway_dif_fields.flags (section 4.16)",
+            "DIF",
+            vec![
+                ("BLOCK_512", dif_block::BLOCK_512.into()),
+                ("BLOCK_520", dif_block::BLOCK_520.into()),
+                ("BLOCK_4096", dif_block::BLOCK_4096.into()),
+                ("BLOCK_4104", dif_block::BLOCK_4104.into()),
+            ],
+        ),
+        bits(
+            "dif_flags",
+            "byway_dif_fields.flags (section 4.16)",
+            "DIF",
+            vec![
+                ("BLOCK_MASK", dif_flags::BLOCK_MASK.into()),
+                ("INVERT_CRC_SEED", dif_flags::INVERT_CRC_SEED.into()),
+                ("INVERT_CRC_RESULT", dif_flags::INVERT_CRC_RESULT.into()),
+            ],
+        ),
+        bits(
+            "dif_source_flags",
+            "byway_dif_fields.source_flags (section 4.16)",
+            "DIF_SOURCE",
+            vec![
+                ("ALL_F_ERROR", dif_source_flags::ALL_F_ERROR.into()),
+                ("ALL_F_DETECT", dif_source_flags::ALL_F_DETECT.into()),
+                (
+                    "APP_TAG_F_DETECT",
+                    dif_source_flags::APP_TAG_F_DETECT.into(),
+                ),
+                (
+                    "APP_AND_REF_TAG_F_DETECT",
+                    dif_source_flags::APP_AND_REF_TAG_F_DETECT.into(),
+                ),
+                (
+                    "APP_TAG_INCREMENTS",
+                    dif_source_flags::APP_TAG_INCREMENTS.into(),
+                ),
+                (
+                    "GUARD_CHECK_DISABLE",
+                    dif_source_flags::GUARD_CHECK_DISABLE.into(),
+                ),
+                (
+                    "REF_TAG_CHECK_DISABLE",
+                    dif_source_flags::REF_TAG_CHECK_DISABLE.into(),
+                ),
+                ("REF_TAG_FIXED", dif_source_flags::REF_TAG_FIXED.into()),
+            ],
+        ),
+        bits(
+            "dif_destination_flags",
+            "byway_dif_fields.destination_flags (section 4.16)",
+            "DIF_DESTINATION",
+            vec![
+                ("APP_TAG_PASS", dif_destination_flags::APP_TAG_PASS.into()),
+                (
+                    "APP_TAG_INCREMENTS",
+                    dif_destination_flags::APP_TAG_INCREMENTS.into(),
+                ),
+                ("GUARD_PASS", dif_destination_flags::GUARD_PASS.into()),
+                ("REF_TAG_PASS", dif_destination_flags::REF_TAG_PASS.into()),
+                ("REF_TAG_FIXED", dif_destination_flags::REF_TAG_FIXED.into()),
+            ],
+        ),
+        bits(
+            "dif_mismatch",
+            "byway_completion.result with DIF_MISMATCH (section 4.16)",
+            "DIF_MISMATCH",
+            vec![
+                ("GUARD", dif_mismatch::GUARD.into()),
+                ("APP_TAG", dif_mismatch::APP_TAG.into()),
+                ("REF_TAG", dif_mismatch::REF_TAG.into()),
+                ("ALL_F", dif_mismatch::ALL_F.into()),
+            ],
+        ),
+        codes(
+            "atomic_kind",
+            "byway_atomic_fields.kind (section 4.22)",
+            "ATOMIC",
+            vec![
+                ("FETCH_ADD", atomic_kind::FETCH_ADD.into()),
+                ("SWAP", atomic_kind::SWAP.into()),
+                ("COMPARE_SWAP", atomic_kind::COMPARE_SWAP.into()),
+            ],
+        ),
         codes(
             "QueueState",
             "byway_queue_header.state (section 2.3)",
@@ -284,6 +394,10 @@ fn constants() -> Group {
             ("SLOT_MAX", Word0::SLOT_MAX.into()),
             ("TRANSFER_BYTES_MAX", descriptor::TRANSFER_BYTES_MAX.into()),
             ("BATCH_COUNT_MAX", descriptor::BATCH_COUNT_MAX.into()),
+            ("DELTA_BYTES_MAX", operands::DELTA_BYTES_MAX.into()),
+            ("XOR_SOURCES_MIN", operands::XOR_SOURCES_MIN.into()),
+            ("XOR_SOURCES_MAX", operands::XOR_SOURCES_MAX.into()),
+            ("SEGMENTS_MAX", operands::SEGMENTS_MAX.into()),
             ("DEPTH_MAX", capability::DEPTH_MAX.into()),
             ("PASID_PHYSICAL", control::PASID_PHYSICAL.into()),
             ("PASID_MAX", control::PASID_MAX.into()),
