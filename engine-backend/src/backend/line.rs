@@ -1,5 +1,5 @@
-//! The engine's own small accesses at translated addresses: elements of a batch and
-//! their completions.
+//! The engine's own small accesses at translated addresses: elements of a batch, their
+//! completions, and single words.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -40,4 +40,46 @@ pub unsafe fn store_record(at: HostAddr, completion: &Completion) {
     }
     // SAFETY: as above.
     unsafe { (*words).store(completion.publish_word(), Ordering::Release) };
+}
+
+/// 8 bytes of guest memory that the engine works on atomically.
+#[derive(Debug)]
+pub struct GuestWord<'g>(&'g AtomicU64);
+
+/// The word at a translated address.
+///
+/// # Safety
+/// `at` is a multiple of 8 and comes from a translation for writing made inside the
+/// current chunk, which `'g` does not outlive.
+#[must_use]
+pub unsafe fn atomic_u64<'g>(at: HostAddr) -> GuestWord<'g> {
+    let word: *const AtomicU64 = std::ptr::with_exposed_provenance(at.0 as usize);
+    // SAFETY: the caller guarantees that the word is mapped, writable and aligned; it is
+    // an atomic one, so guests may race with it.
+    GuestWord(unsafe { &*word })
+}
+
+impl GuestWord<'_> {
+    /// Adds modulo 2^64; gives back what was there.
+    pub fn add(&self, by: u64) -> u64 {
+        self.0.fetch_add(by, Ordering::SeqCst)
+    }
+
+    /// Stores; gives back what was there.
+    pub fn swap(&self, new: u64) -> u64 {
+        self.0.swap(new, Ordering::SeqCst)
+    }
+
+    /// Stores `new` if `current` is there; gives back what was there.
+    pub fn compare_swap(&self, current: u64, new: u64) -> u64 {
+        let (success, failure) = (Ordering::SeqCst, Ordering::SeqCst);
+        match self.0.compare_exchange(current, new, success, failure) {
+            Ok(found) | Err(found) => found,
+        }
+    }
+
+    /// Stores, ordered after every earlier access.
+    pub fn publish(&self, value: u64) {
+        self.0.store(value, Ordering::Release);
+    }
 }

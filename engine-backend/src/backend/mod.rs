@@ -16,8 +16,8 @@
 mod line;
 mod software;
 
-pub use line::{load_line, store_record};
-pub use software::Software;
+pub use line::{GuestWord, atomic_u64, load_line, store_record};
+pub use software::{Private, Software};
 
 use crate::memory::HostAddr;
 
@@ -76,6 +76,43 @@ pub trait Backend {
     /// # Safety
     /// See the trait.
     unsafe fn compare_value(&mut self, a: HostAddr, len: usize, pattern: u128) -> Option<usize>;
+
+    /// Copies `len` bytes to two places, each loaded once. No two of the three ranges
+    /// share a byte, whatever `hint` says of their order.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn dualcast(&mut self, dst: [HostAddr; 2], src: HostAddr, len: usize, hint: Hint);
+
+    /// CRC-32C of `len` bytes that follow those of which `crc` is the CRC-32C; 0 before
+    /// the first. Each byte is loaded once. Both values are as RFC 3720 writes them, with
+    /// the register inverted before and after: the CRC-32C of `123456789` is `e3069283`,
+    /// in one piece or in many.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn crc32c(&mut self, src: HostAddr, len: usize, crc: u32) -> u32;
+
+    /// The same, and copies the very bytes of which it is the checksum: a source that
+    /// changes meanwhile never makes the two differ. The ranges share no byte.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn copy_crc32c(
+        &mut self,
+        dst: HostAddr,
+        src: HostAddr,
+        len: usize,
+        crc: u32,
+        hint: Hint,
+    ) -> u32;
+
+    /// Writes the lines of a range back from the caches to memory, done at the next
+    /// [`Backend::finish`]; with `keep` they may stay in the caches.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn flush(&mut self, at: HostAddr, len: usize, keep: bool);
 
     /// Ends what was started: every byte written is ordered before any later store.
     fn finish(&mut self);

@@ -1,19 +1,26 @@
-//! The software backend: copy, fill and compare kernels, chosen by size and processor.
+//! The software backend: copy, fill, compare, checksum and flush kernels, chosen by size
+//! and processor.
 //!
 //! Guest memory changes under the kernels at any time, so all of them are machine code
 //! that reads each byte once, by no Rust reference. What they need of the processor is
 //! looked at once, when the backend is made.
 
 mod calibrate;
+mod checksum;
 mod compare;
 mod copy;
 mod cpu;
 mod fill;
+mod flush;
+mod private;
 
 use crate::memory::HostAddr;
 
 use super::{Backend, Hint, Order};
+use checksum::Crc32c;
 use cpu::Simd;
+use flush::Flush;
+pub use private::Private;
 
 /// Copies and fills up to here are done with loads first, stores last, in one go.
 const SMALL: usize = 256;
@@ -24,6 +31,10 @@ const STREAM_MIN: u64 = 1 << 20;
 
 /// Pieces shorter than this are not streamed: the cost is in the fences.
 const STREAM_PIECE: usize = 4096;
+
+/// Bytes that are taken into private memory at a time: they stay in the first cache until
+/// the library has gone over them.
+const SCRATCH: usize = 16 << 10;
 
 /// Executes pieces on the worker's own processor.
 #[derive(Debug)]
@@ -36,8 +47,12 @@ pub struct Software {
     /// From this length of a piece on, in bytes, the processor's own `rep movsb` copies faster than the vector loop,
     /// as long as nothing is to be streamed.
     string_from: usize,
-    /// Streaming stores since the last fence.
+    /// Streaming stores or flushes since the last fence.
     streamed: bool,
+    private: Private,
+    flush: Flush,
+    /// Where checksums are taken; holds nothing between two calls that is read again.
+    scratch: Box<[u8; SCRATCH]>,
 }
 
 impl Default for Software {
@@ -56,6 +71,9 @@ impl Software {
             string_from: calibrate::string_from(simd),
             stream_from: (cpu::last_cache_bytes() / 4).max(STREAM_MIN),
             streamed: false,
+            private: Private::new(),
+            flush: Flush::detect(),
+            scratch: Box::new([0; SCRATCH]),
         }
     }
 
@@ -67,6 +85,11 @@ impl Software {
             usize::MAX => simd.to_owned(),
             from => format!("{simd}, rep movsb from {} KiB", from >> 10),
         }
+    }
+
+    /// The scratch as a source of the copy kernels.
+    fn scratch(&mut self) -> HostAddr {
+        HostAddr(self.scratch.as_mut_ptr().expose_provenance() as u64)
     }
 
     fn streams(&self, len: usize, hint: Hint) -> bool {
@@ -114,6 +137,63 @@ impl Backend for Software {
     unsafe fn compare_value(&mut self, a: HostAddr, len: usize, pattern: u128) -> Option<usize> {
         // SAFETY: the caller's guarantee, passed on.
         unsafe { compare::value(a.0, len, pattern) }
+    }
+
+    unsafe fn dualcast(&mut self, dst: [HostAddr; 2], src: HostAddr, len: usize, hint: Hint) {
+        let mut at = 0;
+        while at < len {
+            let part = SCRATCH.min(len - at);
+            // SAFETY: a part of the source.
+            unsafe { self.private.load(&mut self.scratch[..part], src.plus(at)) };
+            let scratch = self.scratch();
+            for to in dst {
+                // SAFETY: a part of the destination; nothing refers to the scratch now.
+                unsafe { self.copy(to.plus(at), scratch, part, hint) };
+            }
+            at += part;
+        }
+    }
+
+    unsafe fn crc32c(&mut self, src: HostAddr, len: usize, crc: u32) -> u32 {
+        let mut sum = Crc32c::after(crc);
+        let mut at = 0;
+        while at < len {
+            let part = &mut self.scratch[..SCRATCH.min(len - at)];
+            // SAFETY: a part of the source.
+            unsafe { self.private.load(part, src.plus(at)) };
+            sum.update(part);
+            at += part.len();
+        }
+        sum.value()
+    }
+
+    unsafe fn copy_crc32c(
+        &mut self,
+        dst: HostAddr,
+        src: HostAddr,
+        len: usize,
+        crc: u32,
+        hint: Hint,
+    ) -> u32 {
+        let mut sum = Crc32c::after(crc);
+        let mut at = 0;
+        while at < len {
+            let part = SCRATCH.min(len - at);
+            // SAFETY: a part of the source.
+            unsafe { self.private.load(&mut self.scratch[..part], src.plus(at)) };
+            sum.update(&self.scratch[..part]);
+            let scratch = self.scratch();
+            // SAFETY: a part of the destination; nothing refers to the scratch now.
+            unsafe { self.copy(dst.plus(at), scratch, part, hint) };
+            at += part;
+        }
+        sum.value()
+    }
+
+    unsafe fn flush(&mut self, at: HostAddr, len: usize, keep: bool) {
+        self.streamed = true;
+        // SAFETY: the caller's guarantee, passed on.
+        unsafe { self.flush.lines(at, len, keep) };
     }
 
     #[inline(always)]

@@ -37,7 +37,8 @@ fn backends() -> impl Iterator<Item = Software> {
             simd,
             string_from,
             stream_from: 1 << 20,
-            streamed: false,
+            private: Private::with(simd),
+            ..Software::new()
         })
     })
 }
@@ -158,5 +159,110 @@ proptest! {
             // SAFETY: the range is ours alone.
             prop_assert_eq!(unsafe { backend.compare_value(x, len, pattern) }, flip);
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn checksums_agree_with_a_bitwise_one_in_any_pieces(
+        len in 0_usize..40_000,
+        cut in 0_usize..40_000,
+        offset in 0_usize..65,
+    ) {
+        let cut = cut.min(len);
+        for mut backend in backends() {
+            let mut bytes = noise(offset + len, 9);
+            let want = bitwise_crc32c(&bytes[offset..]);
+            let (first, second) = (at(&mut bytes, offset), at(&mut bytes, offset).plus(cut));
+            // SAFETY: both ranges lie in `bytes`.
+            let crc = unsafe {
+                let crc = backend.crc32c(first, cut, 0);
+                backend.crc32c(second, len - cut, crc)
+            };
+            prop_assert_eq!(crc, want);
+            let mut copy = vec![0xaa_u8; len + 2 * GUARD];
+            let to = at(&mut copy, GUARD);
+            let h = hint(Order::Disjoint, len);
+            // SAFETY: ranges of two vectors.
+            let crc = unsafe { backend.copy_crc32c(to, first, len, 0, h) };
+            backend.finish();
+            prop_assert_eq!(crc, want);
+            prop_assert_eq!(&copy[GUARD..GUARD + len], &bytes[offset..]);
+            prop_assert!(copy[..GUARD].iter().chain(&copy[GUARD + len..]).all(|&b| b == 0xaa));
+        }
+    }
+
+    #[test]
+    fn dualcasts_write_both_and_flushes_nothing(len in 0_usize..40_000, a in 0_usize..65, b in 0_usize..65) {
+        for mut backend in backends() {
+            let mut bytes = noise(len, 3);
+            let mut copies = [vec![0_u8; a + len + GUARD], vec![0_u8; b + len + GUARD]];
+            let [x, y] = &mut copies;
+            let dst = [at(x, a), at(y, b)];
+            let src = at(&mut bytes, 0);
+            // SAFETY: ranges of three vectors.
+            unsafe { backend.dualcast(dst, src, len, hint(Order::Disjoint, len)) };
+            for keep in [false, true] {
+                // SAFETY: as above.
+                unsafe { backend.flush(dst[0], len, keep) };
+            }
+            backend.finish();
+            prop_assert!(!backend.streamed);
+            for (copy, start) in copies.iter().zip([a, b]) {
+                prop_assert_eq!(&copy[start..start + len], &bytes[..]);
+                prop_assert!(copy[..start].iter().chain(&copy[start + len..]).all(|&b| b == 0));
+            }
+        }
+    }
+
+    #[test]
+    fn private_memory_takes_folds_and_gives(len in 0_usize..700, offset in 0_usize..65) {
+        for simd in Simd::available() {
+            let private = Private::with(simd);
+            let (mut a, mut b) = (noise(offset + len, 1), noise(offset + len, 2));
+            let want: Vec<u8> = a.iter().zip(&b).map(|(x, y)| x ^ y).skip(offset).collect();
+            let mut mine = vec![0; len];
+            let mut out = vec![0_u8; offset + len + GUARD];
+            let (x, y) = (at(&mut a, offset), at(&mut b, offset));
+            let to = at(&mut out, offset);
+            // SAFETY: ranges of three vectors.
+            unsafe {
+                private.load(&mut mine, x);
+                private.fold(&mut mine, y);
+                private.store(to, &mine);
+            }
+            prop_assert_eq!(&mine, &want);
+            prop_assert_eq!(&out[offset..offset + len], &want[..]);
+            prop_assert!(out[offset + len..].iter().all(|&b| b == 0));
+        }
+    }
+}
+
+fn bitwise_crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0_u32, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |c, _| {
+            (c >> 1) ^ (0x82f6_3b78 & (c & 1).wrapping_neg())
+        })
+    })
+}
+
+/// RFC 3720, appendix B.4.
+#[test]
+fn crc_32c_of_the_standard() {
+    let ascending: Vec<u8> = (0..32).collect();
+    let descending: Vec<u8> = (0..32).rev().collect();
+    for (mut bytes, want) in [
+        (vec![0; 32], 0x8a91_36aa_u32),
+        (vec![0xff; 32], 0x62a8_ab43),
+        (ascending, 0x46dd_794e),
+        (descending, 0x113f_db5c),
+        (b"123456789".to_vec(), 0xe306_9283),
+    ] {
+        let len = bytes.len();
+        let src = at(&mut bytes, 0);
+        // SAFETY: the whole vector.
+        assert_eq!(unsafe { Software::new().crc32c(src, len, 0) }, want);
     }
 }
