@@ -9,6 +9,7 @@ use byway_protocols::{Completion, Rights, Status};
 use super::Outcome;
 use super::budget::Budget;
 use super::missing::{Asked, Missing};
+use super::staging::Staging;
 use crate::address_space::Fault;
 use crate::backend::Backend;
 use crate::context::{Context, Target};
@@ -125,6 +126,8 @@ pub struct Chunk<'a, B> {
     pub iotlb: &'a mut Iotlb,
     /// Moves the bytes.
     pub backend: &'a mut B,
+    /// The worker's private memory.
+    pub staging: &'a mut Staging,
     /// What is left of it.
     pub budget: &'a mut Budget,
     /// Lost regions that the worker knows of.

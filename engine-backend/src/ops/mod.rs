@@ -13,15 +13,32 @@
 //! resolved and translated in the same chunk, or say more of a peer's memory than that it
 //! could not be accessed.
 
+mod apply_delta;
+mod atomic;
 mod batch;
 pub mod budget;
 pub mod chunk;
 mod compare;
+mod copy_rows;
+mod copy_sg;
+mod crc;
+mod crc64;
+mod create_delta;
+mod dif;
+mod dualcast;
+mod fetch;
 mod fill;
+mod flush;
 mod memmove;
 pub mod missing;
+mod rare;
+mod segment;
 mod short;
+mod signal;
+pub mod staging;
 mod validate;
+mod walk;
+mod xor;
 
 #[cfg(test)]
 mod tests;
@@ -35,11 +52,13 @@ use compare::Compare;
 use fill::Fill;
 use memmove::Memmove;
 use missing::Asked;
+use rare::Rare;
 use validate::Request;
 
 pub use budget::Budget;
 pub use missing::Verdict;
 pub use short::try_short;
+pub use staging::Staging;
 
 /// Which operations this engine carries out: bit n of byte n/8 is opcode n.
 #[must_use]
@@ -107,7 +126,12 @@ pub enum Operation {
     Fill(Fill),
     /// COMPARE and COMPARE_VALUE.
     Compare(Compare),
+    /// Everything else.
+    Rare(Rare),
 }
+
+// Between chunks it lies in the worker's queue, and in a batch; none may grow unnoticed.
+const _: () = assert!(size_of::<Operation>() <= 112);
 
 impl Operation {
     #[inline(always)]
@@ -120,6 +144,7 @@ impl Operation {
             }),
             Self::Fill(fill) => fill.step(chunk),
             Self::Compare(compare) => compare.step(chunk),
+            Self::Rare(rare) => rare.step(chunk),
         }
     }
 }
@@ -211,6 +236,7 @@ impl Operation {
             Self::Memmove(memmove) => (memmove.done, memmove.result()),
             Self::Fill(fill) => (fill.done, 0),
             Self::Compare(compare) => (compare.done, 0),
+            Self::Rare(rare) => (rare.done(), 0),
         };
         (done, result, u64::from(done))
     }

@@ -2,6 +2,12 @@
 //! 4.1). What passed is typed and is not looked at again; capabilities and addresses are
 //! checked later, chunk by chunk.
 
+mod checksum;
+mod delta;
+mod dif;
+mod gather;
+mod places;
+
 use byway_protocols::descriptor::{BATCH_COUNT_MAX, TRANSFER_BYTES_MAX, Word0};
 use byway_protocols::{Descriptor, Flags, Opcode, Status};
 
@@ -11,6 +17,7 @@ use super::chunk::Operand;
 use super::compare::{Compare, Other};
 use super::fill::Fill;
 use super::memmove::Memmove;
+use super::rare::Rare;
 
 /// A descriptor that is well-formed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,10 +37,30 @@ pub const SUPPORTED: &[Opcode] = &[
     Opcode::Fill,
     Opcode::Compare,
     Opcode::CompareValue,
+    Opcode::CreateDelta,
+    Opcode::ApplyDelta,
+    Opcode::Dualcast,
+    Opcode::TranslationFetch,
+    Opcode::CrcGen,
+    Opcode::CopyCrc,
+    Opcode::DifCheck,
+    Opcode::DifInsert,
+    Opcode::DifStrip,
+    Opcode::DifUpdate,
+    Opcode::DixGen,
+    Opcode::CacheFlush,
     Opcode::InterDomainMemmove,
     Opcode::InterDomainFill,
     Opcode::InterDomainCompare,
     Opcode::InterDomainCompareValue,
+    Opcode::InterDomainCacheFlush,
+    Opcode::Crc64,
+    Opcode::Xor,
+    Opcode::CopySg,
+    Opcode::DifGen,
+    Opcode::DixVerify,
+    Opcode::Atomic64,
+    Opcode::Signal,
 ];
 
 /// Flags that every operation takes.
@@ -45,13 +72,14 @@ const MOVES: u32 =
     COMMON | Flags::BLOCK_ON_FAULT.0 | Flags::CACHE_CONTROL.0 | Flags::STRICT_ORDER.0;
 const FILLS: u32 = MOVES | Flags::FILL_16.0;
 const COMPARES: u32 = COMMON | Flags::BLOCK_ON_FAULT.0 | Flags::CHECK_RESULT.0;
-const BATCHES: u32 = COMMON | Flags::BLOCK_ON_FAULT.0;
+const FAULTS: u32 = COMMON | Flags::BLOCK_ON_FAULT.0;
+const WRITES: u32 = FAULTS | Flags::CACHE_CONTROL.0;
 
-/// Whether the descriptor asks to wait for all before it.
+/// Whether the descriptor asks to wait for all before it; SIGNAL always does.
 #[inline]
 #[must_use]
 pub fn has_fence(descriptor: &Descriptor) -> bool {
-    descriptor.flags().contains(Flags::FENCE)
+    descriptor.flags().contains(Flags::FENCE) || descriptor.code() == Opcode::Signal as u8
 }
 
 /// Whether the descriptor asks to wait for pages of its own domain.
@@ -86,6 +114,34 @@ pub fn operation(d: &Descriptor) -> Result<Operation, Status> {
         Some(Opcode::Fill) => fill(d),
         Some(Opcode::Compare) => compare(d),
         Some(Opcode::CompareValue) => compare_value(d),
+        Some(opcode) => rare(d, opcode).map(Operation::Rare),
+        None => Err(Status::BadOpcode),
+    }
+}
+
+/// The operations that nobody does for a few bytes.
+#[inline(never)]
+fn rare(d: &Descriptor, opcode: Opcode) -> Result<Rare, Status> {
+    match opcode {
+        Opcode::CreateDelta => delta::create(d),
+        Opcode::ApplyDelta => delta::apply(d),
+        Opcode::Dualcast => gather::dualcast(d),
+        Opcode::TranslationFetch => places::fetch(d),
+        Opcode::CrcGen => checksum::crc(d),
+        Opcode::CopyCrc => checksum::copy_crc(d),
+        Opcode::Crc64 => checksum::crc64(d),
+        Opcode::DifCheck => dif::check(d),
+        Opcode::DifInsert => dif::insert(d),
+        Opcode::DifStrip => dif::strip(d),
+        Opcode::DifUpdate => dif::update(d),
+        Opcode::DifGen => dif::generate(d),
+        Opcode::DixGen => dif::generate_apart(d),
+        Opcode::DixVerify => dif::verify_apart(d),
+        Opcode::CacheFlush => places::flush(d),
+        Opcode::Xor => gather::xor(d),
+        Opcode::CopySg => gather::copy_sg(d),
+        Opcode::Atomic64 => places::atomic(d),
+        Opcode::Signal => places::signal(d),
         _ => Err(Status::BadOpcode),
     }
 }
@@ -136,6 +192,26 @@ fn src_slot(d: &Descriptor) -> u64 {
 
 fn dst_slot(d: &Descriptor) -> u64 {
     u64::from(d.slots().dst_slot())
+}
+
+/// The destination slot must be 0, and so must the destination.
+fn no_dst(d: &Descriptor) -> u64 {
+    d.dst | dst_slot(d)
+}
+
+/// The source slot must be 0, and so must the source.
+fn no_src(d: &Descriptor) -> u64 {
+    d.src | src_slot(d)
+}
+
+/// All bytes together: 0 when each is.
+fn any(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |any, &byte| any | u64::from(byte))
+}
+
+/// Bits of a third operand's slot field that must be 0.
+fn beyond_slot(slot: u16) -> u64 {
+    u64::from(slot & !Word0::SLOT_MAX)
 }
 
 fn nothing(d: &Descriptor) -> Result<Operation, Status> {
@@ -219,7 +295,7 @@ fn compare_value(d: &Descriptor) -> Result<Operation, Status> {
 }
 
 fn batch(d: &Descriptor) -> Result<Request, Status> {
-    common(d, BATCHES, d.dst | d.op0 | d.op1 | d.op2)?;
+    common(d, FAULTS, d.dst | d.op0 | d.op1 | d.op2)?;
     if d.size == 0 || d.size > BATCH_COUNT_MAX {
         return Err(Status::BadCount);
     }

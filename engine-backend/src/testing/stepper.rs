@@ -8,7 +8,7 @@ use crate::epoch::Epochs;
 use crate::iotlb::Iotlb;
 use crate::memory::sigbus;
 use crate::ops::chunk::Chunk;
-use crate::ops::{Budget, Execution, Outcome, Step, Verdict, try_short};
+use crate::ops::{Budget, Execution, Outcome, Staging, Step, Verdict, try_short};
 
 /// A worker's tools without a worker. What it does depends on its arguments alone: its
 /// chunks end by work done, never by the clock.
@@ -17,6 +17,7 @@ pub struct Stepper {
     epochs: Epochs,
     iotlb: Iotlb,
     backend: Software,
+    staging: Staging,
 }
 
 impl Default for Stepper {
@@ -33,6 +34,7 @@ impl Stepper {
             epochs: Epochs::new(1),
             iotlb: Iotlb::new(),
             backend: Software::new(),
+            staging: Staging::new(),
         }
     }
 
@@ -62,6 +64,7 @@ impl Stepper {
                 context: process.context(),
                 iotlb: &mut self.iotlb,
                 backend: &mut self.backend,
+                staging: &mut self.staging,
                 budget: &mut budget,
                 regions_lost: sigbus::generation(),
                 missing: None,

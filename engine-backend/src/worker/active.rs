@@ -10,7 +10,7 @@ use crate::epoch::ChunkGuard;
 use crate::iotlb::Iotlb;
 use crate::ops::budget::OPERATION_COST;
 use crate::ops::chunk::Chunk;
-use crate::ops::{Budget, Execution, Outcome, Step, Verdict, try_short, wants_interrupt};
+use crate::ops::{Budget, Execution, Outcome, Staging, Step, Verdict, try_short, wants_interrupt};
 use crate::queue::{Served, Ticket, WorkQueue};
 
 /// From so many descriptors in a row on it is worth fetching ahead. A single one must not:
@@ -38,6 +38,7 @@ pub(super) enum Next {
 pub(super) struct Tools {
     pub(super) iotlb: Iotlb,
     pub(super) backend: Software,
+    pub(super) staging: Staging,
     /// Lost regions that have been seen to.
     pub(super) regions_lost: u64,
 }
@@ -157,6 +158,7 @@ impl Active {
             context: queue.context(),
             iotlb: &mut tools.iotlb,
             backend: &mut tools.backend,
+            staging: &mut tools.staging,
             budget,
             regions_lost: tools.regions_lost,
             missing: None,

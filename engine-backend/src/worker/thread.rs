@@ -17,7 +17,7 @@ use crate::epoch::Epochs;
 use crate::iotlb::{Invalidations, Iotlb};
 use crate::memory::sigbus;
 use crate::ops::budget::{CHUNK_BYTES, CHUNK_US, OPERATION_COST, ticks};
-use crate::ops::{Budget, Verdict};
+use crate::ops::{Budget, Staging, Verdict};
 use crate::stats::{Published, WorkerStats};
 
 /// Turns, idle ones included, between two looks at the clock.
@@ -76,6 +76,7 @@ impl Thread {
             tools: Tools {
                 iotlb: Iotlb::for_worker(index),
                 backend: Software::new(),
+                staging: Staging::new(),
                 regions_lost: sigbus::generation(),
             },
             schedule: Schedule::default(),

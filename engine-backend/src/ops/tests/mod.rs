@@ -2,10 +2,15 @@
 
 mod batches;
 mod compares;
+mod deltas;
+mod gathers;
 mod moves;
 mod pages;
+mod places;
+mod protection;
 mod refusals;
 mod rights;
+mod sums;
 
 use std::sync::Arc;
 
@@ -13,7 +18,7 @@ use byway_protocols::{Completion, Descriptor, Flags, Opcode, Status, Word0};
 
 use super::budget::CHUNK_BYTES;
 use super::chunk::Chunk;
-use super::{Budget, Execution, Outcome, Step, Verdict, try_short};
+use super::{Budget, Execution, Outcome, Staging, Step, Verdict, try_short};
 use crate::backend::{Backend, Software};
 use crate::epoch::Epochs;
 use crate::iotlb::Iotlb;
@@ -33,6 +38,7 @@ pub(super) struct Rig {
     pub(super) epochs: Arc<Epochs>,
     iotlb: Iotlb,
     backend: Software,
+    staging: Staging,
     /// Work per chunk.
     pub(super) chunk_bytes: u64,
     /// Whether the short way is tried.
@@ -61,6 +67,7 @@ impl Rig {
             epochs: Arc::new(Epochs::new(1)),
             iotlb: Iotlb::new(),
             backend: Software::new(),
+            staging: Staging::new(),
             chunk_bytes: CHUNK_BYTES,
             short: true,
             chunks: 0,
@@ -90,6 +97,7 @@ impl Rig {
                 context: self.alice.context(),
                 iotlb: &mut self.iotlb,
                 backend: &mut self.backend,
+                staging: &mut self.staging,
                 budget: &mut budget,
                 regions_lost: sigbus::generation(),
                 missing: None,
@@ -228,6 +236,33 @@ pub(super) fn reveal(process: &Process, va: u64, pages: usize) -> (Vec<u8>, Vec<
         });
     }
     (process.read(va, pages as u64 * PAGE), flags)
+}
+
+/// Runs a descriptor with one page missing, mends the page, and runs what `rest` makes of
+/// the first completion, again and again until it succeeds. Gives the last completion.
+pub(super) fn resume_over_holes(
+    rig: &mut Rig,
+    holes: &[u64],
+    first: Descriptor,
+    rest: impl Fn(&Descriptor, &Completion) -> Descriptor,
+) -> Completion {
+    for &hole in holes {
+        rig.alice.change_entry(hole, |entry| entry & !pte::P);
+    }
+    let mut d = first;
+    for _ in 0..=holes.len() {
+        let c = rig.complete(&d);
+        let status = c.status().expect("a known status");
+        if status.is_success() {
+            return c;
+        }
+        assert_eq!(status, Status::Stage1NotPresent, "{d:?}");
+        let page = c.fault_addr & !(PAGE - 1);
+        assert!(holes.contains(&page), "a fault at {page:#x}");
+        rig.alice.change_entry(page, |entry| entry | pte::P);
+        d = rest(&d, &c);
+    }
+    panic!("more faults than holes");
 }
 
 /// A process with `pages` good pages of noise from [`VA`] on.

@@ -1,0 +1,310 @@
+//! Operations on T10 protection information: DIF CHECK, INSERT, STRIP, UPDATE and
+//! GENERATE, DIX_GEN and DIX_VERIFY (SPEC sections 4.16 and 4.17).
+//!
+//! Whole blocks are taken into private memory, checked and changed there, and written
+//! out: what was checked is what goes on.
+
+mod information;
+
+use byway_protocols::operands::{DifResult, dif_block, dif_flags};
+use byway_protocols::{Completion, Rights, Status};
+
+use super::chunk::{Chunk, Failure, Operand};
+use super::staging::{HALF, Staging};
+use super::walk::overlap;
+use super::{Outcome, Step, success};
+use crate::backend::Backend;
+use crate::context::Target;
+use crate::stage2::Access;
+pub use information::Tags;
+use information::{BYTES, Information, guard};
+
+/// What is done with the blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Checks the information behind each block of the source.
+    Check,
+    /// Copies blocks, with information behind each.
+    Insert,
+    /// Checks and copies blocks without it.
+    Strip,
+    /// Checks and copies blocks with new information.
+    Update,
+    /// Writes information behind each block where it stands.
+    Generate,
+    /// Writes information to a place of its own.
+    GenerateApart,
+    /// Checks information that stands in a place of its own.
+    VerifyApart,
+}
+
+impl Kind {
+    /// Whether information stands behind each block of the first operand.
+    pub fn is_interleaved(self) -> bool {
+        matches!(
+            self,
+            Self::Check | Self::Strip | Self::Update | Self::Generate
+        )
+    }
+
+    fn checks(self) -> bool {
+        matches!(
+            self,
+            Self::Check | Self::Strip | Self::Update | Self::VerifyApart
+        )
+    }
+
+    /// Bytes that the second operand has for each block of `block` bytes of data.
+    fn second(self, block: usize) -> Option<usize> {
+        match self {
+            Self::Check | Self::Generate => None,
+            Self::Strip => Some(block),
+            Self::Insert | Self::Update => Some(block + BYTES),
+            Self::GenerateApart | Self::VerifyApart => Some(BYTES),
+        }
+    }
+}
+
+/// Data bytes of a block, by bits 0-1 of the flags.
+pub fn block_bytes(flags: u8) -> u32 {
+    match flags & dif_flags::BLOCK_MASK {
+        dif_block::BLOCK_512 => 512,
+        dif_block::BLOCK_520 => 520,
+        dif_block::BLOCK_4096 => 4096,
+        _ => 4104,
+    }
+}
+
+/// An operation on protection information under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dif {
+    /// What is done.
+    pub kind: Kind,
+    /// `dif_flags`.
+    pub flags: u8,
+    /// First operand: blocks; right READ, for GENERATE also WRITE.
+    pub first: Operand,
+    /// Second operand, if there is one: right READ for DIX_VERIFY, else WRITE.
+    pub second: Operand,
+    /// Bytes of the first operand: whole blocks, with the information behind them.
+    pub size: u32,
+    /// Bytes of the first operand that are done.
+    pub done: u32,
+    /// What the next block must have.
+    pub check: Tags,
+    /// What the next block gets.
+    pub make: Tags,
+}
+
+/// Why it stops: a fault, or information that is wrong.
+enum Stop {
+    Failure(Failure),
+    Mismatch(u8),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl Dif {
+    /// Goes on until done or until the chunk is over.
+    pub fn step<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Step {
+        let completion = match self.run(chunk) {
+            Ok(()) if self.done < self.size => return Step::More,
+            Ok(()) => success(self.done),
+            Err(Stop::Failure(failure)) => failure.completion(0, self.done),
+            Err(Stop::Mismatch(wrong)) => {
+                Failure::from(Status::DifMismatch).completion(wrong, self.done)
+            }
+        };
+        Step::Done(Outcome {
+            completion: self.with_tags(completion),
+            bytes: u64::from(self.done),
+        })
+    }
+
+    /// The completion with the tags of the next block, for the submitter to go on with.
+    fn with_tags(&self, completion: Completion) -> Completion {
+        let mut tags = DifResult::default();
+        if self.kind.checks() {
+            tags.source_ref_tag = self.check.ref_tag;
+            tags.source_app_mask = self.check.app_mask;
+            tags.source_app_tag = self.check.app_tag;
+        }
+        if self.makes() {
+            tags.destination_ref_tag = self.make.ref_tag;
+            tags.destination_app_mask = self.make.app_mask;
+            tags.destination_app_tag = self.make.app_tag;
+        }
+        completion.with_operands(tags.to_bytes())
+    }
+
+    fn makes(&self) -> bool {
+        !matches!(self.kind, Kind::Check | Kind::Strip | Kind::VerifyApart)
+    }
+
+    /// Bytes of data in a block.
+    fn block(&self) -> usize {
+        block_bytes(self.flags) as usize
+    }
+
+    /// Bytes of the first operand for each block.
+    fn unit(&self) -> usize {
+        self.block() + if self.kind.is_interleaved() { BYTES } else { 0 }
+    }
+
+    fn run<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Result<(), Stop> {
+        let unit = self.unit();
+        let before = self.done;
+        let left = u64::from(self.size - before);
+        let rights = if self.kind == Kind::Generate {
+            Rights::READ | Rights::WRITE
+        } else {
+            Rights::READ
+        };
+        let first = chunk.resolve(self.first.plus(before.into()), left, rights)?;
+        let second = match self.kind.second(self.block()) {
+            None => None,
+            Some(bytes) => {
+                let (blocks, bytes) = (u64::from(before) / unit as u64, bytes as u64);
+                let len = left / unit as u64 * bytes;
+                let right = if self.kind == Kind::VerifyApart {
+                    Rights::READ
+                } else {
+                    Rights::WRITE
+                };
+                let second = chunk.resolve(self.second.plus(blocks * bytes), len, right)?;
+                if self.kind != Kind::VerifyApart && overlap(&first, left, &second, len) {
+                    return Err(Failure::from(Status::Overlap).into());
+                }
+                Some(second)
+            }
+        };
+        let mut result = Ok(());
+        while result.is_ok() && self.done < self.size {
+            if self.done > before && chunk.budget.is_over() {
+                break;
+            }
+            let blocks = u64::from(self.done - before) / unit as u64;
+            result = self.piece(chunk, &first, second.as_ref(), blocks);
+        }
+        let bytes = u64::from(self.done - before);
+        let blocks = bytes / unit as u64;
+        chunk.settle(&[(&first, Access::Read, bytes)])?;
+        if self.kind == Kind::Generate {
+            chunk.settle(&[(&first, Access::Write, blocks * BYTES as u64)])?;
+        }
+        if let (Some(second), Some(unit)) = (&second, self.kind.second(self.block())) {
+            let access = if self.kind == Kind::VerifyApart {
+                Access::Read
+            } else {
+                Access::Write
+            };
+            chunk.settle(&[(second, access, blocks * unit as u64)])?;
+        }
+        result
+    }
+
+    /// Works on some blocks, the first of which has `index` before it in this chunk.
+    fn piece<B: Backend>(
+        &mut self,
+        chunk: &mut Chunk<'_, B>,
+        first: &Target<'_>,
+        second: Option<&Target<'_>>,
+        index: u64,
+    ) -> Result<(), Stop> {
+        let (unit, out) = (self.unit(), self.kind.second(self.block()));
+        let most = HALF / unit.max(out.unwrap_or(0));
+        let room = (chunk.budget.left() as usize / unit).clamp(1, most);
+        let blocks = room.min((self.size - self.done) as usize / unit);
+        let copied = chunk.copy_in(first, index * unit as u64, 0..blocks * unit);
+        let mut blocks = copied.units(unit)?;
+        let apart = HALF..HALF + blocks * out.unwrap_or(0);
+        if self.kind == Kind::VerifyApart
+            && let Some(second) = second
+        {
+            let copied = chunk.copy_in(second, index * BYTES as u64, apart);
+            blocks = copied.units(BYTES)?;
+        }
+        let (good, wrong) = self.work(chunk.staging, blocks);
+        let (done, failure) = match (self.kind, second, out) {
+            (Kind::Generate, ..) => self.write_behind(chunk, first, index, good),
+            (Kind::Check | Kind::VerifyApart, ..) | (_, None, _) | (_, _, None) => (good, None),
+            (_, Some(second), Some(out)) => {
+                let range = HALF..HALF + good * out;
+                let copied = chunk.copy_out(second, index * out as u64, range);
+                (copied.bytes / out, copied.failure)
+            }
+        };
+        chunk.budget.spend((done * unit) as u64);
+        self.done += (done * unit) as u32;
+        self.check = self.check.after(done);
+        self.make = self.make.after(done);
+        match (failure, wrong) {
+            (Some(failure), _) => Err(Stop::Failure(failure)),
+            (None, 0) => Ok(()),
+            (None, wrong) => Err(Stop::Mismatch(wrong)),
+        }
+    }
+
+    /// Writes new information behind blocks that stand where they are.
+    fn write_behind<B: Backend>(
+        &self,
+        chunk: &mut Chunk<'_, B>,
+        first: &Target<'_>,
+        index: u64,
+        blocks: usize,
+    ) -> (usize, Option<Failure>) {
+        let (unit, block) = (self.unit(), self.block());
+        for i in 0..blocks {
+            let offset = (index + i as u64) * unit as u64 + block as u64;
+            let from = HALF + i * BYTES;
+            let copied = chunk.copy_out(first, offset, from..from + BYTES);
+            if copied.failure.is_some() {
+                return (i, copied.failure);
+            }
+        }
+        (blocks, None)
+    }
+
+    /// Checks blocks in the first half of the staging and makes what follows from them in
+    /// the second. Gives how many were good, and what was wrong with the next.
+    fn work(&self, staging: &mut Staging, blocks: usize) -> (usize, u8) {
+        let (block, unit) = (self.block(), self.unit());
+        let (first, second) = staging.split();
+        for i in 0..blocks {
+            let data = &first[i * unit..][..block];
+            let behind = first[i * unit..][..unit].get(block..);
+            let (check, make) = (self.check.after(i), self.make.after(i));
+            // Taken once at most, whoever asks for it.
+            let mut taken = None;
+            let mut guard = || *taken.get_or_insert_with(|| guard(data, self.flags));
+            let source = match self.kind {
+                Kind::Insert | Kind::Generate | Kind::GenerateApart => [0; BYTES].as_slice(),
+                Kind::VerifyApart => &second[i * BYTES..][..BYTES],
+                Kind::Check | Kind::Strip | Kind::Update => behind.unwrap_or(&[]),
+            };
+            let source = Information::from_bytes(source);
+            if self.kind.checks() {
+                let wrong = check.check(source, &mut guard);
+                if wrong != 0 {
+                    return (i, wrong);
+                }
+            }
+            match self.kind {
+                Kind::Check | Kind::VerifyApart => {}
+                Kind::Strip => second[i * block..][..block].copy_from_slice(data),
+                Kind::Insert | Kind::Update => {
+                    let into = &mut second[i * (block + BYTES)..][..block + BYTES];
+                    into[..block].copy_from_slice(data);
+                    into[block..].copy_from_slice(&make.make(source, &mut guard).to_bytes());
+                }
+                Kind::Generate | Kind::GenerateApart => second[i * BYTES..][..BYTES]
+                    .copy_from_slice(&make.make(source, &mut guard).to_bytes()),
+            }
+        }
+        (blocks, 0)
+    }
+}

@@ -1,0 +1,153 @@
+//! [`Staging`]: a worker's private memory, for operations that look at data twice or hand
+//! it to code that takes slices.
+//!
+//! A piece of an operand is copied in, each byte by one load; whatever is decided is
+//! decided on the copy, and results are copied out. Translations are held for the copying
+//! only.
+//!
+//! Every worker has one, of a fixed size that stays in the second cache, and all domains
+//! take turns in it. It must never be read where it has not been written for the same
+//! piece: what lies there belongs to whoever came before.
+
+use std::ops::Range;
+
+use super::chunk::{Chunk, Failure};
+use crate::backend::Private;
+use crate::context::Target;
+use crate::memory::HostAddr;
+use crate::stage2::Access;
+
+/// Bytes of each half: one for what goes in, one for what comes out.
+pub const HALF: usize = 32 << 10;
+
+/// Both halves, aligned for the widest vectors.
+#[repr(align(64))]
+struct Halves([u8; 2 * HALF]);
+
+/// A worker's private memory.
+pub struct Staging {
+    private: Private,
+    halves: Box<Halves>,
+}
+
+impl std::fmt::Debug for Staging {
+    /// Without the bytes, which are some guest's.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Staging").finish_non_exhaustive()
+    }
+}
+
+impl Default for Staging {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Staging {
+    /// All zeros.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            private: Private::new(),
+            halves: Box::new(Halves([0; 2 * HALF])),
+        }
+    }
+
+    /// All of it; the second half starts at [`HALF`].
+    pub fn bytes(&mut self) -> &mut [u8] {
+        &mut self.halves.0
+    }
+
+    /// Its two halves.
+    pub fn split(&mut self) -> (&mut [u8], &mut [u8]) {
+        self.halves.0.split_at_mut(HALF)
+    }
+}
+
+/// How far a copy between an operand and the staging came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copied {
+    /// Bytes copied.
+    pub bytes: usize,
+    /// What kept it from the rest.
+    pub failure: Option<Failure>,
+}
+
+impl Copied {
+    /// Whole units of `unit` bytes that were copied.
+    ///
+    /// # Errors
+    /// What stopped the copy, if not even one was.
+    pub fn units(self, unit: usize) -> Result<usize, Failure> {
+        match (self.bytes / unit, self.failure) {
+            (0, Some(failure)) => Err(failure),
+            (units, _) => Ok(units),
+        }
+    }
+}
+
+impl<B> Chunk<'_, B> {
+    /// Reads the operand's bytes from `offset` on into a range of the staging.
+    pub fn copy_in(&mut self, target: &Target<'_>, offset: u64, into: Range<usize>) -> Copied {
+        self.transfer(target, offset, into, Access::Read, |private, mine, host| {
+            // SAFETY: translated in this chunk for reading; guest memory has no
+            // references.
+            unsafe { private.load(mine, host) };
+        })
+    }
+
+    /// Reads likewise and adds to what the range holds by exclusive or.
+    pub fn fold_in(&mut self, target: &Target<'_>, offset: u64, into: Range<usize>) -> Copied {
+        self.transfer(target, offset, into, Access::Read, |private, mine, host| {
+            // SAFETY: as for `copy_in`.
+            unsafe { private.fold(mine, host) };
+        })
+    }
+
+    /// Writes a range of the staging to the operand's bytes from `offset` on.
+    pub fn copy_out(&mut self, target: &Target<'_>, offset: u64, from: Range<usize>) -> Copied {
+        self.transfer(
+            target,
+            offset,
+            from,
+            Access::Write,
+            |private, mine, host| {
+                // SAFETY: translated in this chunk for writing; guest memory has no
+                // references.
+                unsafe { private.store(host, mine) };
+            },
+        )
+    }
+
+    #[inline]
+    fn transfer(
+        &mut self,
+        target: &Target<'_>,
+        offset: u64,
+        range: Range<usize>,
+        access: Access,
+        mut work: impl FnMut(Private, &mut [u8], HostAddr),
+    ) -> Copied {
+        let total = range.len();
+        let mut bytes = 0;
+        while bytes < total {
+            let left = (total - bytes) as u64;
+            let piece = match self.forward(target, offset + bytes as u64, left, access) {
+                Ok(piece) => piece,
+                Err(failure) => {
+                    let failure = Some(failure);
+                    return Copied { bytes, failure };
+                }
+            };
+            let len = piece.len as usize;
+            let at = range.start + bytes;
+            let mine = &mut self.staging.halves.0[at..at + len];
+            work(self.staging.private, mine, piece.host);
+            bytes += len;
+        }
+        Copied {
+            bytes,
+            failure: None,
+        }
+    }
+}
