@@ -17,13 +17,18 @@ use crate::epoch::Epochs;
 pub(crate) fn is_waiting(epochs: &Epochs, operation: impl FnOnce() + Send) -> bool {
     // The real worker has no queue, so it enters none itself.
     let chunk = epochs.enter(0);
-    let done = AtomicBool::new(false);
+    let (started, done) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
+            started.store(true, Ordering::Relaxed);
             operation();
             done.store(true, Ordering::Relaxed);
         });
-        std::thread::sleep(Duration::from_millis(15));
+        // On a busy machine it may take long until the thread gets a turn.
+        while !started.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(30));
         let was_waiting = !done.load(Ordering::Relaxed);
         drop(chunk);
         thread.join().unwrap();
