@@ -11,19 +11,25 @@ use crate::hal::{DmaPages, Hal};
 use crate::{Broken, Error, InvalidationPage, Stalled};
 
 /// One page of the host's memory.
-struct OnePage(Option<&'static [AtomicU64; 512]>);
+struct OnePage<'a>(Option<&'a Page>);
 
 #[repr(align(4096))]
 struct Page([AtomicU64; 512]);
 
-// SAFETY: one zeroed page, given out once and never freed.
-unsafe impl Hal for OnePage {
+impl Page {
+    fn zeroed() -> std::boxed::Box<Self> {
+        std::boxed::Box::new(Self(std::array::from_fn(|_| AtomicU64::new(0))))
+    }
+}
+
+// SAFETY: one zeroed page, given out once, whose owner outlives its user in every test.
+unsafe impl Hal for OnePage<'_> {
     fn allocate(&mut self, pages: usize) -> Option<DmaPages> {
         assert_eq!(pages, 1);
         let page = self.0.take()?;
         Some(DmaPages {
             gpa: 0x7000,
-            ptr: std::ptr::NonNull::from(page).cast(),
+            ptr: std::ptr::NonNull::from(&page.0).cast(),
             pages: 1,
         })
     }
@@ -33,14 +39,9 @@ unsafe impl Hal for OnePage {
     }
 }
 
-/// The page as both sides see it.
-fn shared(workers: u32) -> (InvalidationPage, &'static [AtomicU64; 512]) {
-    let page: &'static Page =
-        std::boxed::Box::leak(std::boxed::Box::new(Page(std::array::from_fn(|_| {
-            AtomicU64::new(0)
-        }))));
-    let driver = InvalidationPage::new(&mut OnePage(Some(&page.0)), workers);
-    (driver.unwrap(), &page.0)
+/// The driver's side of the page.
+fn driver_of(page: &Page, workers: u32) -> InvalidationPage {
+    InvalidationPage::new(&mut OnePage(Some(page)), workers).unwrap()
 }
 
 fn never() -> bool {
@@ -57,7 +58,9 @@ fn range(page: &[AtomicU64; 512], index: usize) -> [u64; 2] {
 
 #[test]
 fn ranges_go_round_the_ring_and_idle_workers_are_not_waited_for() {
-    let (driver, page) = shared(3);
+    let page = Page::zeroed();
+    let driver = driver_of(&page, 3);
+    let page = &page.0;
     assert_eq!(driver.gpa(), 0x7000);
     // One that the engine has not: what stands there is nobody's.
     busy(page, 3).store(7, Ordering::Relaxed);
@@ -72,7 +75,9 @@ fn ranges_go_round_the_ring_and_idle_workers_are_not_waited_for() {
 
 #[test]
 fn a_busy_worker_is_waited_for_until_its_word_changes() {
-    let (driver, page) = shared(4);
+    let page = Page::zeroed();
+    let driver = driver_of(&page, 4);
+    let page = &page.0;
     for next in [0, 8] {
         busy(page, 2).store(7, Ordering::Relaxed);
         let mut looks = 0;
@@ -92,7 +97,9 @@ fn a_busy_worker_is_waited_for_until_its_word_changes() {
 
 #[test]
 fn an_engine_that_stands_still_is_told() {
-    let (driver, page) = shared(4);
+    let page = Page::zeroed();
+    let driver = driver_of(&page, 4);
+    let page = &page.0;
     busy(page, 1).store(7, Ordering::Relaxed);
     let mut patience = 5;
     let stalled = driver.invalidate(0x1000, 1, || {
@@ -130,7 +137,9 @@ fn an_engine_with_too_many_workers_gets_no_page() {
 #[test]
 fn no_chunk_uses_what_was_invalidated() {
     const CPUS: usize = 3;
-    let (driver, page) = shared(1);
+    let page = Page::zeroed();
+    let driver = driver_of(&page, 1);
+    let page = &page.0;
     // Stands for page tables: what each CPU has mapped.
     let mapped: Vec<_> = (0..CPUS).map(|_| AtomicU64::new(1)).collect();
     let in_use: Vec<_> = (0..CPUS).map(|_| AtomicU64::new(0)).collect();
