@@ -43,3 +43,32 @@ kvm_lack() {
         echo "/dev/kvm is not accessible to $(id -un): add the user to the group $(stat -c %G /dev/kvm)"
     fi
 }
+
+# What AddressSanitizer's programs are built for; named, so that build scripts and macros
+# are built without.
+ASAN_TARGET=x86_64-unknown-linux-gnu
+
+# asan_lack: prints why nothing can be run under AddressSanitizer; nothing when it can. Tried,
+# since a toolchain may come without the runtime, and a host may forbid its address space.
+asan_lack() {
+    local scratch why=
+    scratch=$(mktemp -d)
+    if ! echo 'fn main() {}' | RUSTC_BOOTSTRAP=1 rustc -Zsanitizer=address \
+        --target "$ASAN_TARGET" -o "$scratch/empty" - >"$scratch/log" 2>&1; then
+        why="this Rust toolchain cannot build for AddressSanitizer: $(grep -m 1 error "$scratch/log")"
+    elif ! "$scratch/empty" >"$scratch/log" 2>&1; then
+        why="programs built for AddressSanitizer do not run here: $(head -n 1 "$scratch/log")"
+    fi
+    rm -r "$scratch"
+    [[ -z $why ]] || echo "$why"
+}
+
+# fetch_lack MANIFEST: prints why the dependencies of a workspace cannot be had; nothing when
+# they are here. A lock file that is out of date is no lack of the host's: the build says so.
+fetch_lack() {
+    local log
+    if ! log=$(cargo fetch --locked --target "$ASAN_TARGET" --manifest-path "$1" 2>&1) &&
+        [[ $log != *'--locked was passed'* ]]; then
+        echo "the dependencies of $1 cannot be downloaded: $(grep -m 1 error <<<"$log")"
+    fi
+}
