@@ -4,14 +4,13 @@
 //! ended at, each contiguous, 64 KiB together at most. It decides nothing about rights,
 //! and must touch no byte outside the pieces it is given.
 //!
-//! **A hardware backend** (Intel DSA) fits the same trait. Its `copy`, `fill` and
-//! `compare` write a descriptor with these host addresses to the device's portal and
-//! return; [`Backend::finish`], which ends every chunk's work on a descriptor before the
-//! completion is published, waits for the records of what was started. Translations
-//! are valid inside the chunk only, so nothing may be outstanding when it ends. What a
-//! device compares is known at `finish` only: an operation that needs the answer earlier
-//! (COMPARE stops at the first difference) calls it after each piece; a backend may carry
-//! out short pieces in software.
+//! **A backend may put work off.** What `copy` and `fill` are told may be done at any time
+//! until [`Backend::finish`] returns, by a device too, but the bytes that end up in memory
+//! are always those of doing it at once, piece after piece. Translations are valid inside
+//! a chunk only, so `finish` ends every chunk's work on a descriptor, before it is
+//! accounted for and long before its completion is published. What answers a question
+//! (`compare`) is done when it returns, and so is every operation of at most
+//! [`IMMEDIATE_BYTES`]: the short way counts on it.
 
 mod line;
 mod software;
@@ -20,6 +19,9 @@ pub use line::{GuestWord, atomic_u64, load_line, store_record};
 pub use software::{Private, Software};
 
 use crate::memory::HostAddr;
+
+/// An operation of this size or less, in bytes, is over when its method returns.
+pub const IMMEDIATE_BYTES: u64 = 4096;
 
 /// How the two operands of a copy lie, and in which direction it must run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +116,6 @@ pub trait Backend {
     /// See the trait.
     unsafe fn flush(&mut self, at: HostAddr, len: usize, keep: bool);
 
-    /// Ends what was started: every byte written is ordered before any later store.
+    /// Ends what was put off: every byte is written, and ordered before any later store.
     fn finish(&mut self);
 }

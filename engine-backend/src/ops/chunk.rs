@@ -288,15 +288,26 @@ impl<'a, B> Chunk<'a, B> {
 }
 
 impl<B: Backend> Chunk<'_, B> {
-    /// Ends a chunk's work on operands: `read` and `written` bytes were moved through
-    /// them. The one place between the bytes and the completion, and thus where the
-    /// written pages enter a dirty log: after the bytes, before anyone is told.
+    /// Ends a chunk's work on operands: waits until the backend has moved what it was
+    /// given, then does what [`Self::settle_moved`] does.
+    ///
+    /// # Errors
+    /// See [`Self::settle_moved`].
+    #[inline(always)]
+    pub fn settle(&mut self, moved: &[(&Target<'_>, Access, u64)]) -> Result<(), Failure> {
+        self.backend.finish();
+        self.settle_moved(moved)
+    }
+
+    /// Accounts for `read` and `written` bytes that were moved through operands. The one
+    /// place between the bytes and the completion, and thus where the written pages enter
+    /// a dirty log: after the bytes, before anyone is told.
     ///
     /// # Errors
     /// 5A (45 in another domain's memory) when a region lost its backing meanwhile:
     /// what was moved may be gone.
     #[inline(always)]
-    pub fn settle(&mut self, moved: &[(&Target<'_>, Access, u64)]) -> Result<(), Failure> {
+    pub fn settle_moved(&mut self, moved: &[(&Target<'_>, Access, u64)]) -> Result<(), Failure> {
         for &(target, access, bytes) in moved {
             match access {
                 Access::Read => target.account(bytes, 0),

@@ -11,11 +11,11 @@ use byway_protocols::{Completion, Descriptor, Opcode, Rights};
 use super::chunk::Chunk;
 use super::memmove::decide;
 use super::{Outcome, success, validate};
-use crate::backend::{Backend, Hint, Order};
+use crate::backend::{Backend, Hint, IMMEDIATE_BYTES, Order};
 use crate::stage2::Access;
 
-/// Longest transfer that is tried, in bytes.
-const SIZE_MAX: u32 = 4096;
+/// Longest transfer that is tried, in bytes: one that no backend puts off.
+const SIZE_MAX: u32 = IMMEDIATE_BYTES as u32;
 
 /// Carries the descriptor out if it is simple; otherwise nothing has happened, but that
 /// pages may have been marked accessed or dirty by walks that succeeded.
@@ -53,7 +53,7 @@ pub fn try_short<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -> Option
     chunk.budget.spend(size);
     let result = u8::from(order == Order::Descending);
     let moved = [(&src, Access::Read, size), (&dst, Access::Write, size)];
-    let completion = match chunk.settle(&moved) {
+    let completion = match chunk.settle_moved(&moved) {
         Ok(()) => Completion {
             result,
             ..success(memmove.size)

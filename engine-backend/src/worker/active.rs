@@ -5,7 +5,7 @@ use std::sync::Arc;
 use byway_protocols::{Descriptor, Status};
 
 use super::Account;
-use crate::backend::{Backend, Software};
+use crate::backend::Backend;
 use crate::epoch::ChunkGuard;
 use crate::iotlb::Iotlb;
 use crate::ops::budget::OPERATION_COST;
@@ -35,9 +35,9 @@ pub(super) enum Next {
 
 /// What a worker works with, whatever the queue.
 #[derive(Debug)]
-pub(super) struct Tools {
+pub(super) struct Tools<B> {
     pub(super) iotlb: Iotlb,
-    pub(super) backend: Software,
+    pub(super) backend: B,
     pub(super) staging: Staging,
     /// Lost regions that have been seen to.
     pub(super) regions_lost: u64,
@@ -138,9 +138,9 @@ impl Active {
 
     /// One chunk of work: the rest of a long descriptor, or as many small ones as fit.
     #[inline]
-    pub(super) fn serve(
+    pub(super) fn serve<B: Backend>(
         &mut self,
-        tools: &mut Tools,
+        tools: &mut Tools<B>,
         guard: &ChunkGuard<'_>,
         budget: &mut Budget,
     ) -> Next {

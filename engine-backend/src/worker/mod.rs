@@ -34,6 +34,7 @@ pub use crate::stats::WorkerStats;
 pub use account::Account;
 pub use config::WorkerConfig;
 
+use crate::backend::{Backend, Software};
 use crate::epoch::{Epochs, WORKERS_MAX};
 use crate::iotlb::Invalidations;
 use crate::ops::Verdict;
@@ -180,7 +181,8 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts the threads. `epochs` and `invalidations` have room for as many.
+    /// Starts the threads, each with the software backend. `epochs` and `invalidations`
+    /// have room for as many.
     ///
     /// # Errors
     /// See [`WorkerError`].
@@ -188,6 +190,19 @@ impl Workers {
         config: WorkerConfig,
         epochs: Arc<Epochs>,
         invalidations: Arc<Invalidations>,
+    ) -> Result<Self, WorkerError> {
+        Self::start_with(config, epochs, invalidations, |_| Software::new())
+    }
+
+    /// The same with a backend for each, made by `backend` from the worker's number.
+    ///
+    /// # Errors
+    /// See [`WorkerError`].
+    pub fn start_with<B: Backend + Send + 'static>(
+        config: WorkerConfig,
+        epochs: Arc<Epochs>,
+        invalidations: Arc<Invalidations>,
+        mut backend: impl FnMut(usize) -> B,
     ) -> Result<Self, WorkerError> {
         let max = epochs.workers().min(WORKERS_MAX);
         if config.count == 0 || config.count > max {
@@ -214,6 +229,7 @@ impl Workers {
                 epochs.clone(),
                 invalidations.clone(),
                 published.clone(),
+                backend(index),
             );
             let cpu = config.cpus.get(index).copied();
             let thread = std::thread::Builder::new()

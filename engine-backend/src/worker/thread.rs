@@ -12,7 +12,7 @@ use super::clock::ticks_in_us;
 use super::inbox::{Command, Inbox};
 use super::parked::Parked;
 use super::schedule::{Bill, Key, Schedule};
-use crate::backend::Software;
+use crate::backend::Backend;
 use crate::epoch::Epochs;
 use crate::iotlb::{Invalidations, Iotlb};
 use crate::memory::sigbus;
@@ -28,13 +28,13 @@ const LOOK_EVERY: u32 = 256;
 const SEARCH_PART: u64 = 8;
 
 /// What a worker's thread owns.
-pub(super) struct Thread {
+pub(super) struct Thread<B> {
     index: usize,
     inbox: Arc<Inbox>,
     epochs: Arc<Epochs>,
     invalidations: Arc<Invalidations>,
     published: Arc<Published>,
-    tools: Tools,
+    tools: Tools<B>,
     schedule: Schedule,
     queues: Vec<Option<Box<Active>>>,
     free: Vec<Key>,
@@ -57,7 +57,7 @@ pub(super) struct Thread {
 /// Fraction bits of `Thread::tick_cost`.
 const FRACTION: u32 = 16;
 
-impl Thread {
+impl<B: Backend> Thread<B> {
     pub(super) fn new(
         index: usize,
         park_us: u32,
@@ -65,6 +65,7 @@ impl Thread {
         epochs: Arc<Epochs>,
         invalidations: Arc<Invalidations>,
         published: Arc<Published>,
+        backend: B,
     ) -> Self {
         let chunk_ticks = ticks_in_us(CHUNK_US).max(1);
         Self {
@@ -75,7 +76,7 @@ impl Thread {
             published,
             tools: Tools {
                 iotlb: Iotlb::for_worker(index),
-                backend: Software::new(),
+                backend,
                 staging: Staging::new(),
                 regions_lost: sigbus::generation(),
             },
