@@ -18,6 +18,7 @@ use byway_protocols::Rights;
 
 pub use config::{ConfigError, EngineConfig};
 
+use crate::backend::{Backends, ChoiceError, Dsa};
 use crate::capability::LinkTerms;
 use crate::control::is_domain_name;
 use crate::device::{Device, Handle, Poller, Source};
@@ -41,6 +42,9 @@ pub enum EngineError {
     /// The workers cannot be started.
     #[error(transparent)]
     Workers(#[from] WorkerError),
+    /// The backend asked for is not to be had.
+    #[error(transparent)]
+    Backend(#[from] ChoiceError),
     /// The host refused something else.
     #[error("{what}")]
     Host {
@@ -57,6 +61,9 @@ pub enum EngineError {
 pub struct EngineStats {
     /// Per worker.
     pub workers: Vec<WorkerStats>,
+    /// Who moves the bytes, per worker: `software`, or `dsa` and the work queue that the
+    /// worker started with.
+    pub backends: Vec<String>,
     /// Per domain, by name.
     pub domains: Vec<DomainInfo>,
     /// Revocations, from taking the request to its acknowledgement.
@@ -75,6 +82,7 @@ pub struct Engine {
 #[derive(Debug)]
 struct Inner {
     core: Arc<Core>,
+    backend_names: Vec<String>,
     poller: Arc<Poller>,
     devices: Arc<Devices>,
     /// Stops when dropped.
@@ -117,11 +125,22 @@ impl Engine {
         let workers = config.workers as usize;
         let epochs = Arc::new(Epochs::new(workers));
         let invalidations = Arc::new(Invalidations::new(workers));
-        let threads = Workers::start(
+        let backends = Backends::open(config.backend, workers)?;
+        let backend_names = backends.names(workers);
+        let (settings, guards, stale) = (
             config.worker_config(),
             Arc::clone(&epochs),
             Arc::clone(&invalidations),
-        )?;
+        );
+        let threads = match backends {
+            Backends::Software => Workers::start(settings, guards, stale)?,
+            Backends::Dsa(opened, _) => {
+                let mut opened = opened.into_iter();
+                Workers::start_with(settings, guards, stale, |_| {
+                    opened.next().unwrap_or_else(|| Dsa::new(None))
+                })?
+            }
+        };
         let limits = CoreLimits {
             slots_max: config.slots_max,
             park_us: config.park_us,
@@ -142,6 +161,7 @@ impl Engine {
         Ok(Self {
             inner: Arc::new(Inner {
                 core,
+                backend_names,
                 poller,
                 devices,
                 control,
@@ -154,6 +174,7 @@ impl Engine {
     pub fn stats(&self) -> EngineStats {
         EngineStats {
             workers: self.inner.core.workers().stats(),
+            backends: self.inner.backend_names.clone(),
             domains: self.inner.list(),
             revokes: self.inner.core.revokes().summary(),
             offers: self.inner.core.exchange().len(),

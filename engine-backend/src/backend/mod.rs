@@ -12,9 +12,13 @@
 //! (`compare`) is done when it returns, and so is every operation of at most
 //! [`IMMEDIATE_BYTES`]: the short way counts on it.
 
+mod choice;
+pub mod dsa;
 mod line;
 mod software;
 
+pub use choice::{Backends, Choice, ChoiceError};
+pub use dsa::Dsa;
 pub use line::{GuestWord, atomic_u64, load_line, store_record};
 pub use software::{Private, Software};
 

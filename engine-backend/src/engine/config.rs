@@ -4,6 +4,7 @@ use byway_protocols::Word0;
 use byway_protocols::ring::{ENTRIES_MAX, ENTRIES_MIN};
 use serde::{Deserialize, Serialize};
 
+use crate::backend::Choice;
 use crate::epoch::WORKERS_MAX;
 use crate::interface::{AdminError, Quotas, Share};
 use crate::worker::WorkerConfig;
@@ -25,6 +26,8 @@ pub struct EngineConfig {
     pub slots_max: u32,
     /// How long a guest kernel has to answer a page request, in milliseconds; 1 to 60000.
     pub page_response_ms: u32,
+    /// Who moves the bytes: `auto`, `software` or `dsa`.
+    pub backend: Choice,
 }
 
 impl Default for EngineConfig {
@@ -37,6 +40,7 @@ impl Default for EngineConfig {
             park_us: workers.park_us,
             slots_max: 4096,
             page_response_ms: 1000,
+            backend: Choice::Auto,
         }
     }
 }

@@ -160,6 +160,7 @@ fn engine(place: &Place<'_>, table: EngineTable) -> Result<EngineSettings, Confi
         workers,
         pin: place.pins(table.pin, workers.unwrap_or(1) as usize)?,
         spin_us,
+        backend: table.backend,
     })
 }
 

@@ -3,6 +3,7 @@
 //! Unknown keys are refused everywhere. Values that a check may complain about keep
 //! their place in the file.
 
+use byway_engine::backend::Choice;
 use byway_engine::interface::Quotas;
 use serde::Deserialize;
 use toml::Spanned;
@@ -29,6 +30,8 @@ pub(super) struct EngineTable {
     pub workers: Option<Spanned<u64>>,
     pub pin: Option<Spanned<Vec<usize>>>,
     pub spin_us: Option<Spanned<u64>>,
+    #[serde(default)]
+    pub backend: Choice,
 }
 
 /// `[[vm]]`

@@ -14,6 +14,7 @@ pub use size::ByteSize;
 use std::fs;
 use std::path::Path;
 
+use byway_engine::backend::Choice;
 use byway_engine::interface::{LinkPolicy, Quotas};
 
 use crate::vm::VmConfig;
@@ -34,6 +35,8 @@ pub struct EngineSettings {
     pub pin: Vec<usize>,
     /// Microseconds that a worker spins before it sleeps, up to [`SPIN_US_MAX`].
     pub spin_us: Option<u32>,
+    /// Who moves the bytes.
+    pub backend: Choice,
 }
 
 /// One VM with its limits.

@@ -140,6 +140,20 @@ fn sizes_and_counts_are_bounded() {
 use crate::layout::COMMAND_LINE_MAX;
 
 #[test]
+fn the_backend_is_one_of_three() {
+    let engine = |backend: &str| format!("spin_us = 100\nbackend = {backend:?}");
+    let chosen = |backend| parse("spin_us = 100", &engine(backend)).unwrap();
+    assert_eq!(
+        parse("alice", "alice").unwrap().engine.backend,
+        Choice::Auto
+    );
+    assert_eq!(chosen("auto").engine.backend, Choice::Auto);
+    assert_eq!(chosen("dsa").engine.backend, Choice::Dsa);
+    assert_eq!(chosen("software").engine.backend, Choice::Software);
+    refused("spin_us = 100", &engine("gpu"), 5, "unknown variant");
+}
+
+#[test]
 fn host_cpus_are_checked() {
     refused("pin = [0]", "pin = [4096]", 11, "no CPU 4096");
     refused(

@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use byway_engine::backend::dsa::{self, Candidate, Mode};
+
 use super::Row;
 use crate::memory::{GuestRam, HugePages, RAM_MIN, RamConfig, selected};
 
@@ -125,16 +127,75 @@ fn memlock() -> Row {
 }
 
 fn dsa() -> Row {
-    let entries = |path: &str| fs::read_dir(path).map_or(0, Iterator::count);
-    let (queues, devices) = (entries("/dev/dsa"), entries("/sys/bus/dsa/devices"));
-    Row::either(
-        "devices.dsa",
-        queues > 0,
-        format!("{queues} user work queues, {devices} devices"),
-        if devices > 0 {
-            "set up a user work queue: accel-config config-wq --type=user ... and enable-wq"
-        } else {
-            "no Intel DSA here: the software backend does the work; nothing to do"
-        },
+    dsa_row(&dsa::candidates())
+}
+
+fn dsa_row(candidates: &[Candidate]) -> Row {
+    const ITEM: &str = "devices.dsa";
+    let usable: Vec<_> = candidates
+        .iter()
+        .filter_map(|c| c.found.as_ref().ok())
+        .map(|queue| {
+            let mode = match queue.mode {
+                Mode::Shared => "shared",
+                Mode::Dedicated => "dedicated",
+            };
+            format!("{} ({mode}, {} entries)", queue.name, queue.size)
+        })
+        .collect();
+    if !usable.is_empty() {
+        return Row::ok(ITEM, usable.join(", "));
+    }
+    let reasons: Vec<_> = candidates
+        .iter()
+        .filter_map(|c| Some(format!("{}: {}", c.name, c.found.as_ref().err()?)))
+        .collect();
+    if reasons.is_empty() {
+        return Row::lacking(
+            ITEM,
+            "no work queues",
+            "no Intel DSA set up here: the software backend does the work; on a host that has \
+             one: accel-config config-wq --type=user ... and enable-wq",
+        );
+    }
+    Row::lacking(
+        ITEM,
+        format!("{} work queues, none usable", candidates.len()),
+        reasons.join("; "),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Verdict;
+    use byway_engine::backend::dsa::{Operations, QueueInfo, Unusable};
+
+    #[test]
+    fn work_queues_are_named_or_explained() {
+        assert_eq!(dsa_row(&[]).verdict, Verdict::Lacking);
+        let broken = Candidate {
+            name: "wq0.1".to_owned(),
+            found: Err(Unusable::State("disabled".to_owned())),
+        };
+        let row = dsa_row(std::slice::from_ref(&broken));
+        assert_eq!(row.verdict, Verdict::Lacking);
+        assert!(row.advice.contains("wq0.1") && row.advice.contains("enable-wq"));
+        let good = Candidate {
+            name: "wq0.0".to_owned(),
+            found: Ok(QueueInfo {
+                name: "wq0.0".to_owned(),
+                node: "/dev/dsa/wq0.0".into(),
+                mode: Mode::Dedicated,
+                size: 16,
+                transfer_bytes_max: 1 << 21,
+                batch_max: 32,
+                operations: Operations::default(),
+                version: 0x100,
+            }),
+        };
+        let row = dsa_row(&[broken, good]);
+        assert_eq!(row.verdict, Verdict::Ok);
+        assert_eq!(row.found, "wq0.0 (dedicated, 16 entries)");
+    }
 }

@@ -58,10 +58,12 @@ fn embedded_engine(settings: &EngineSettings) -> Result<Arc<dyn Admin>, Failure>
         workers: settings.workers.unwrap_or(default.workers),
         worker_cpus: settings.pin.clone(),
         park_us: settings.spin_us.unwrap_or(default.park_us),
+        backend: settings.backend,
         ..default
     };
     let engine = Engine::new(config).map_err(|error| match error {
         EngineError::Config(error) => Failure::usage(error),
+        EngineError::Backend(error) => Failure::host(error),
         other => Failure::failed(other),
     })?;
     Ok(Arc::new(engine))
