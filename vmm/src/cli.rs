@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use byway_vmm::exit_status::Failure;
-use byway_vmm::{bench, demo, doctor, run, stress};
+use byway_vmm::{bench, demo, doctor, ops_list, run, stress};
 
 /// Virtual machines that exchange memory through a data-movement engine, without VM exits.
 #[derive(Debug, Parser)]
@@ -30,6 +30,8 @@ enum Command {
     Stress(stress::StressArgs),
     /// Say what this host offers, and what to do about what it lacks
     Doctor(doctor::Args),
+    /// List the operations, and which backend of this build and host carries each out
+    Ops(ops_list::Args),
 }
 
 impl Cli {
@@ -44,6 +46,7 @@ impl Cli {
             Command::Bench(args) => Ok(bench::run(&args)?),
             Command::Stress(args) => Ok(stress::run(&args)?),
             Command::Doctor(args) => doctor::run(&args),
+            Command::Ops(args) => ops_list::run(&args),
         }
     }
 }

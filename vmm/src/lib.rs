@@ -24,6 +24,7 @@ pub mod layout;
 pub mod loader;
 pub mod measure;
 pub mod memory;
+pub mod ops_list;
 pub mod run;
 pub mod steer;
 pub mod stress;
