@@ -36,6 +36,8 @@ pub enum PageSize {
     Small,
     /// 2 MiB.
     Large,
+    /// 1 GiB.
+    Huge,
 }
 
 impl PageSize {
@@ -45,6 +47,16 @@ impl PageSize {
         match self {
             Self::Small => 4096,
             Self::Large => 2 << 20,
+            Self::Huge => 1 << 30,
+        }
+    }
+
+    /// Level of the table entry that maps one; 1 = the last.
+    const fn level(self) -> u32 {
+        match self {
+            Self::Small => 1,
+            Self::Large => 2,
+            Self::Huge => 3,
         }
     }
 }
@@ -108,7 +120,7 @@ impl Process {
 
     /// Maps one page with these bits ([`pte`]), without invalidation.
     pub fn map_page(&self, va: u64, gpa: u64, size: PageSize, bits: u64) {
-        let last = if size == PageSize::Large { 2 } else { 1 };
+        let last = size.level();
         let mut table = self.root;
         for level in (last + 1..=4).rev() {
             let at = table + 8 * index(va, level);
@@ -119,7 +131,7 @@ impl Process {
             }
             table = entry & pte::FRAME;
         }
-        let large = if last == 2 { pte::PS } else { 0 };
+        let large = if last > 1 { pte::PS } else { 0 };
         self.guest
             .write_u64(table + 8 * index(va, last), gpa | bits | large);
     }

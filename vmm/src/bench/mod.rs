@@ -5,6 +5,7 @@
 
 mod exits;
 mod latency;
+mod mechanisms;
 pub mod quiet;
 pub mod report;
 mod revocation;
@@ -32,6 +33,16 @@ pub enum Case {
     Sizes,
     /// Revocation while copies of 1 GiB run
     Revoke,
+    /// IOTLB hits and misses, walks by size of page
+    Translation,
+    /// Invalidation of a page and of an address space, copies running
+    Invalidation,
+    /// Revocation with 1 and with 65,536 descendants
+    Descendants,
+    /// 64 B copies with no and with 16,384 idle queues registered
+    IdleQueues,
+    /// Floods of different weights, and a victim beside a flood
+    Fairness,
 }
 
 /// What `byway bench` takes.
@@ -71,12 +82,8 @@ pub fn measure(args: &BenchArgs) -> Result<BenchReport> {
     let started = Instant::now();
     let wanted = |case| args.cases.is_empty() || args.cases.contains(&case);
     let quick = args.quick;
-    let (rounds, copies, revocations) = if quick {
-        (8, 80, 1100)
-    } else {
-        (40, 200, 5000)
-    };
-    let bar = ProgressBar::new(u64::from(revocations) + 300);
+    let revocations = if quick { 1100 } else { 5000 };
+    let bar = ProgressBar::new(u64::from(revocations) + 500);
     bar.set_style(ProgressStyle::with_template(
         "{bar:30} {percent:>3}% {msg}",
     )?);
@@ -85,9 +92,39 @@ pub fn measure(args: &BenchArgs) -> Result<BenchReport> {
         cpu: cpu_model(),
         ..BenchReport::default()
     };
+    if [Case::Latency, Case::Exits, Case::Memcpy, Case::Sizes]
+        .into_iter()
+        .any(wanted)
+    {
+        between_vms(&wanted, quick, &mut report, &bar)?;
+    }
+    if wanted(Case::Revoke) {
+        bar.set_message("revocation during copies of 1 GiB");
+        let large = StageSpec {
+            memory_bytes: 1280 << 20,
+            buffer_bytes: 1 << 30,
+        };
+        let mut stage = Stage::set(large, &mut |_| {})?;
+        report.ratios.revoke_us_p999 =
+            revocation::measure(&mut stage, revocations, &mut report.rows, || bar.inc(1))?
+                .or_note(&mut report.not_measured);
+    }
+    mechanisms_alone(&wanted, quick, &mut report, &bar)?;
+    bar.finish_and_clear();
+    report.seconds = started.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+/// What takes two virtual machines with small buffers.
+fn between_vms(
+    wanted: &impl Fn(Case) -> bool,
+    quick: bool,
+    report: &mut BenchReport,
+    bar: &ProgressBar,
+) -> Result<()> {
+    let (rounds, copies) = if quick { (8, 80) } else { (40, 200) };
     let missing = &mut report.not_measured;
     let (ratios, rows) = (&mut report.ratios, &mut report.rows);
-
     let stage = Stage::set(StageSpec::default(), &mut |what| {
         bar.set_message(what.to_owned())
     })?;
@@ -115,21 +152,45 @@ pub fn measure(args: &BenchArgs) -> Result<BenchReport> {
         sizes::sweep(&stage, quick, rows)?;
     }
     bar.inc(100);
-    drop(stage);
+    Ok(())
+}
 
-    if wanted(Case::Revoke) {
-        bar.set_message("revocation during copies of 1 GiB");
-        let large = StageSpec {
-            memory_bytes: 1280 << 20,
-            buffer_bytes: 1 << 30,
-        };
-        let mut stage = Stage::set(large, &mut |_| {})?;
-        ratios.revoke_us_p999 =
-            revocation::measure(&mut stage, revocations, rows, || bar.inc(1))?.or_note(missing);
+/// What takes no virtual machine ([`mechanisms`]).
+fn mechanisms_alone(
+    wanted: &impl Fn(Case) -> bool,
+    quick: bool,
+    report: &mut BenchReport,
+    bar: &ProgressBar,
+) -> Result<()> {
+    let missing = &mut report.not_measured;
+    let (ratios, rows) = (&mut report.ratios, &mut report.rows);
+    if wanted(Case::Translation) {
+        bar.set_message("translation");
+        mechanisms::translation(rows)?;
     }
-    bar.finish_and_clear();
-    report.seconds = started.elapsed().as_secs_f64();
-    Ok(report)
+    if wanted(Case::Invalidation) {
+        bar.set_message("invalidation");
+        mechanisms::invalidation(quick, rows)?;
+    }
+    bar.inc(50);
+    if wanted(Case::Descendants) {
+        bar.set_message("revocation with many descendants");
+        ratios.revoke_65536_over_1 = mechanisms::descendants(quick, rows)?.or_note(missing);
+    }
+    bar.inc(50);
+    if wanted(Case::IdleQueues) {
+        bar.set_message("thousands of idle queues");
+        ratios.put64_16384_idle_over_1 = mechanisms::idle_queues(quick, rows)?.or_note(missing);
+    }
+    bar.inc(50);
+    if wanted(Case::Fairness) {
+        bar.set_message("fairness");
+        let fairness = mechanisms::fairness(quick, rows)?;
+        ratios.jain = Some(fairness.jain);
+        ratios.victim_p99_over_share = Some(fairness.victim_p99_over_share);
+    }
+    bar.inc(50);
+    Ok(())
 }
 
 fn cpu_model() -> String {

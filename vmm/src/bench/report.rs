@@ -39,6 +39,14 @@ pub struct Ratios {
     pub boot_to_first_transfer_s: Option<f64>,
     /// 99.9th percentile of a revocation while 1 GiB copies run, in microseconds.
     pub revoke_us_p999: Option<f64>,
+    /// Median time of a revocation with 65,536 descendants over that with one.
+    pub revoke_65536_over_1: Option<f64>,
+    /// Median latency of a 64 B copy with 16,384 idle queues registered over that with none but its own.
+    pub put64_16384_idle_over_1: Option<f64>,
+    /// Jain's index over three floods, each by its weight; the worst mix.
+    pub jain: Option<f64>,
+    /// A victim's 99th percentile beside a flood over that of its share of the worker; the worst flood.
+    pub victim_p99_over_share: Option<f64>,
 }
 
 /// One measurement. Fields that do not apply are absent.
@@ -85,22 +93,23 @@ struct Target {
 }
 
 impl Ratios {
-    fn targets(&self) -> [Target; 6] {
+    fn targets(&self) -> [Target; 10] {
         let at_most = |name, value, bound| Target {
             name,
             value,
             bound,
             at_most: true,
         };
+        let at_least = |name, value, bound| Target {
+            name,
+            value,
+            bound,
+            at_most: false,
+        };
         [
             at_most("put64_rtt_over_pingpong", self.put64_rtt_over_pingpong, 1.6),
             at_most("op64_ns_over_pingpong", self.op64_ns_over_pingpong, 0.35),
-            Target {
-                name: "put_1m_over_memcpy",
-                value: self.put_1m_over_memcpy,
-                bound: 0.9,
-                at_most: false,
-            },
+            at_least("put_1m_over_memcpy", self.put_1m_over_memcpy, 0.9),
             at_most("exits_per_op", self.exits_per_op, 0.0),
             at_most(
                 "boot_to_first_transfer_s",
@@ -108,6 +117,10 @@ impl Ratios {
                 2.0,
             ),
             at_most("revoke_us_p999", self.revoke_us_p999, 50.0),
+            at_most("revoke_65536_over_1", self.revoke_65536_over_1, 1.5),
+            at_most("put64_16384_idle_over_1", self.put64_16384_idle_over_1, 1.2),
+            at_least("jain", self.jain, 0.95),
+            at_most("victim_p99_over_share", self.victim_p99_over_share, 2.0),
         ]
     }
 }
