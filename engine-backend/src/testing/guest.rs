@@ -33,9 +33,19 @@ unsafe impl Send for Guest {}
 unsafe impl Sync for Guest {}
 
 impl Guest {
-    /// A guest with `bytes` bytes of RAM, a multiple of 2 MiB.
+    /// A guest with `bytes` bytes of RAM, a multiple of 2 MiB, that can be truncated.
     #[must_use]
     pub fn new(id: u32, bytes: u64) -> Arc<Self> {
+        Self::with_seals(id, bytes, 0)
+    }
+
+    /// The same with RAM that can not, as it should be.
+    #[must_use]
+    pub fn sealed(id: u32, bytes: u64) -> Arc<Self> {
+        Self::with_seals(id, bytes, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW)
+    }
+
+    fn with_seals(id: u32, bytes: u64, seals: libc::c_int) -> Arc<Self> {
         // SAFETY: a new descriptor, owned by the `File` alone.
         let file = unsafe {
             let fd = libc::memfd_create(c"byway-test-guest".as_ptr(), libc::MFD_ALLOW_SEALING);
@@ -43,6 +53,9 @@ impl Guest {
             File::from_raw_fd(fd)
         };
         file.set_len(bytes).expect("room for the guest's RAM");
+        // SAFETY: the descriptor is the file's.
+        let sealed = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) };
+        assert_eq!(sealed, 0, "F_ADD_SEALS");
         let file = Arc::new(file);
         // SAFETY: a new shared mapping at an address of the kernel's choice.
         let window = unsafe {

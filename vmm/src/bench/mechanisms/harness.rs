@@ -7,13 +7,15 @@ use byway_engine::epoch::Epochs;
 use byway_engine::iotlb::Invalidations;
 use byway_engine::testing::Submitter;
 use byway_engine::worker::{WorkerConfig, Workers};
-use byway_protocols::{Descriptor, Flags, Opcode, Status};
+use byway_protocols::{Completion, Descriptor, Flags, Opcode, Status};
 
 use super::timed;
 use crate::measure::{ThreadLoad, pin};
 
 /// Where processes have their data.
 pub const VA: u64 = 0x4000_0000;
+/// Looks for a completion between two looks whether a kick is asked for.
+const SPINS: u32 = 4096;
 
 /// An engine's moving parts, without a VMM. The measuring thread is bound to a core as long as this lives.
 pub struct Harness {
@@ -65,6 +67,46 @@ impl Harness {
         Ok(ThreadLoad::of(tid)?)
     }
 
+    /// Nanoseconds of each of `count` operations, one at a time.
+    ///
+    /// # Errors
+    /// When one is no success.
+    pub fn latencies(
+        &self,
+        submitter: &mut Submitter,
+        descriptor: &Descriptor,
+        count: usize,
+    ) -> Result<Vec<f64>> {
+        (0..count)
+            .map(|_| {
+                let mut ended = None;
+                let ns = timed(|| {
+                    submitter.submit(descriptor);
+                    ended = Some(self.poll(submitter));
+                });
+                let ok = ended.is_some_and(|c| c.status() == Some(Status::Success));
+                ensure!(ok, "an operation ended with {ended:?}");
+                Ok(ns)
+            })
+            .collect()
+    }
+
+    /// Polls for the oldest completion. When it does not come, the host may have kept this thread from submitting for so
+    /// long that the queue was parked.
+    fn poll(&self, submitter: &mut Submitter) -> Completion {
+        let mut spins = 0_u32;
+        loop {
+            if let Some(completion) = submitter.poll() {
+                return completion;
+            }
+            std::hint::spin_loop();
+            spins = spins.wrapping_add(1);
+            if spins.is_multiple_of(SPINS) && submitter.needs_kick() {
+                self.workers.wake(submitter.queue().domain());
+            }
+        }
+    }
+
     /// Waits for the oldest completion, kicking where asked.
     ///
     /// # Errors
@@ -88,32 +130,4 @@ pub fn copy(src: u64, dst: u64, size: u32) -> Descriptor {
         size,
         ..Descriptor::new(Opcode::Memmove, Flags::NONE)
     }
-}
-
-/// Nanoseconds of each of `count` operations, one at a time, on a queue that is polled.
-///
-/// # Errors
-/// When one is no success.
-pub fn latencies(
-    submitter: &mut Submitter,
-    descriptor: &Descriptor,
-    count: usize,
-) -> Result<Vec<f64>> {
-    (0..count)
-        .map(|_| {
-            let mut ended = None;
-            let ns = timed(|| {
-                submitter.submit(descriptor);
-                ended = loop {
-                    match submitter.poll() {
-                        Some(completion) => break Some(completion),
-                        None => std::hint::spin_loop(),
-                    }
-                };
-            });
-            let ok = ended.is_some_and(|c| c.status() == Some(Status::Success));
-            ensure!(ok, "an operation ended with {ended:?}");
-            Ok(ns)
-        })
-        .collect()
 }

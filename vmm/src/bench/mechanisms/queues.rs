@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use byway_engine::testing::{Guest, PageSize, Process, Submitter};
 
-use super::harness::{Harness, VA, copy, latencies};
+use super::harness::{Harness, VA, copy};
 use super::percentile;
 use crate::bench::quiet::{Quiet, Watch};
 use crate::bench::report::Row;
@@ -28,7 +28,7 @@ struct Crowd {
 impl Crowd {
     fn new(idle: usize) -> Result<Self> {
         let harness = Harness::new(PARK_US)?;
-        let guest = Guest::new(1, 64 << 20);
+        let guest = Guest::sealed(1, 64 << 20);
         let process = Process::new(&guest, 2);
         process.map(VA, 2 << 20, PageSize::Large);
         let idle: Vec<Submitter> = (0..idle)
@@ -57,12 +57,15 @@ impl Crowd {
         // Wakes the queue, and the processor's caches.
         self.submitter.submit(&small);
         self.harness.wait(&mut self.submitter)?;
-        latencies(&mut self.submitter, &small, WINDOW / 10)?;
+        self.harness
+            .latencies(&mut self.submitter, &small, WINDOW / 10)?;
         let before = self.harness.worker_load()?;
         // It was polled the moment before.
         self.submitter.submit(&small);
         self.harness.wait(&mut self.submitter)?;
-        let mut samples = latencies(&mut self.submitter, &small, WINDOW)?;
+        let mut samples = self
+            .harness
+            .latencies(&mut self.submitter, &small, WINDOW)?;
         watch.add(
             percentile(&mut samples, 0.5),
             &before,

@@ -29,7 +29,7 @@ struct Busy {
 
 impl Busy {
     fn new() -> Result<Self> {
-        let guest = Guest::new(1, 2 * DATA);
+        let guest = Guest::sealed(1, 2 * DATA);
         let process = Process::new(&guest, 2);
         process.map(VA, DATA, PageSize::Large);
         let harness = Harness::new(1_000_000)?;

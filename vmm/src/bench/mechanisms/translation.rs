@@ -47,7 +47,7 @@ fn per_translation(process: &Process, addresses: &[u64], warm: bool) -> Result<f
 /// # Errors
 /// When a mapped page is not found.
 pub fn measure(rows: &mut Vec<Row>) -> Result<()> {
-    let guest = Guest::new(1, 128 << 20);
+    let guest = Guest::sealed(1, 128 << 20);
     let process = Process::new(&guest, 2);
     // Small pages of their own; larger ones are all the same: walks differ by the tables they go through, not by what is
     // behind.
