@@ -17,8 +17,9 @@ use super::transfer::{descriptor_at, ring_doorbell, words};
 
 /// Fruitless polls between two looks at whether the host wants the command to end.
 const POLLS_PER_LOOK: u32 = 1 << 16;
-/// Such looks that go by after the host said so before descriptors are given up.
-const LOOKS_BEFORE_ABANDON: u32 = 64;
+/// Such looks that go by after the host said so before descriptors are given up: seconds, since a worker may have no core and a
+/// page may be waited for.
+const LOOKS_BEFORE_ABANDON: u32 = 8192;
 /// Descriptors between two such looks where there is always something to do.
 const DESCRIPTORS_PER_LOOK: u64 = 1 << 10;
 
