@@ -147,6 +147,10 @@ typedef uint64_t __le64;
 #define BYWAY_OP_ATOMIC64 0x66U
 /* publishes a value after a fence */
 #define BYWAY_OP_SIGNAL 0x67U
+/* sends a message through a port */
+#define BYWAY_OP_SEND 0x6cU
+/* posts a buffer for a message to a port */
+#define BYWAY_OP_RECEIVE 0x6dU
 /* drives an endpoint */
 #define BYWAY_OP_DEVICE_TRANSFER 0x70U
 /* runs a verified user program */

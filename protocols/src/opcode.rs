@@ -102,6 +102,10 @@ opcodes! {
     Atomic64 = 0x66,
     /// Publishes a value after a fence.
     Signal = 0x67,
+    /// Sends a message through a port.
+    Send = 0x6c,
+    /// Posts a buffer for a message to a port.
+    Receive = 0x6d,
     /// Drives an endpoint.
     DeviceTransfer = 0x70,
     /// Runs a verified user program.
