@@ -33,6 +33,16 @@ struct Slot {
     dead: AtomicPtr<AtomicBool>,
 }
 
+impl Slot {
+    /// Start and length in bytes; a length of 0 = none.
+    fn extent(&self) -> (u64, u64) {
+        let range = self.range.load(Ordering::Acquire);
+        let start = range >> LENGTH_BITS << PAGE_BITS;
+        let len = (range & ((1 << LENGTH_BITS) - 1)) << PAGE_BITS;
+        (start, len)
+    }
+}
+
 static TABLE: [Slot; SLOTS] = [const {
     Slot {
         range: AtomicU64::new(0),
@@ -131,18 +141,29 @@ extern "C" fn on_sigbus(
 ) {
     // SAFETY: the kernel passes a valid `siginfo_t`.
     let (code, addr) = unsafe { ((*info).si_code, (*info).si_addr() as u64) };
-    // A positive code comes from the kernel; others carry no address.
-    if code <= 0 || !cover(addr) {
-        pass_on(signal, info, context);
+    match code {
+        // Of an access of this thread.
+        libc::BUS_ADRERR | libc::BUS_MCEERR_AR if cover(addr) => {}
+        // Memory has failed that nobody was accessing. Whoever does gets a signal of their own; until then nothing
+        // has happened here.
+        libc::BUS_MCEERR_AO if is_registered(addr) => {}
+        // Codes that are not positive carry no address.
+        _ => pass_on(signal, info, context),
     }
+}
+
+/// Whether a region is around `addr` now. Says nothing of how long it stays: the flag behind it must not be touched.
+fn is_registered(addr: u64) -> bool {
+    TABLE.iter().any(|slot| {
+        let (start, len) = slot.extent();
+        addr.wrapping_sub(start) < len
+    })
 }
 
 /// Maps zero pages over the region around `addr`; whether there is one and it worked.
 fn cover(addr: u64) -> bool {
     for slot in &TABLE {
-        let range = slot.range.load(Ordering::Acquire);
-        let start = range >> LENGTH_BITS << PAGE_BITS;
-        let len = (range & ((1 << LENGTH_BITS) - 1)) << PAGE_BITS;
+        let (start, len) = slot.extent();
         if addr.wrapping_sub(start) >= len {
             continue;
         }

@@ -30,22 +30,22 @@ pub struct Budget {
     limit: u64,
     spent: u64,
     look_at: u64,
-    started: Option<u64>,
+    started: u64,
     limit_ticks: u64,
     elements: u32,
 }
 
 impl Budget {
     /// For `limit` bytes of work, at most [`CHUNK_BYTES`], and `limit_ticks` ticks of the
-    /// time stamp counter, counted from the first look at it.
+    /// time stamp counter, counted from `started`.
     #[inline]
     #[must_use]
-    pub fn new(limit: u64, limit_ticks: u64) -> Self {
+    pub fn new(limit: u64, limit_ticks: u64, started: u64) -> Self {
         Self {
             limit: limit.min(CHUNK_BYTES),
             spent: 0,
             look_at: LOOK_EVERY,
-            started: None,
+            started,
             limit_ticks,
             elements: 0,
         }
@@ -98,8 +98,7 @@ impl Budget {
     #[cold]
     fn look(&mut self, now: u64) {
         self.look_at = self.spent + LOOK_EVERY;
-        let started = *self.started.get_or_insert(now);
-        if now.wrapping_sub(started) >= self.limit_ticks {
+        if now.wrapping_sub(self.started) >= self.limit_ticks {
             self.limit = self.spent;
         }
     }
@@ -111,7 +110,7 @@ mod tests {
 
     #[test]
     fn work_ends_it() {
-        let mut b = Budget::new(1 << 30, u64::MAX);
+        let mut b = Budget::new(1 << 30, u64::MAX, 0);
         assert_eq!(b.left(), CHUNK_BYTES);
         b.spend(CHUNK_BYTES - 1);
         assert!(!b.is_over());
@@ -123,9 +122,14 @@ mod tests {
 
     #[test]
     fn time_ends_it() {
-        let mut b = Budget::new(CHUNK_BYTES, 1000);
+        // The first look may come too late already.
+        let mut b = Budget::new(CHUNK_BYTES, 1000, 5);
         b.spent = LOOK_EVERY;
-        b.look(5);
+        b.look(1005);
+        assert!(b.is_over());
+        let mut b = Budget::new(CHUNK_BYTES, 1000, 5);
+        b.spent = LOOK_EVERY;
+        b.look(900);
         assert!(!b.is_over());
         b.spent = 2 * LOOK_EVERY;
         b.look(1004);

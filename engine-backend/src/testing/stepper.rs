@@ -58,7 +58,7 @@ impl Stepper {
         let mut chunks = 0;
         loop {
             let guard = self.epochs.enter(0);
-            let mut budget = Budget::new(chunk_bytes, u64::MAX);
+            let mut budget = Budget::new(chunk_bytes, u64::MAX, 0);
             let mut chunk = Chunk {
                 guard: &guard,
                 context: process.context(),

@@ -156,7 +156,7 @@ impl<B: Backend> Thread<B> {
         let Some(queue) = self.queues.get_mut(turn.key).and_then(Option::as_mut) else {
             return false;
         };
-        let mut budget = Budget::new(turn.budget, self.chunk_ticks);
+        let mut budget = Budget::new(turn.budget, self.chunk_ticks, self.free_since);
         let before = queue.progress();
         let next = {
             let guard = self.epochs.enter(self.index);

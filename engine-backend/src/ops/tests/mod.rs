@@ -91,7 +91,7 @@ impl Rig {
         loop {
             self.chunks += 1;
             let guard = self.epochs.enter(0);
-            let mut budget = Budget::new(self.chunk_bytes, u64::MAX);
+            let mut budget = Budget::new(self.chunk_bytes, u64::MAX, 0);
             let mut chunk = Chunk {
                 guard: &guard,
                 context: self.alice.context(),

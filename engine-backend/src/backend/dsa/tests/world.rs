@@ -88,7 +88,7 @@ impl<B: Backend> World<B> {
         let mut execution: Option<Execution> = None;
         loop {
             let guard = self.epochs.enter(0);
-            let mut budget = Budget::new(chunk_bytes, u64::MAX);
+            let mut budget = Budget::new(chunk_bytes, u64::MAX, 0);
             let mut chunk = Chunk {
                 guard: &guard,
                 context: self.alice.context(),
