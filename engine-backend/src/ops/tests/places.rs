@@ -1,5 +1,7 @@
 //! TRANSLATION_FETCH, CACHE_FLUSH, ATOMIC64 and SIGNAL.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 use byway_protocols::Rights;
 use byway_protocols::operands::{AtomicFields, atomic_kind, fetch_intent};
@@ -161,26 +163,39 @@ fn atomics_tell_what_was_there() {
 fn atomics_are_atomic_with_respect_to_the_guest() {
     let mut rig = Rig::new();
     let gpa = rig.alice.map(VA, PAGE, PageSize::Small);
-    const TIMES: u64 = 20_000;
+    const TIMES: u64 = 100_000;
     let span = rig
         .alice
         .guest()
         .memory()
         .contiguous(gpa, 8)
         .expect("a word of RAM");
-    let guest = std::thread::spawn(move || {
-        for _ in 0..TIMES {
-            let mut found = span.load_u64(0);
-            while let Err(other) = span.cmpxchg_u64(0, found, found + 1) {
-                found = other;
+    let start = read_u64(&rig.alice, VA);
+    let (started, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    let added = std::thread::scope(|scope| {
+        // It goes on for as long as the engine does, so that they meet.
+        let guest = scope.spawn(|| {
+            let mut added = 0;
+            while !over.load(Ordering::Relaxed) {
+                let mut found = span.load_u64(0);
+                while let Err(other) = span.cmpxchg_u64(0, found, found.wrapping_add(1)) {
+                    found = other;
+                }
+                added += 1;
+                started.store(true, Ordering::Relaxed);
             }
+            added
+        });
+        while !started.load(Ordering::Relaxed) {
+            std::thread::yield_now();
         }
+        for _ in 0..TIMES {
+            rig.complete(&atomic(atomic_kind::FETCH_ADD, VA, 1, 0));
+        }
+        over.store(true, Ordering::Relaxed);
+        guest.join().unwrap()
     });
-    for _ in 0..TIMES {
-        rig.complete(&atomic(atomic_kind::FETCH_ADD, VA, 1, 0));
-    }
-    guest.join().unwrap();
-    assert_eq!(read_u64(&rig.alice, VA), 2 * TIMES);
+    assert_eq!(read_u64(&rig.alice, VA), start + TIMES + added);
 }
 
 #[test]
