@@ -16,9 +16,10 @@ pub(super) const LOOKS: usize = 8;
 #[derive(Debug, Default)]
 struct Lot {
     keys: Vec<Key>,
-    /// Where the search goes on, downwards.
+    /// Where the search goes on, downwards; never beyond the end of the list, where queues that come later would be taken
+    /// for those that are to be looked at.
     cursor: usize,
-    /// How many are to be looked at yet.
+    /// How many are to be looked at yet; never more than there are.
     left: usize,
 }
 
@@ -67,11 +68,14 @@ impl Parked {
         lot.keys.swap_remove(place);
         if let Some(&moved) = lot.keys.get(place) {
             self.places[moved] = place;
-            // The search must not miss it, if it has not come to the end of the list yet.
-            if lot.goes_over_the_end() {
+            // The search must not miss it, if it has yet to come to the end of the list, where that one was.
+            let is_ahead = lot.cursor > lot.keys.len() || lot.goes_over_the_end();
+            if lot.left > 0 && is_ahead {
                 lot.left = lot.keys.len();
             }
         }
+        lot.cursor = lot.cursor.min(lot.keys.len());
+        lot.left = lot.left.min(lot.keys.len());
         if lot.keys.is_empty() {
             self.lots.remove(&domain);
             self.searched.retain(|&d| d != domain);
@@ -117,7 +121,7 @@ impl Parked {
                 return;
             }
             lot.left -= 1;
-            lot.cursor = match lot.cursor.min(lot.keys.len()) {
+            lot.cursor = match lot.cursor {
                 0 => lot.keys.len() - 1,
                 n => n - 1,
             };
@@ -192,6 +196,28 @@ mod tests {
             false
         });
         assert!(found);
+    }
+
+    #[test]
+    fn queues_that_replace_others_hide_none() {
+        let mut parked = lot(10);
+        parked.kick(1);
+        for key in 5..10 {
+            parked.remove(1, key);
+        }
+        // Of the five that are left, and of no other.
+        parked.kick(1);
+        for key in 10..15 {
+            parked.add(1, key);
+        }
+        let mut seen = BTreeSet::new();
+        while parked.is_searching() {
+            parked.search(|key| {
+                seen.insert(key);
+                false
+            });
+        }
+        assert!(seen.is_superset(&(0..5).collect()), "{seen:?}");
     }
 
     proptest! {
