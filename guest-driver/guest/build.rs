@@ -1,8 +1,17 @@
 //! Hands the linker what a freestanding image needs, so that a plain `cargo build` makes one
 //! from any directory and without `RUSTFLAGS`.
+//!
+//! The linker script is taken from a copy in `OUT_DIR`: cargo keeps this program's output with
+//! the target folder, so a path into the sources would be wrong once the checkout has moved.
 
-fn main() {
-    let here = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
+use std::env;
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let script = Path::new(&env::var("OUT_DIR")?).join("image.ld");
+    fs::copy("image.ld", &script)?;
     for argument in [
         "-nostartfiles",
         "-nostdlib",
@@ -12,11 +21,12 @@ fn main() {
         "-Wl,--no-eh-frame-hdr",
         "-Wl,-z,noexecstack",
         "-Wl,-z,max-page-size=4096",
-        &format!("-T{here}/image.ld"),
+        &format!("-T{}", script.display()),
     ] {
         println!("cargo:rustc-link-arg-bins={argument}");
     }
     for input in ["image.ld", "src/ring0/boot.s", "src/ring0/traps.s"] {
         println!("cargo:rerun-if-changed={input}");
     }
+    Ok(())
 }
