@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use byway_protocols::Rights;
 
-pub use config::{ConfigError, EngineConfig};
+pub use config::{ConfigError, EngineConfig, QuotaError};
 
 use crate::backend::{Backends, ChoiceError, Dsa};
 use crate::capability::LinkTerms;
@@ -30,7 +30,6 @@ use crate::interface::{
 use crate::iotlb::Invalidations;
 use crate::ops::supported_opcodes;
 use crate::worker::{WorkerError, WorkerStats, Workers};
-use config::{check_quotas, check_share};
 use control_thread::ControlThread;
 
 /// Why an engine cannot be started.
@@ -241,7 +240,7 @@ impl Inner {
         if !is_domain_name(&name) {
             return Err(AdminError::BadName(name));
         }
-        check_quotas(&quotas)?;
+        quotas.check().map_err(bad_quota)?;
         let mut devices = self.devices.lock();
         if devices.contains_key(&name) {
             return Err(AdminError::Exists(name));
@@ -298,7 +297,7 @@ impl Inner {
     }
 
     fn set_share(&self, name: &str, share: &Share) -> Result<(), AdminError> {
-        check_share(share)?;
+        share.check().map_err(bad_quota)?;
         let device = self.devices.get(name)?;
         device.domain().account().set_share(share);
         Ok(())
@@ -347,6 +346,10 @@ fn random_instance() -> io::Result<u32> {
         return Err(io::Error::last_os_error());
     }
     Ok(u32::from_le_bytes(bytes))
+}
+
+fn bad_quota(error: QuotaError) -> AdminError {
+    AdminError::BadQuota(error.to_string())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::Choice;
 use crate::epoch::WORKERS_MAX;
-use crate::interface::{AdminError, Quotas, Share};
+use crate::interface::{Quotas, Share};
 use crate::worker::WorkerConfig;
 
 /// Settings of an engine. Unknown keys are refused.
@@ -60,9 +60,11 @@ pub struct ConfigError {
 /// Slots that a descriptor can name.
 const SLOTS_MAX: u32 = Word0::SLOT_MAX as u32 + 1;
 const PARK_US_MAX: u32 = 1_000_000;
-const PAGE_RESPONSE_MS_MAX: u32 = 60_000;
 
 impl EngineConfig {
+    /// Longest time to answer a page request, in milliseconds.
+    pub const PAGE_RESPONSE_MS_MAX: u32 = 60_000;
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let range = |name, value: u32, min: u32, max: u32| {
             if (min..=max).contains(&value) {
@@ -78,7 +80,12 @@ impl EngineConfig {
         range("park_us", self.park_us, 0, PARK_US_MAX)?;
         range("slots_max", self.slots_max, 1, SLOTS_MAX)?;
         let response_ms = self.page_response_ms;
-        range("page_response_ms", response_ms, 1, PAGE_RESPONSE_MS_MAX)?;
+        range(
+            "page_response_ms",
+            response_ms,
+            1,
+            Self::PAGE_RESPONSE_MS_MAX,
+        )?;
         let cpus = self.worker_cpus.iter().chain(&self.control_cpu);
         for &cpu in cpus {
             if cpu >= libc::CPU_SETSIZE as usize {
@@ -109,53 +116,70 @@ const PARKED_MAX: u32 = 1 << 16;
 /// Longest burst: a second's worth.
 const BURST_US_MAX: u32 = 1_000_000;
 
-/// Refuses a share that the scheduler could not keep.
-pub(super) fn check_share(share: &Share) -> Result<(), AdminError> {
-    let ranges = [
-        ("weight", share.weight, 1, Share::WEIGHT_MAX),
-        ("burst_us", share.burst_us, 0, BURST_US_MAX),
-    ];
-    for (name, value, min, max) in ranges {
+/// A quota is out of range.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name} = {value}: expected {expected}")]
+pub struct QuotaError {
+    /// Its name; those of a share begin with `share.`.
+    pub name: &'static str,
+    /// What it was set to.
+    pub value: u32,
+    /// What it can be set to.
+    pub expected: String,
+}
+
+fn check_ranges(ranges: &[(&'static str, u32, u32, u32)]) -> Result<(), QuotaError> {
+    for &(name, value, min, max) in ranges {
         if !(min..=max).contains(&value) {
-            return Err(AdminError::BadQuota(format!(
-                "share.{name} = {value}: expected {min} to {max}"
-            )));
+            return Err(QuotaError {
+                name,
+                value,
+                expected: format!("{min} to {max}"),
+            });
         }
     }
     Ok(())
 }
 
-/// Refuses quotas that the engine's tables could not keep.
-pub(super) fn check_quotas(quotas: &Quotas) -> Result<(), AdminError> {
-    check_share(&quotas.share)?;
-    let counts = [
-        ("address_spaces", quotas.address_spaces),
-        ("contexts", quotas.contexts),
-        ("queues", quotas.queues),
-        ("capabilities", quotas.capabilities),
-        ("offers", quotas.offers),
-        ("no_park_queues", quotas.no_park_queues),
-    ];
-    for (name, value) in counts {
-        if value > OBJECTS_MAX {
-            return Err(AdminError::BadQuota(format!(
-                "{name} = {value}: expected 0 to {OBJECTS_MAX}"
-            )));
+impl Share {
+    /// Whether the scheduler could keep it.
+    ///
+    /// # Errors
+    /// The first value that is out of range.
+    pub fn check(&self) -> Result<(), QuotaError> {
+        check_ranges(&[
+            ("share.weight", self.weight, 1, Self::WEIGHT_MAX),
+            ("share.burst_us", self.burst_us, 0, BURST_US_MAX),
+        ])
+    }
+}
+
+impl Quotas {
+    /// Whether the engine's tables could keep them.
+    ///
+    /// # Errors
+    /// The first value that is out of range.
+    pub fn check(&self) -> Result<(), QuotaError> {
+        self.share.check()?;
+        check_ranges(&[
+            ("address_spaces", self.address_spaces, 0, OBJECTS_MAX),
+            ("contexts", self.contexts, 0, OBJECTS_MAX),
+            ("queues", self.queues, 0, OBJECTS_MAX),
+            ("capabilities", self.capabilities, 0, OBJECTS_MAX),
+            ("offers", self.offers, 0, OBJECTS_MAX),
+            ("no_park_queues", self.no_park_queues, 0, OBJECTS_MAX),
+            ("parked", self.parked, 0, PARKED_MAX),
+        ])?;
+        let entries = self.queue_entries;
+        if !entries.is_power_of_two() || !(ENTRIES_MIN..=ENTRIES_MAX).contains(&entries) {
+            return Err(QuotaError {
+                name: "queue_entries",
+                value: entries,
+                expected: format!("a power of two from {ENTRIES_MIN} to {ENTRIES_MAX}"),
+            });
         }
+        Ok(())
     }
-    let parked = quotas.parked;
-    if parked > PARKED_MAX {
-        return Err(AdminError::BadQuota(format!(
-            "parked = {parked}: expected 0 to {PARKED_MAX}"
-        )));
-    }
-    let entries = quotas.queue_entries;
-    if !entries.is_power_of_two() || !(ENTRIES_MIN..=ENTRIES_MAX).contains(&entries) {
-        return Err(AdminError::BadQuota(format!(
-            "queue_entries = {entries}: expected a power of two from {ENTRIES_MIN} to {ENTRIES_MAX}"
-        )));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -165,7 +189,7 @@ mod tests {
     #[test]
     fn the_default_is_in_range() {
         assert_eq!(EngineConfig::default().check(), Ok(()));
-        assert_eq!(check_quotas(&Quotas::default()), Ok(()));
+        assert_eq!(Quotas::default().check(), Ok(()));
     }
 
     #[test]
@@ -196,7 +220,7 @@ mod tests {
 
     #[test]
     fn quotas_out_of_range_are_named() {
-        let bad = |quotas: Quotas| check_quotas(&quotas).unwrap_err().to_string();
+        let bad = |quotas: Quotas| quotas.check().unwrap_err().to_string();
         let e = bad(Quotas {
             offers: u32::MAX,
             ..Quotas::default()

@@ -5,10 +5,11 @@ use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
-use byway_engine::interface::LinkPolicy;
+use byway_engine::EngineConfig;
+use byway_engine::interface::{LinkPolicy, Quotas};
 use toml::Spanned;
 
-use super::file::{EngineTable, FileConfig, LinkTable, VmTable};
+use super::file::{EngineTable, FileConfig, LinkTable, QuotaTable, VmTable};
 use super::{
     ByteSize, ConfigError, EngineSettings, RunConfig, SPIN_US_MAX, VMS_MAX, VmEntry, WORKERS_MAX,
 };
@@ -156,10 +157,17 @@ fn engine(place: &Place<'_>, table: EngineTable) -> Result<EngineSettings, Confi
         .map(|value| place.number(&value, 0..=SPIN_US_MAX, "microseconds of spinning"))
         .transpose()?
         .map(|spin| spin as u32);
+    let answer = 1..=EngineConfig::PAGE_RESPONSE_MS_MAX.into();
+    let page_response_ms = table
+        .page_response_ms
+        .map(|value| place.number(&value, answer, "milliseconds to answer a page request"))
+        .transpose()?
+        .map(|response| response as u32);
     Ok(EngineSettings {
         workers,
         pin: place.pins(table.pin, workers.unwrap_or(1) as usize)?,
         spin_us,
+        page_response_ms,
         backend: table.backend,
     })
 }
@@ -189,6 +197,7 @@ fn vm(place: &Place<'_>, table: Spanned<VmTable>) -> Result<VmEntry, ConfigError
         Some(value) => place.number(value, 1..=DEVICE_ID_MAX, "as a virtio device id")? as u32,
         None => DEFAULT_DEVICE_ID,
     };
+    let quotas = quotas(place, &table.quotas, table.name.span())?;
     let initrd = table
         .initrd
         .as_ref()
@@ -207,8 +216,21 @@ fn vm(place: &Place<'_>, table: Spanned<VmTable>) -> Result<VmEntry, ConfigError
             device_id,
             mailbox_bytes: if built_in { GUEST_MAILBOX_BYTES } else { 0 },
         },
-        quotas: table.quotas,
+        quotas,
     })
+}
+
+/// The quotas, within the engine's bounds. `vm` is where to point without a better place.
+fn quotas(place: &Place<'_>, table: &QuotaTable, vm: Range<usize>) -> Result<Quotas, ConfigError> {
+    let quotas = table.quotas();
+    quotas.check().map_err(|wrong| {
+        place.wrong(
+            table.place(wrong.name).unwrap_or(vm),
+            format!("{} as quota {}", wrong.value, wrong.name),
+            format!("use {}", wrong.expected),
+        )
+    })?;
+    Ok(quotas)
 }
 
 fn name(place: &Place<'_>, value: &Spanned<String>) -> Result<String, ConfigError> {

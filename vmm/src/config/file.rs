@@ -4,7 +4,6 @@
 //! their place in the file.
 
 use byway_engine::backend::Choice;
-use byway_engine::interface::Quotas;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -30,6 +29,7 @@ pub(super) struct EngineTable {
     pub workers: Option<Spanned<u64>>,
     pub pin: Option<Spanned<Vec<usize>>>,
     pub spin_us: Option<Spanned<u64>>,
+    pub page_response_ms: Option<Spanned<u64>>,
     #[serde(default)]
     pub backend: Choice,
 }
@@ -54,7 +54,33 @@ pub(super) struct VmTable {
     pub serial: Option<Spanned<String>>,
     pub device_id: Option<Spanned<u64>>,
     #[serde(default)]
-    pub quotas: Quotas,
+    pub quotas: QuotaTable,
+}
+
+/// `[vm.quotas]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct QuotaTable {
+    pub address_spaces: Option<Spanned<u32>>,
+    pub contexts: Option<Spanned<u32>>,
+    pub queues: Option<Spanned<u32>>,
+    pub queue_entries: Option<Spanned<u32>>,
+    pub capabilities: Option<Spanned<u32>>,
+    pub offers: Option<Spanned<u32>>,
+    pub no_park_queues: Option<Spanned<u32>>,
+    pub parked: Option<Spanned<u32>>,
+    #[serde(default)]
+    pub share: ShareTable,
+}
+
+/// `[vm.quotas.share]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ShareTable {
+    pub weight: Option<Spanned<u32>>,
+    pub bytes_per_s: Option<u64>,
+    pub operations_per_s: Option<u64>,
+    pub burst_us: Option<Spanned<u32>>,
 }
 
 /// `[[link]]`

@@ -6,6 +6,7 @@
 mod check;
 mod error;
 mod file;
+mod quotas;
 mod size;
 
 pub use error::ConfigError;
@@ -35,6 +36,8 @@ pub struct EngineSettings {
     pub pin: Vec<usize>,
     /// Microseconds that a worker spins before it sleeps, up to [`SPIN_US_MAX`].
     pub spin_us: Option<u32>,
+    /// Milliseconds that a guest kernel has to answer a page request.
+    pub page_response_ms: Option<u32>,
     /// Who moves the bytes.
     pub backend: Choice,
 }

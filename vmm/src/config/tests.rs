@@ -4,6 +4,7 @@ use super::*;
 use crate::devices::serial::SerialSink;
 use crate::loader::KernelSource;
 use crate::memory::HugePages;
+use byway_engine::interface::Share;
 use proptest::prelude::*;
 use std::io::Write;
 
@@ -138,6 +139,65 @@ fn sizes_and_counts_are_bounded() {
 }
 
 use crate::layout::COMMAND_LINE_MAX;
+
+#[test]
+fn quotas_out_of_the_engines_bounds_are_refused_with_their_line() {
+    let wrong = [
+        ("address_spaces", u32::MAX),
+        ("contexts", u32::MAX),
+        ("queues", 99_999_999),
+        ("queue_entries", 3),
+        ("capabilities", (1 << 20) + 1),
+        ("offers", u32::MAX),
+        ("no_park_queues", u32::MAX),
+        ("parked", (1 << 16) + 1),
+        ("share.weight", 0),
+        ("share.weight", 257),
+        ("share.burst_us", 1_000_001),
+    ];
+    for (key, value) in wrong {
+        let by = format!("{key} = {value}");
+        refused("queues = 16", &by, 16, &format!("{value} as quota {key}"));
+    }
+    refused("queues = 16", "queues = 4294967296", 16, "4294967296");
+}
+
+#[test]
+fn every_quota_reaches_the_engine() {
+    let text = "address_spaces = 1\ncontexts = 2\nqueues = 3\nqueue_entries = 16\ncapabilities = 5\n\
+                offers = 6\nno_park_queues = 7\nparked = 8\n[vm.quotas.share]\nweight = 9\n\
+                bytes_per_s = 10\noperations_per_s = 11\nburst_us = 12";
+    let quotas = parse("queues = 16", text).unwrap().vms[0].quotas.clone();
+    let meant = Quotas {
+        address_spaces: 1,
+        contexts: 2,
+        queues: 3,
+        queue_entries: 16,
+        capabilities: 5,
+        offers: 6,
+        no_park_queues: 7,
+        parked: 8,
+        share: Share {
+            weight: 9,
+            bytes_per_s: 10,
+            operations_per_s: 11,
+            burst_us: 12,
+        },
+    };
+    assert_eq!(quotas, meant);
+}
+
+#[test]
+fn the_time_for_page_requests_is_bounded() {
+    let with = |ms: u32| format!("spin_us = 100\npage_response_ms = {ms}");
+    for ms in [1, 60_000] {
+        let config = parse("spin_us = 100", &with(ms)).unwrap();
+        assert_eq!(config.engine.page_response_ms, Some(ms));
+    }
+    for ms in [0, 60_001] {
+        refused("spin_us = 100", &with(ms), 5, "to answer a page request");
+    }
+}
 
 #[test]
 fn the_backend_is_one_of_three() {

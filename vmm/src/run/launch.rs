@@ -58,6 +58,9 @@ fn embedded_engine(settings: &EngineSettings) -> Result<Arc<dyn Admin>, Failure>
         workers: settings.workers.unwrap_or(default.workers),
         worker_cpus: settings.pin.clone(),
         park_us: settings.spin_us.unwrap_or(default.park_us),
+        page_response_ms: settings
+            .page_response_ms
+            .unwrap_or(default.page_response_ms),
         backend: settings.backend,
         ..default
     };
