@@ -49,7 +49,7 @@ pub struct Ratios {
     pub victim_p99_over_share: Option<f64>,
 }
 
-/// One measurement. Fields that do not apply are absent.
+/// One measurement. Figures that do not apply are null; what only some rows have is absent.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Row {
     /// What was measured.
@@ -59,19 +59,14 @@ pub struct Row {
     /// Operations in flight.
     pub depth: u64,
     /// Gigabytes (10^9 bytes) per second.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub gbps: Option<f64>,
     /// Operations per second.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub ops_per_s: Option<f64>,
     /// Median latency in nanoseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub p50_ns: Option<f64>,
     /// 99th percentile in nanoseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub p99_ns: Option<f64>,
     /// Exits other than host interrupts per operation.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub exits_per_op: Option<f64>,
     /// Samples taken.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -216,5 +211,29 @@ impl fmt::Display for BenchReport {
             writeln!(f, "not measured: {why}")?;
         }
         write!(f, "{} - {:.1} s", self.cpu, self.seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_has_the_figures_that_programs_look_for() {
+        let row = serde_json::to_value(Row {
+            case: "boot".to_owned(),
+            ..Row::default()
+        })
+        .unwrap();
+        let mut keys: Vec<_> = row
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        keys.sort_unstable();
+        let promised = "case depth exits_per_op gbps ops_per_s p50_ns p99_ns size";
+        assert_eq!(keys.join(" "), promised);
+        assert!(row["gbps"].is_null() && row["p99_ns"].is_null());
     }
 }
