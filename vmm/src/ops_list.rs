@@ -19,6 +19,9 @@ use crate::exit_status::Failure;
 
 /// Arguments of `byway ops`.
 #[derive(Debug, Clone, Parser)]
+#[command(
+    after_help = "Examples:\n  byway ops         the operations and who carries each out\n  byway ops --json  the same for programs"
+)]
 pub struct Args {
     /// Write JSON to standard output instead of a table
     #[arg(long)]

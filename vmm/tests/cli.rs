@@ -77,6 +77,18 @@ fn wrong_usage_is_code_2() {
 }
 
 #[test]
+fn every_command_has_examples() {
+    for command in ["run", "demo", "bench", "stress", "doctor", "ops"] {
+        let (code, stdout, _) = output(&[command, "--help"]);
+        assert_eq!(code, Some(0), "{command}");
+        let example = format!("Examples:\n  byway {command}");
+        assert!(stdout.contains(&example), "{stdout}");
+        let json = stdout.contains("--json");
+        assert_eq!(json, command != "run", "{stdout}");
+    }
+}
+
+#[test]
 fn a_wrong_configuration_is_code_2_and_names_its_line() {
     let folder = folder(&[("alice", says_and("", &RESET))]);
     let path = file(&folder);

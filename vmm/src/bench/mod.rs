@@ -47,6 +47,9 @@ pub enum Case {
 
 /// What `byway bench` takes.
 #[derive(Debug, Clone, Default, clap::Args)]
+#[command(
+    after_help = "Examples:\n  byway bench --quick --json bench.json  every figure in under two minutes\n  byway bench revoke memcpy              only these cases"
+)]
 pub struct BenchArgs {
     /// Cases to measure, all when none is named
     #[arg(value_name = "CASE")]

@@ -19,6 +19,9 @@ use report::{DemoReport, bytes_name};
 
 /// What `byway demo` takes.
 #[derive(Debug, Clone, Default, clap::Args)]
+#[command(
+    after_help = "Examples:\n  byway demo                   show and check everything\n  byway demo --json demo.json  write the results for programs, too"
+)]
 pub struct DemoArgs {
     /// Write the results as JSON
     #[arg(long, value_name = "FILE")]

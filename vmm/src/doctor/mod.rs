@@ -23,6 +23,9 @@ const PIPE_WIDTH: u16 = 120;
 
 /// Arguments of `byway doctor`.
 #[derive(Debug, Clone, Parser)]
+#[command(
+    after_help = "Examples:\n  byway doctor         what this host offers and lacks\n  byway doctor --json  the same for programs"
+)]
 pub struct Args {
     /// Write JSON to standard output instead of a table
     #[arg(long)]

@@ -21,6 +21,9 @@ use crate::host;
 
 /// Arguments of `byway run`.
 #[derive(Debug, Clone, Parser)]
+#[command(
+    after_help = "Examples:\n  byway run vms.toml          run its VMs until they end or Ctrl-C\n  byway run --check vms.toml  only look for mistakes"
+)]
 pub struct Args {
     /// The VMs to run, as TOML; see vmm/README.md for its keys
     pub file: PathBuf,
