@@ -1,6 +1,7 @@
-//! Opens the host's KVM, and says in one sentence why there is none.
+//! Opens the host's KVM, says in one sentence why there is none, and tells its kind.
 
 use std::io;
+use std::path::Path;
 
 use kvm_ioctls::Kvm;
 
@@ -41,6 +42,52 @@ pub fn open_kvm() -> Result<Kvm, NoKvm> {
     match kvm.get_api_version() {
         KVM_API_VERSION => Ok(kvm),
         other => Err(NoKvm::Version(other)),
+    }
+}
+
+/// What runs guest code behind `/dev/kvm`. The kinds count differently and emulate different instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvmKind {
+    /// Intel VT-x.
+    Vmx,
+    /// AMD-V.
+    Svm,
+    /// Software: ring 3 runs natively, every instruction of ring 0 is emulated.
+    Pvm,
+}
+
+impl KvmKind {
+    /// All kinds with the kernel module that makes each.
+    const MODULES: [(Self, &str); 3] = [
+        (Self::Vmx, "kvm_intel"),
+        (Self::Svm, "kvm_amd"),
+        (Self::Pvm, "kvm_pvm"),
+    ];
+
+    /// The kind of this host, by its kernel's modules; `None` when none of the known ones is there.
+    #[must_use]
+    pub fn of_host() -> Option<Self> {
+        let loaded = |module: &str| Path::new("/sys/module").join(module).exists();
+        Self::MODULES
+            .into_iter()
+            .find_map(|(kind, module)| loaded(module).then_some(kind))
+    }
+
+    /// The kind in words.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vmx => "VMX (Intel VT-x)",
+            Self::Svm => "SVM (AMD-V)",
+            Self::Pvm => "PVM (software: guest ring 0 is emulated)",
+        }
+    }
+
+    /// Whether KVM's `io_exits` and `mmio_exits` move when a guest touches a port and a register. PVM leaves the first at 0,
+    /// and some of its versions the second.
+    #[must_use]
+    pub fn counts_io_by_kind(self) -> bool {
+        self != Self::Pvm
     }
 }
 

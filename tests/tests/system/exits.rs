@@ -43,7 +43,11 @@ fn polled_transfers_cause_none() -> Result<()> {
         }
     }
     let report = witness.close(&stage)?;
-    assert!(report.witness_sees_an_exit, "not measured");
+    assert!(
+        report.witness_sees_an_exit,
+        "not measured: {:?}",
+        report.witness_lacks
+    );
     let counted = [
         report.userspace,
         report.emulated,
@@ -51,7 +55,7 @@ fn polled_transfers_cause_none() -> Result<()> {
         report.io,
         report.hypercall,
     ];
-    assert_eq!(counted, [0; 5], "{report:?}");
+    assert_eq!(counted, [Some(0); 5], "{report:?}");
     assert_eq!(report.caused_by_transfers(), Some(0), "{report:?}");
     Ok(())
 }

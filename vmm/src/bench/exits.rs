@@ -36,10 +36,12 @@ pub fn measure(stage: &Stage, rows: &mut Vec<Row>) -> Result<Quiet<f64>> {
     }
     let report = witness.close(stage)?;
     let Some(caused) = report.caused_by_transfers() else {
-        return Ok(Quiet::NotMeasured(
-            "exits per transfer: the witness did not see a deliberate exit on this host".to_owned(),
-        ));
+        return Ok(Quiet::NotMeasured(format!(
+            "exits per transfer: {}",
+            report.witness_lacks.join("; ")
+        )));
     };
+    let figure = |value: Option<u64>| value.unwrap_or_default();
     let per_op = caused as f64 / (TRANSFERS * WINDOWS) as f64;
     rows.push(Row {
         case: "exits of polled puts".to_owned(),
@@ -49,7 +51,10 @@ pub fn measure(stage: &Stage, rows: &mut Vec<Row>) -> Result<Quiet<f64>> {
         samples: Some(TRANSFERS * WINDOWS),
         note: Some(format!(
             "{} to user space, {} in all of which {} host interrupts, {} other in an equal idle spin",
-            report.userspace, report.total, report.irq, report.other_idle_same_time
+            figure(report.userspace),
+            figure(report.total),
+            figure(report.irq),
+            figure(report.other_idle_same_time)
         )),
         ..Row::default()
     });

@@ -1,44 +1,63 @@
 //! The witness: what KVM and the VMM counted while transfers were timed, and whether they
 //! can be believed.
 
+mod proof;
+
+use std::time::Instant;
+
 use anyhow::{Result, ensure};
 use byway_agent::Process;
 use byway_agent::commands::{ExitOnPurpose, MmioOnPurpose};
 
 use super::report::ExitReport;
 use crate::exits::ExitSnapshot;
+use crate::host::KvmKind;
 use crate::steer::{Guest, Stage};
+use proof::Proof;
+
+/// Longest spin that one command asks for in nanoseconds, well within a guest's time to answer.
+const SPIN_NS_MAX: u64 = 2_000_000_000;
 
 /// Adds up the exits of every timed window.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Witness {
-    report: ExitReport,
+    proof: Proof,
+    /// Exits in windows, of both VMs.
+    counted: ExitSnapshot,
     /// Time in windows, for the idle spin that they are compared with.
     window_ns: u64,
 }
 
 impl Witness {
-    /// A witness that has been seen to count: alice leaves the VM on purpose, once by a port and once by MMIO, and
-    /// both must show.
+    /// A witness that has been seen to count: alice leaves the VM on purpose, by a port and by MMIO, and
+    /// each must show.
     ///
     /// # Errors
     /// When alice does not answer. A witness that sees nothing is no error here: the report says
     /// "not measured".
     pub fn proven(stage: &Stage) -> Result<Self> {
         let port = counted(&stage.alice, |guest| {
-            guest.call(Process::App, ExitOnPurpose { count: 4 })?;
+            guest.call(
+                Process::App,
+                ExitOnPurpose {
+                    count: proof::ON_PURPOSE,
+                },
+            )?;
             Ok(())
         })?;
         let mmio = counted(&stage.alice, |guest| {
-            guest.call(Process::App, MmioOnPurpose { count: 4 })?;
+            guest.call(
+                Process::App,
+                MmioOnPurpose {
+                    count: proof::ON_PURPOSE,
+                },
+            )?;
             Ok(())
         })?;
-        let seen = port.kvm_run_returns >= 4 && mmio.kvm_run_returns >= 4;
+        let bob = stage.bob.exits()?;
         Ok(Self {
-            report: ExitReport {
-                witness_sees_an_exit: seen && port.exits > port.irq_exits,
-                ..ExitReport::default()
-            },
+            proof: Proof::of(KvmKind::of_host(), &port, &mmio, &bob.missing),
+            counted: ExitSnapshot::default(),
             window_ns: 0,
         })
     }
@@ -60,7 +79,7 @@ impl Witness {
             "bob's vCPU is not in hlt, so the window would measure it too"
         );
         let before = (stage.alice.exits()?, stage.bob.exits()?);
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let result = timed(stage)?;
         self.window_ns += u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let after = (stage.alice.exits()?, stage.bob.exits()?);
@@ -69,14 +88,7 @@ impl Witness {
             "bob's vCPU woke up during the window"
         );
         for delta in [after.0.delta(&before.0), after.1.delta(&before.1)] {
-            let report = &mut self.report;
-            report.userspace += delta.kvm_run_returns;
-            report.emulated += delta.insn_emulation;
-            report.mmio += delta.mmio_exits;
-            report.io += delta.io_exits;
-            report.hypercall += delta.hypercalls;
-            report.irq += delta.irq_exits;
-            report.total += delta.exits;
+            self.counted = self.counted.plus(&delta);
         }
         Ok(result)
     }
@@ -86,14 +98,15 @@ impl Witness {
     ///
     /// # Errors
     /// When alice does not answer.
-    pub fn close(mut self, stage: &Stage) -> Result<ExitReport> {
-        // A spin as long as the windows would double the demo's time; the rate of a shorter one is scaled.
-        let spin_ns = self.window_ns.min(1_000_000_000);
-        let idle = counted(&stage.alice, |guest| guest.spin(spin_ns))?;
-        let other = idle.exits.saturating_sub(idle.irq_exits);
-        self.report.other_idle_same_time =
-            (u128::from(other) * u128::from(self.window_ns) / u128::from(spin_ns.max(1))) as u64;
-        Ok(self.report)
+    pub fn close(self, stage: &Stage) -> Result<ExitReport> {
+        let mut idle = 0;
+        let mut left_ns = self.window_ns;
+        while left_ns > 0 {
+            let spin_ns = left_ns.min(SPIN_NS_MAX);
+            idle += counted(&stage.alice, |guest| guest.spin(spin_ns))?.other();
+            left_ns -= spin_ns;
+        }
+        Ok(self.proof.report(&self.counted, idle))
     }
 }
 

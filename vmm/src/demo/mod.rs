@@ -78,9 +78,10 @@ pub fn play() -> Result<DemoReport> {
             .failures
             .push(format!("polled transfers caused {n} exits")),
         None if report.failures.is_empty() => {
-            report.failures.push(
-                "exits were not measured: the witness did not see a deliberate one".to_owned(),
-            );
+            let lacks = report.exits.witness_lacks.join("; ");
+            report
+                .failures
+                .push(format!("exits were not measured: {lacks}"));
         }
         None => {}
     }

@@ -46,27 +46,33 @@ pub struct SizeRow {
     pub p99_ns: u64,
 }
 
-/// What KVM and the VMM counted, both VMs together.
+/// What KVM and the VMM counted, both VMs together. The figures are `None`, in JSON `null`, where they were not
+/// measured, since the witness could not be seen to count.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitReport {
-    /// Whether a deliberate exit was counted before the measurement. If not, the numbers say nothing.
+    /// Whether deliberate exits before the measurement moved every counter that this host is known to move.
     pub witness_sees_an_exit: bool,
+    /// What the witness lacks, in words; empty when it sees an exit.
+    pub witness_lacks: Vec<String>,
+    /// Counters of KVM's, by the kernel's names, that this host does not offer or that nobody has seen move, by a deliberate
+    /// exit or later. A 0 of theirs says nothing; the other counters stand for them.
+    pub counters_not_seen_to_move: Vec<String>,
     /// Returns of KVM_RUN to the VMM.
-    pub userspace: u64,
+    pub userspace: Option<u64>,
     /// Instructions that KVM emulated.
-    pub emulated: u64,
+    pub emulated: Option<u64>,
     /// MMIO exits by KVM's statistics.
-    pub mmio: u64,
+    pub mmio: Option<u64>,
     /// Port exits by KVM's statistics.
-    pub io: u64,
+    pub io: Option<u64>,
     /// Hypercalls by KVM's statistics.
-    pub hypercall: u64,
+    pub hypercall: Option<u64>,
     /// Exits by interrupts of the host, its timer for one.
-    pub irq: u64,
+    pub irq: Option<u64>,
     /// Exits of every kind.
-    pub total: u64,
-    /// Exits but for host interrupts of an equally long idle spin.
-    pub other_idle_same_time: u64,
+    pub total: Option<u64>,
+    /// Exits but for host interrupts while a guest spun idly for as long as all timed windows took together.
+    pub other_idle_same_time: Option<u64>,
 }
 
 impl ExitReport {
@@ -77,11 +83,49 @@ impl ExitReport {
         if !self.witness_sees_an_exit {
             return None;
         }
-        let counted = self.userspace + self.emulated + self.mmio + self.io + self.hypercall;
-        let other = self.total.saturating_sub(self.irq);
+        let counted = self.userspace? + self.emulated? + self.mmio? + self.io? + self.hypercall?;
+        let other = self.total?.saturating_sub(self.irq?);
+        let idle = self.other_idle_same_time?;
         // An idle spin of the same length has a few of its own: a migration of a timer, a host page moved.
-        let noise = self.other_idle_same_time + self.other_idle_same_time / 2 + 16;
+        let noise = idle + idle / 2 + 16;
         Some(counted + other.saturating_sub(noise))
+    }
+}
+
+impl fmt::Display for ExitReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(caused) = self.caused_by_transfers() else {
+            let why = match &self.witness_lacks[..] {
+                [] => "the witness did not see a deliberate exit".to_owned(),
+                lacks => lacks.join("; "),
+            };
+            return writeln!(f, "exits caused by transfers: not measured ({why})");
+        };
+        let figure = |value: Option<u64>| value.unwrap_or_default();
+        writeln!(
+            f,
+            "VM exits during the timed transfers: {} to user space, {} emulated, {} MMIO, {} port, {} hypercall; \
+             {} by host interrupts of {} in all ({} other in an idle spin as long)",
+            figure(self.userspace),
+            figure(self.emulated),
+            figure(self.mmio),
+            figure(self.io),
+            figure(self.hypercall),
+            figure(self.irq),
+            figure(self.total),
+            figure(self.other_idle_same_time)
+        )?;
+        if !self.counters_not_seen_to_move.is_empty() {
+            writeln!(
+                f,
+                "never seen to move on this host, so that a 0 of theirs says nothing alone: {}",
+                self.counters_not_seen_to_move.join(", ")
+            )?;
+        }
+        writeln!(
+            f,
+            "exits caused by transfers: {caused} (the witness counted deliberate exits first)"
+        )
     }
 }
 
@@ -145,31 +189,7 @@ impl fmt::Display for DemoReport {
         )?;
         writeln!(f)?;
 
-        let e = &self.exits;
-        writeln!(
-            f,
-            "VM exits during the timed transfers: {} to user space, {} emulated, {} MMIO, {} port, {} hypercall; \
-             {} by host interrupts of {} in all ({} other in an idle spin as long)",
-            e.userspace,
-            e.emulated,
-            e.mmio,
-            e.io,
-            e.hypercall,
-            e.irq,
-            e.total,
-            e.other_idle_same_time
-        )?;
-        match e.caused_by_transfers() {
-            None => writeln!(
-                f,
-                "exits caused by transfers: not measured (the witness did not see a deliberate exit)"
-            )?,
-            Some(n) => writeln!(
-                f,
-                "exits caused by transfers: {n} (the witness counted a deliberate exit first)"
-            )?,
-        }
-        writeln!(f)?;
+        writeln!(f, "{}", self.exits)?;
 
         let mut refused = Table::new();
         refused.load_style(presets::UTF8_BORDERS_ONLY);
@@ -211,17 +231,36 @@ mod tests {
     #[test]
     fn exits_count_only_beside_a_witness() {
         let mut exits = ExitReport {
-            total: 70,
-            irq: 66,
+            total: Some(70),
+            irq: Some(66),
+            userspace: Some(0),
+            emulated: Some(0),
+            mmio: Some(0),
+            io: Some(0),
+            hypercall: Some(0),
+            other_idle_same_time: Some(0),
             ..ExitReport::default()
         };
         assert_eq!(exits.caused_by_transfers(), None);
+        assert_eq!(
+            exits.to_string(),
+            "exits caused by transfers: not measured (the witness did not see a deliberate exit)\n"
+        );
+        exits.witness_lacks = vec!["KVM's statistics have no exits".to_owned()];
+        assert!(exits.to_string().contains("have no exits"));
+        exits.witness_lacks.clear();
         exits.witness_sees_an_exit = true;
         assert_eq!(exits.caused_by_transfers(), Some(0));
-        exits.userspace = 1;
+        assert!(exits.to_string().contains("by transfers: 0"), "{exits}");
+        assert!(!exits.to_string().contains("never seen"), "{exits}");
+        exits.counters_not_seen_to_move = vec!["io_exits".to_owned()];
+        assert!(exits.to_string().contains("alone: io_exits"), "{exits}");
+        exits.userspace = Some(1);
         assert_eq!(exits.caused_by_transfers(), Some(1));
-        exits.total = 10_000;
+        exits.total = Some(10_000);
         assert!(exits.caused_by_transfers() > Some(9_000));
+        exits.emulated = None;
+        assert_eq!(exits.caused_by_transfers(), None);
     }
 
     #[test]

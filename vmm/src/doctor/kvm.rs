@@ -1,7 +1,6 @@
 //! KVM: the device, its kind, the capabilities that Byway uses, the counters it offers.
 
 use std::fs;
-use std::path::Path;
 
 use kvm_bindings::{
     KVM_CAP_BINARY_STATS_FD, KVM_CAP_X86_DISABLE_EXITS, KVM_X86_DISABLE_EXITS_HLT,
@@ -11,14 +10,7 @@ use kvm_ioctls::{Cap, Kvm};
 
 use super::{Row, witness};
 use crate::exits::{VcpuStats, WITNESS_COUNTERS};
-use crate::host::{self, KVM_PATH, NoKvm};
-
-/// Modules that make /dev/kvm, and what they mean.
-const KINDS: [(&str, &str); 3] = [
-    ("kvm_intel", "VMX (Intel VT-x)"),
-    ("kvm_amd", "SVM (AMD-V)"),
-    ("kvm_pvm", "PVM (software: guest ring 0 is emulated)"),
-];
+use crate::host::{self, KVM_PATH, KvmKind, NoKvm};
 
 pub(super) fn rows() -> Vec<Row> {
     let kvm = match host::open_kvm() {
@@ -62,10 +54,7 @@ fn unusable(error: &NoKvm) -> Row {
 }
 
 fn kind() -> Row {
-    let loaded = KINDS
-        .iter()
-        .find(|(module, _)| Path::new("/sys/module").join(module).exists());
-    let Some((module, kind)) = loaded else {
+    let Some(kind) = KvmKind::of_host() else {
         return Row::lacking(
             "kvm.kind",
             "unknown: none of kvm_intel, kvm_amd, kvm_pvm in /sys/module",
@@ -78,14 +67,15 @@ fn kind() -> Row {
     } else {
         ""
     };
-    if *module == "kvm_pvm" {
+    let found = format!("{}{nested}", kind.name());
+    if kind == KvmKind::Pvm {
         return Row::lacking(
             "kvm.kind",
-            format!("{kind}{nested}"),
+            found,
             "stock Linux guests need VMX or SVM; bare-metal guests run at full speed in ring 3",
         );
     }
-    Row::ok("kvm.kind", format!("{kind}{nested}"))
+    Row::ok("kvm.kind", found)
 }
 
 pub(super) fn cpuinfo_flags() -> Vec<String> {

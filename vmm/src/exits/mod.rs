@@ -3,7 +3,8 @@
 //! No single counter can be trusted on every host (some never move although a
 //! port exit happened), so a snapshot holds all of them, together with the names
 //! that this kernel does not offer. Whoever claims "no exits" first provokes one
-//! and checks that [`ExitSnapshot::sees_an_exit`] says so.
+//! and checks that it was counted: by KVM_RUN ([`ExitSnapshot::sees_an_exit`]), and for a figure also by KVM itself
+//! ([`crate::demo::exits`]).
 //! Sampling costs the vCPU nothing: the counters are read from outside.
 
 mod counts;
@@ -121,6 +122,32 @@ impl ExitSnapshot {
         }
     }
 
+    /// What was counted in `self` and in `further` together, both of them differences.
+    #[must_use]
+    pub fn plus(&self, further: &Self) -> Self {
+        let mut missing = self.missing.clone();
+        missing.extend(
+            further
+                .missing
+                .iter()
+                .filter(|name| !self.missing.contains(name)),
+        );
+        Self {
+            kvm_run_returns: self.kvm_run_returns + further.kvm_run_returns,
+            exits: self.exits + further.exits,
+            irq_exits: self.irq_exits + further.irq_exits,
+            insn_emulation: self.insn_emulation + further.insn_emulation,
+            mmio_exits: self.mmio_exits + further.mmio_exits,
+            io_exits: self.io_exits + further.io_exits,
+            hypercalls: self.hypercalls + further.hypercalls,
+            halt_exits: self.halt_exits + further.halt_exits,
+            halt_wakeup: self.halt_wakeup + further.halt_wakeup,
+            signal_exits: self.signal_exits + further.signal_exits,
+            request_irq_exits: self.request_irq_exits + further.request_irq_exits,
+            missing,
+        }
+    }
+
     /// Whether this difference holds a sign of a guest-made exit to user space:
     /// what a deliberate one must show before a figure of 0 means anything.
     pub fn sees_an_exit(&self) -> bool {
@@ -190,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delta_covers_every_field() {
+    fn a_delta_and_a_sum_cover_every_field() {
         let fields = |n| ExitSnapshot {
             kvm_run_returns: n,
             exits: n,
@@ -207,5 +234,11 @@ mod tests {
         };
         assert_eq!(fields(9).delta(&fields(2)), fields(7));
         assert_eq!(fields(2).delta(&fields(9)), fields(0));
+        assert_eq!(fields(2).plus(&fields(7)), fields(9));
+        let other = ExitSnapshot {
+            missing: vec!["y", "x"],
+            ..fields(0)
+        };
+        assert_eq!(fields(1).plus(&other).missing, ["x", "y"]);
     }
 }
