@@ -17,4 +17,5 @@ mod processes;
 mod refusals;
 mod reset;
 mod revoke;
+mod rings;
 mod world;

@@ -5,6 +5,7 @@ pub mod exits;
 pub mod refusals;
 pub mod report;
 pub mod revocation;
+pub mod rings;
 pub mod transfers;
 
 use std::path::PathBuf;

@@ -3,12 +3,13 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use byway_agent::Process;
-use byway_agent::commands::{ACCESS_READ, Access, PteGet, PteSet};
+use byway_agent::commands::{PteGet, PteSet};
 use byway_protocols::{
     Completion, ControlStatus, Descriptor, Flags, Opcode, Rights, Status, Word0,
 };
 
 use super::report::{RefusalRow, status_name};
+use super::rings;
 use crate::steer::{Control, PAGE_4K, Stage};
 
 /// Bytes of the scratch buffer whose page tables are spoilt.
@@ -51,13 +52,14 @@ pub fn provoke(stage: &Stage) -> Result<Vec<RefusalRow>> {
     rows.extend(page_table_cases(stage, scratch)?);
     rows.push(batch_in_batch(stage, scratch)?);
     rows.extend(control_cases(stage)?);
-    rows.push(ring_unmapped(stage)?);
 
     let after = stage
         .bob
         .checksum(Process::App, stage.bob_buffer, stage.buffer_bytes)?;
     stage.bob.sleep()?;
     ensure!(before == after, "a refused transfer changed bob's memory");
+    // Those in flight while the ring changes are good ones, which do change it.
+    rows.extend(rings::provoke(stage)?);
     // And the same queue still serves.
     let good = put(stage, stage.slot, 0, scratch, 4096);
     expect(stage, &good, Status::Success, false).context("a good transfer after all refusals")?;
@@ -327,45 +329,4 @@ fn control_cases(stage: &Stage) -> Result<Vec<RefusalRow>> {
         ControlStatus::NoLink,
     )?;
     Ok(rows)
-}
-
-/// The process loses the mapping of its own ring: it faults when it submits, the engine does not notice, and once the
-/// mapping is back the ring goes on where it was.
-fn ring_unmapped(stage: &Stage) -> Result<RefusalRow> {
-    let ring = stage.alice.queue(Process::App)?.ring;
-    let good = stage.alice.call(Process::App, PteGet { va: ring })?.level1;
-    stage.alice.call(
-        Process::App,
-        PteSet {
-            va: ring,
-            level: 1,
-            value: 0,
-        },
-    )?;
-    let access = stage.alice.call(
-        Process::App,
-        Access {
-            va: ring,
-            kind: ACCESS_READ,
-            width: 8,
-            value: 0,
-        },
-    )?;
-    stage.alice.call(
-        Process::App,
-        PteSet {
-            va: ring,
-            level: 1,
-            value: good,
-        },
-    )?;
-    ensure!(
-        access.faulted == 1,
-        "the process still reached its unmapped ring"
-    );
-    Ok(RefusalRow {
-        what: "a ring unmapped under the engine (the process faults, the engine goes on)"
-            .to_owned(),
-        status: format!("vector {} error {:#x}", access.vector, access.error),
-    })
 }

@@ -74,8 +74,8 @@ impl Proof {
         Self { lacks, unseen }
     }
 
-    /// The report of what was `counted` in the measurement, beside `idle` exits other than host interrupts of an equally long spin: figures where the
-    /// counters can be believed, none where they cannot.
+    /// The report of what was `counted` in the measurement, beside `idle` exits other than host interrupts of an equally
+    /// long spin: figures where the counters can be believed, none where they cannot.
     pub(super) fn report(self, counted: &ExitSnapshot, idle: u64) -> ExitReport {
         let sees = self.lacks.is_empty();
         let figure = |value: u64| sees.then_some(value);
