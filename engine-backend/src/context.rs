@@ -10,7 +10,7 @@ use std::sync::Arc;
 use byway_protocols::{Rights, Status};
 
 use crate::address_space::AddressSpace;
-use crate::capability::{Capability, SlotTable};
+use crate::capability::{Capability, Key, SlotTable};
 use crate::epoch::ChunkGuard;
 
 /// A process's address space and capability table. Owned by its domain; queues share it.
@@ -49,6 +49,21 @@ impl Target<'_> {
         if let Some(capability) = self.capability {
             capability.account(read, written);
         }
+    }
+}
+
+/// A key that may be used until the end of the chunk.
+#[derive(Debug)]
+pub struct KeyUse<'g> {
+    /// The key.
+    pub key: Arc<Key>,
+    capability: &'g Capability,
+}
+
+impl KeyUse<'_> {
+    /// Counts bytes that were encrypted or decrypted with it, once they were.
+    pub fn account(&self, bytes: u64) {
+        self.capability.account(bytes, 0);
     }
 }
 
@@ -117,6 +132,34 @@ impl Context {
             own: true,
             capability: None,
         })
+    }
+
+    /// Checks that the context may use the key in slot `slot` for `bytes` bytes, with the
+    /// right `need`, at this moment.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`]; memory is no key: [`Status::MissingRight`].
+    pub fn resolve_key<'g>(
+        &'g self,
+        guard: &'g ChunkGuard<'_>,
+        slot: u16,
+        bytes: u64,
+        need: Rights,
+    ) -> Result<KeyUse<'g>, Status> {
+        let capability = self.slots.get(guard, slot).ok_or(Status::NoCapability)?;
+        if !capability.is_valid() || !capability.space().is_alive() {
+            return Err(Status::Revoked);
+        }
+        if !capability.rights().contains(need) {
+            return Err(Status::MissingRight);
+        }
+        if !capability.within_limits(bytes) {
+            return Err(Status::Revoked);
+        }
+        // Rights to use a key are never given over memory, so it is one; gone, if so, in
+        // this moment.
+        let key = capability.key().ok_or(Status::Revoked)?;
+        Ok(KeyUse { key, capability })
     }
 
     #[inline]

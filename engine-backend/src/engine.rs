@@ -279,6 +279,7 @@ impl Inner {
             (policy.read, Rights::READ),
             (policy.write, Rights::WRITE),
             (policy.grant, Rights::GRANT),
+            (policy.keys, Rights::ENCRYPT | Rights::DECRYPT),
         ];
         let rights = chosen
             .into_iter()

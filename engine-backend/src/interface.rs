@@ -307,6 +307,9 @@ pub struct LinkPolicy {
     /// Whether such capabilities may carry the right to derive and pass on.
     #[serde(default)]
     pub grant: bool,
+    /// Whether keys may be given along it, to encrypt and to decrypt with.
+    #[serde(default)]
+    pub keys: bool,
     /// Most bytes that one capability may span; 0 means no limit.
     #[serde(default)]
     pub max_bytes: u64,

@@ -3,7 +3,8 @@
 //! [`interface`] is the only way in. Below it, from the bottom up: [`stage2`] holds
 //! the tables that [`memory`], the one layer that touches guest memory, looks addresses up in; [`stage1`] and [`iotlb`] translate;
 //! [`epoch`] tells control threads when no worker can still use an old right;
-//! [`capability`] and [`context`] decide who may touch what; [`queue`], [`ops`],
+//! [`capability`] and [`context`] decide who may touch what; [`codec`] compresses and
+//! encrypts; [`queue`], [`ops`],
 //! [`backend`] and [`worker`] are the data plane; [`domain`], [`control`], [`device`] and
 //! [`engine`] the control plane. No module names one above it.
 #![deny(missing_docs)]
@@ -11,6 +12,7 @@
 pub mod address_space;
 pub mod backend;
 pub mod capability;
+pub mod codec;
 pub mod context;
 pub mod control;
 pub mod device;

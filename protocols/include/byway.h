@@ -71,6 +71,23 @@ typedef uint64_t __le64;
 #define BYWAY_INVALIDATION_BUSY_OFFSET 0x40U
 /* byte offset of the ranges in an invalidation page */
 #define BYWAY_INVALIDATION_RANGES_OFFSET 0x400U
+/* most data in an LZ4 block without a frame, in bytes */
+#define BYWAY_LZ4_BLOCK_BYTES_MAX 0x4000U
+/* smallest data unit of XTS, as a logarithm: 512 bytes */
+#define BYWAY_XTS_UNIT_LOG2_MIN 0x9U
+/* largest data unit of XTS, as a logarithm: 64 KiB */
+#define BYWAY_XTS_UNIT_LOG2_MAX 0x10U
+/*
+ * most ciphertext of a message that DECRYPT opens under a key of GCM, in
+ * bytes
+ */
+#define BYWAY_GCM_OPEN_BYTES_MAX 0x200000U
+/* most additional data of a message, in bytes */
+#define BYWAY_AAD_BYTES_MAX 0x1000U
+/* an authentication tag, in bytes */
+#define BYWAY_TAG_BYTES 0x10U
+/* room for a key in KEY_LOAD, in bytes */
+#define BYWAY_KEY_BYTES_MAX 0x40U
 
 /* Operations: bits 24-31 of byway_descriptor.flags_opcode (section 4) */
 /* does nothing but complete */
@@ -264,6 +281,8 @@ typedef uint64_t __le64;
 #define BYWAY_STATUS_TAG_MISMATCH 0x50U
 /* output does not fit */
 #define BYWAY_STATUS_OVERFLOW 0x51U
+/* compressed data is not valid */
+#define BYWAY_STATUS_BAD_DATA 0x52U
 /* stage-2 table misconfigured */
 #define BYWAY_STATUS_STAGE2_MISCONFIGURED 0x58U
 /* stage-2 permission */
@@ -359,6 +378,31 @@ typedef uint64_t __le64;
 /* stores operand if compare is there */
 #define BYWAY_ATOMIC_COMPARE_SWAP 0x2U
 
+/* Compression: bits 16-23 of byway_descriptor.op0 (section 4.24) */
+/* one LZ4 block without a frame, of at most 16384 bytes of data */
+#define BYWAY_COMPRESSION_LZ4_BLOCK 0x1U
+/* an LZ4 frame; its blocks are independent and have at most 64 KiB of data */
+#define BYWAY_COMPRESSION_LZ4_FRAME 0x2U
+/* a DEFLATE stream (RFC 1951) */
+#define BYWAY_COMPRESSION_DEFLATE 0x3U
+/* the same in a zlib stream (RFC 1950) */
+#define BYWAY_COMPRESSION_ZLIB 0x4U
+
+/* byway_key_load_request.algorithm (section 4.26) */
+/*
+ * AES-256 in XTS mode (IEEE 1619), 64 bytes of key: the data's key, then the
+ * tweak's
+ */
+#define BYWAY_KEY_AES_XTS256 0x1U
+/* AES-128 in CBC mode (SP 800-38A), 16 bytes */
+#define BYWAY_KEY_AES_CBC128 0x2U
+/* AES-256 in CBC mode, 32 bytes */
+#define BYWAY_KEY_AES_CBC256 0x3U
+/* AES-128 in Galois/counter mode (SP 800-38D), 16 bytes */
+#define BYWAY_KEY_AES_GCM128 0x4U
+/* AES-256 in Galois/counter mode, 32 bytes */
+#define BYWAY_KEY_AES_GCM256 0x5U
+
 /* byway_queue_header.state (section 2.3) */
 /* not created yet */
 #define BYWAY_QUEUE_STATE_NONE 0x0U
@@ -374,6 +418,10 @@ typedef uint64_t __le64;
 #define BYWAY_RIGHT_WRITE 0x2U
 /* to derive from it and to offer it further */
 #define BYWAY_RIGHT_GRANT 0x4U
+/* to encrypt with it; keys only */
+#define BYWAY_RIGHT_ENCRYPT 0x8U
+/* to decrypt with it; keys only */
+#define BYWAY_RIGHT_DECRYPT 0x10U
 
 /* byway_cap_query_reply.state (section 7.6) */
 /* usable */
@@ -420,6 +468,8 @@ typedef uint64_t __le64;
 #define BYWAY_REQUEST_PAGE_RESPONSE 0x11U
 /* reserved: Unsupported */
 #define BYWAY_REQUEST_ENDPOINT_OPEN 0x12U
+/* puts a key into a slot */
+#define BYWAY_REQUEST_KEY_LOAD 0x18U
 
 /* byway_reply_header.status (section 8.1) */
 /* done */
@@ -1081,5 +1131,29 @@ struct byway_page_response_request {
 	__le32 outcome;
 	__le32 reserved12;
 } __attribute__((aligned(8)));
+
+struct byway_key_load_request {
+	/* Context that receives it */
+	__le32 context;
+	/* Slot there; 0 = the lowest empty one */
+	__le32 slot;
+	/* See KeyAlgorithm */
+	__le32 algorithm;
+	/* Bytes of the key, just as many as the algorithm's keys have */
+	__le32 length;
+	/* Of ENCRYPT, DECRYPT and GRANT; one of the first two at least */
+	__le32 rights;
+	__le32 reserved20;
+	/* Reported to whoever accepts it */
+	__le64 badge;
+	/* The key; unused bytes are 0 */
+	__u8 key[64];
+} __attribute__((aligned(8)));
+
+struct byway_key_load_reply {
+	/* Slot that was filled */
+	__le32 slot;
+	__le32 reserved4;
+} __attribute__((aligned(4)));
 
 #endif /* BYWAY_H */

@@ -13,13 +13,19 @@ impl Rights {
     pub const WRITE: Self = Self(2);
     /// The holder may derive and offer further.
     pub const GRANT: Self = Self(4);
-    /// All of them.
+    /// The engine may encrypt for the holder with this key.
+    pub const ENCRYPT: Self = Self(8);
+    /// The engine may decrypt for the holder with this key.
+    pub const DECRYPT: Self = Self(16);
+    /// All that there are over memory.
     pub const ALL: Self = Self(7);
+    /// All that there are over a key.
+    pub const KEY: Self = Self(4 | 8 | 16);
 
     /// The rights with these bits, or `None` when a bit is not of this ABI.
     #[must_use]
     pub const fn from_bits(bits: u32) -> Option<Self> {
-        if bits & !Self::ALL.0 == 0 {
+        if bits & !(Self::ALL.0 | Self::KEY.0) == 0 {
             Some(Self(bits))
         } else {
             None
@@ -53,6 +59,9 @@ impl core::fmt::Display for Rights {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         for (right, letter) in [(Self::READ, "r"), (Self::WRITE, "w"), (Self::GRANT, "g")] {
             f.write_str(if self.contains(right) { letter } else { "-" })?;
+        }
+        for (right, letter) in [(Self::ENCRYPT, "e"), (Self::DECRYPT, "d")] {
+            f.write_str(if self.contains(right) { letter } else { "" })?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! copies the readable part out once and never reads it again. A chain with no
 //! readable byte is a bare doorbell: it completes with length 0.
 
+use crate::codec::KeyBytes;
 use crate::wire::wire_struct;
 
 /// Longest request and longest reply, header included, in bytes.
@@ -72,6 +73,8 @@ requests! {
     PageResponse = 17,
     /// Opens an endpoint. Reserved: status `Unsupported`.
     EndpointOpen = 18,
+    /// Puts a key into a slot: [`KeyLoadRequest`] -> [`KeyLoadReply`].
+    KeyLoad = 24,
 }
 
 /// Feature bits of QUERY.
@@ -487,6 +490,37 @@ wire_struct! {
         outcome: u32 = 8,
         /// 0.
         reserved12: u32 = 12,
+    }
+}
+
+wire_struct! {
+    /// KEY_LOAD: a key becomes a capability of the domain's own.
+    pub struct KeyLoadRequest: 96 align 8 {
+        /// Context that receives it.
+        context: u32 = 0,
+        /// Slot there; 0 = the lowest empty one.
+        slot: u32 = 4,
+        /// See [`crate::codec::KeyAlgorithm`].
+        algorithm: u32 = 8,
+        /// Bytes of the key, just as many as the algorithm's keys have.
+        length: u32 = 12,
+        /// Of ENCRYPT, DECRYPT and GRANT; one of the first two at least.
+        rights: u32 = 16,
+        /// 0.
+        reserved20: u32 = 20,
+        /// Reported to whoever accepts it.
+        badge: u64 = 24,
+        /// The key; unused bytes are 0.
+        key: KeyBytes = 32,
+    }
+}
+wire_struct! {
+    /// Reply to KEY_LOAD.
+    pub struct KeyLoadReply: 8 align 4 {
+        /// Slot that was filled.
+        slot: u32 = 0,
+        /// 0.
+        reserved4: u32 = 4,
     }
 }
 

@@ -49,4 +49,6 @@ pub const ALL: &[StructLayout] = &[
     control::InvalidateRequest::LAYOUT,
     control::InvalidateReply::LAYOUT,
     control::PageResponseRequest::LAYOUT,
+    control::KeyLoadRequest::LAYOUT,
+    control::KeyLoadReply::LAYOUT,
 ];

@@ -14,6 +14,7 @@
 mod wire;
 
 pub mod capability;
+pub mod codec;
 pub mod completion;
 pub mod config;
 pub mod control;

@@ -124,6 +124,8 @@ statuses! {
     TagMismatch = 0x50, "authentication tag does not verify";
     /// Output does not fit.
     Overflow = 0x51, "output does not fit";
+    /// Compressed data is not valid.
+    BadData = 0x52, "compressed data is not valid";
     /// Stage-2 table misconfigured.
     Stage2Misconfigured = 0x58, "stage-2 table misconfigured";
     /// Stage-2 permission.

@@ -20,6 +20,7 @@
 //! Locks: the tree's lock is taken last, and nothing is called while it is held.
 
 mod held;
+mod key;
 mod limits;
 mod link;
 mod meter;
@@ -34,6 +35,7 @@ mod model_tests;
 
 pub use byway_protocols::capability::DEPTH_MAX;
 pub use held::Held;
+pub use key::Key;
 pub use link::{Link, LinkTerms};
 pub use meter::{Charge, Meter};
 pub use node::{Capability, DeriveError, State, Terms, Traffic};

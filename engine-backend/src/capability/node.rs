@@ -1,13 +1,13 @@
 //! [`Capability`]: one node of a derivation tree, as workers read it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use byway_protocols::Rights;
 
 use super::limits::{Limits, monotonic_ns};
 use super::tree::{EntryId, Holder};
-use super::{Charge, DEPTH_MAX, Held, Link, Owner};
+use super::{Charge, DEPTH_MAX, Held, Key, Link, Owner};
 use crate::address_space::AddressSpace;
 
 /// What a derived capability is to be.
@@ -100,6 +100,8 @@ pub struct Capability {
     badge: u64,
     depth: u32,
     entry: EntryId,
+    /// What it is to; `None` for memory.
+    key: Option<Weak<Key>>,
 }
 
 /// Never an epoch: those count up from 0.
@@ -134,8 +136,9 @@ impl Capability {
             badge: 0,
             depth: 0,
             entry,
+            key: None,
         });
-        tree.fill(entry, &capability, Holder::Root, None);
+        tree.fill(entry, &capability, Holder::Root, None, None);
         drop(tree);
         Held::new(capability)
     }
@@ -153,6 +156,48 @@ impl Capability {
         if !self.rights.contains(terms.rights) {
             return Err(DeriveError::MissingRight);
         }
+        let is_whole = terms.base == 0 && terms.length == self.length;
+        if self.key.is_some() && !is_whole {
+            return Err(DeriveError::Bounds);
+        }
+        let key = self.key.as_ref().map(Weak::upgrade);
+        self.derive_object(terms, holder, charge, key)
+    }
+
+    /// Puts a key under a context's root, with these rights.
+    ///
+    /// # Errors
+    /// See [`DeriveError`].
+    pub fn derive_key(
+        self: &Arc<Self>,
+        key: Key,
+        rights: Rights,
+        badge: u64,
+        holder: Holder,
+        charge: Option<Charge>,
+    ) -> Result<Held, DeriveError> {
+        let terms = Terms {
+            length: key.bytes().len() as u64,
+            rights,
+            badge,
+            ..Terms::default()
+        };
+        self.derive_object(terms, holder, charge, Some(Some(Arc::new(key))))
+    }
+
+    /// Derives memory, or a key; one that is gone already cannot be derived from.
+    fn derive_object(
+        self: &Arc<Self>,
+        terms: Terms,
+        holder: Holder,
+        charge: Option<Charge>,
+        key: Option<Option<Arc<Key>>>,
+    ) -> Result<Held, DeriveError> {
+        let key = match key {
+            Some(None) => return Err(DeriveError::Revoked),
+            Some(key) => key,
+            None => None,
+        };
         let end = terms.base.checked_add(terms.length);
         if terms.length == 0 || end.is_none_or(|end| end > self.length) {
             return Err(DeriveError::Bounds);
@@ -202,8 +247,9 @@ impl Capability {
             badge: terms.badge,
             depth: self.depth + 1,
             entry,
+            key: key.as_ref().map(Arc::downgrade),
         });
-        tree.fill(entry, &capability, holder, charge);
+        tree.fill(entry, &capability, holder, charge, key);
         drop(tree);
         Ok(Held::new(capability))
     }
@@ -246,6 +292,11 @@ impl Capability {
     #[must_use]
     pub fn depth(&self) -> u32 {
         self.depth
+    }
+    /// The key that it is to, for as long as a capability to it lives.
+    #[must_use]
+    pub fn key(&self) -> Option<Arc<Key>> {
+        self.key.as_ref()?.upgrade()
     }
     /// The links that it was given along.
     pub(super) fn has_ended_link(&self) -> bool {

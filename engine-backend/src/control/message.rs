@@ -3,11 +3,12 @@
 use byway_protocols::control::{
     BindRequest, CapAcceptReply, CapAcceptRequest, CapDeriveReply, CapDeriveRequest, CapOfferReply,
     CapOfferRequest, CapQueryReply, CapSlotRequest, ContextCreateReply, ContextCreateRequest,
-    ContextDestroyRequest, InvalidateReply, InvalidateRequest, LookupReply, LookupRequest,
-    PageResponseRequest, QueryReply, QueryRequest, QueueCreateReply, QueueCreateRequest,
-    QueueRequest, UnbindRequest,
+    ContextDestroyRequest, InvalidateReply, InvalidateRequest, KeyLoadReply, KeyLoadRequest,
+    LookupReply, LookupRequest, PageResponseRequest, QueryReply, QueryRequest, QueueCreateReply,
+    QueueCreateRequest, QueueRequest, UnbindRequest,
 };
 use byway_protocols::{ControlStatus, StructLayout};
+use zeroize::Zeroize;
 
 /// A body.
 pub(super) trait Message: Sized {
@@ -19,6 +20,8 @@ pub(super) trait Message: Sized {
     fn from_slice(bytes: &[u8]) -> Option<Self>;
     /// Encodes into exactly [`Self::SIZE`] bytes.
     fn encode(&self, into: &mut [u8]);
+    /// Overwrites what is secret in it.
+    fn wipe(&mut self) {}
 }
 
 macro_rules! messages {
@@ -59,7 +62,22 @@ messages!(
     InvalidateRequest,
     InvalidateReply,
     PageResponseRequest,
+    KeyLoadReply,
 );
+
+impl Message for KeyLoadRequest {
+    const SIZE: usize = Self::SIZE;
+    const LAYOUT: Option<StructLayout> = Some(Self::LAYOUT);
+    fn from_slice(bytes: &[u8]) -> Option<Self> {
+        Some(Self::from_bytes(bytes.try_into().ok()?))
+    }
+    fn encode(&self, into: &mut [u8]) {
+        into.copy_from_slice(&self.to_bytes());
+    }
+    fn wipe(&mut self) {
+        self.key.0.zeroize();
+    }
+}
 
 impl Message for () {
     const SIZE: usize = 0;

@@ -7,6 +7,7 @@
 
 mod capabilities;
 mod contexts;
+mod keys;
 mod message;
 mod pages;
 mod query;
@@ -114,7 +115,7 @@ impl Call<'_> {
         if self.room < A::SIZE || self.header.length as usize != RequestHeader::SIZE + Q::SIZE {
             return Err(ControlStatus::BadLength);
         }
-        let request = decode::<Q>(self.body)?;
+        let mut request = decode::<Q>(self.body)?;
         if self.header.reserved2 != 0 {
             return Err(ControlStatus::ReservedNotZero);
         }
@@ -122,7 +123,9 @@ impl Call<'_> {
         if self.header.kind != RequestKind::Query as u16 && !self.domain.is_ready() {
             return Err(ControlStatus::Version);
         }
-        operation(self.domain, &request)?.encode(&mut self.out[..A::SIZE]);
+        let outcome = operation(self.domain, &request);
+        request.wipe();
+        outcome?.encode(&mut self.out[..A::SIZE]);
         Ok(A::SIZE)
     }
 }
@@ -150,5 +153,6 @@ fn dispatch(call: Call<'_>) -> Result<usize, ControlStatus> {
         RequestKind::CapQuery => call.run(capabilities::query),
         RequestKind::PageResponse => call.run(pages::respond),
         RequestKind::EndpointOpen => Err(ControlStatus::Unsupported),
+        RequestKind::KeyLoad => call.run(keys::load),
     }
 }

@@ -1,6 +1,7 @@
 //! Control requests against domains with RAM and workers, without virtqueues.
 
 mod capabilities;
+mod keys;
 mod messages;
 mod objects;
 pub(crate) mod waits;

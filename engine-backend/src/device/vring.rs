@@ -10,6 +10,7 @@ use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemory as _, GuestMemoryMmap, Permissions};
 use vmm_sys_util::eventfd::EventFd;
+use zeroize::Zeroize;
 
 use super::ram::Ram;
 use crate::interface::{DomainError, Vring};
@@ -65,6 +66,13 @@ impl<const N: usize> Chain<N> {
         self.writable
             .iter()
             .fold(0, |sum, piece| sum.saturating_add(piece.1))
+    }
+}
+
+impl<const N: usize> Drop for Chain<N> {
+    /// What was read may be a key.
+    fn drop(&mut self) {
+        self.bytes.zeroize();
     }
 }
 

@@ -9,7 +9,7 @@ use byway_protocols::{ControlStatus, Event, Rights};
 use super::Domain;
 use super::exchange::Offer;
 use crate::capability::{
-    Capability, Charge, DeriveError, Ending, Holder, Link, SlotError, State, Terms, Usage,
+    Capability, Charge, DeriveError, Ending, Holder, Key, Link, SlotError, State, Terms, Usage,
 };
 
 /// What CAP_DERIVE asks for, its arguments in range.
@@ -125,6 +125,35 @@ impl Domain {
                 },
                 Some(self.charge()?),
             )
+            .map_err(derive_status)?;
+        // The slot is still empty: requests of a domain are carried out one at a time.
+        let filled = target.slots().insert(u32::from(slot), held);
+        filled.map_err(|(e, _)| slot_status(e))
+    }
+
+    /// KEY_LOAD: puts a key with some right into a slot, 0 meaning the lowest empty one;
+    /// returns the slot that was filled.
+    ///
+    /// # Errors
+    /// As SPEC section 8.2 lists them.
+    pub fn load_key(
+        &self,
+        context: u32,
+        slot: u32,
+        key: Key,
+        rights: Rights,
+        badge: u64,
+    ) -> Result<u16, ControlStatus> {
+        let root = self.capability(context, 0)?;
+        let target = self.context(context)?;
+        let slot = target.slots().vacancy(slot).map_err(slot_status)?;
+        let holder = Holder::Slot {
+            domain: self.id,
+            context,
+            slot,
+        };
+        let held = root
+            .derive_key(key, rights, badge, holder, Some(self.charge()?))
             .map_err(derive_status)?;
         // The slot is still empty: requests of a domain are carried out one at a time.
         let filled = target.slots().insert(u32::from(slot), held);

@@ -109,7 +109,7 @@ impl Domain {
         Ok(grave)
     }
 
-    pub(super) fn context(&self, id: u32) -> Result<Arc<Context>, ControlStatus> {
+    pub(crate) fn context(&self, id: u32) -> Result<Arc<Context>, ControlStatus> {
         let tables = self.tables();
         tables.contexts.get(id).ok_or(ControlStatus::NoSuchObject)
     }

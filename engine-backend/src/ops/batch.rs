@@ -18,7 +18,7 @@ const ELEMENT: u64 = Descriptor::SIZE as u64;
 const RECORD: u64 = Completion::SIZE as u64;
 
 /// A batch under way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Batch {
     /// Descriptor list; right READ.
     pub list: Operand,

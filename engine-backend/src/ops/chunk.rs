@@ -8,6 +8,7 @@ use byway_protocols::{Completion, Rights, Status};
 
 use super::Outcome;
 use super::budget::Budget;
+use super::lease::Codecs;
 use super::missing::{Asked, Missing};
 use super::staging::Staging;
 use crate::address_space::Fault;
@@ -134,6 +135,8 @@ pub struct Chunk<'a, B> {
     pub regions_lost: u64,
     /// The last fault that somebody may mend, until whoever it ended was looked at.
     pub missing: Option<Missing>,
+    /// What transforming operations work with.
+    pub codecs: &'a mut Codecs,
 }
 
 impl<'a, B> Chunk<'a, B> {

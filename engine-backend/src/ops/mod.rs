@@ -17,6 +17,7 @@ mod apply_delta;
 mod atomic;
 mod batch;
 pub mod budget;
+mod buffer;
 pub mod chunk;
 mod compare;
 mod copy_rows;
@@ -29,6 +30,7 @@ mod dualcast;
 mod fetch;
 mod fill;
 mod flush;
+pub mod lease;
 mod memmove;
 pub mod missing;
 mod rare;
@@ -36,6 +38,7 @@ mod segment;
 mod short;
 mod signal;
 pub mod staging;
+mod transform;
 mod validate;
 mod walk;
 mod xor;
@@ -53,9 +56,11 @@ use fill::Fill;
 use memmove::Memmove;
 use missing::Asked;
 use rare::Rare;
+use transform::Transform;
 use validate::Request;
 
 pub use budget::Budget;
+pub use lease::Codecs;
 pub use missing::Verdict;
 pub use short::try_short;
 pub use staging::Staging;
@@ -115,7 +120,7 @@ fn success(done: u32) -> Completion {
 }
 
 /// One operation under way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Operation {
     /// NOP; and DRAIN, since what comes before it in its queue or batch is complete
     /// when it starts.
@@ -128,10 +133,12 @@ pub enum Operation {
     Compare(Compare),
     /// Everything else.
     Rare(Rare),
+    /// COMPRESS, DECOMPRESS, ENCRYPT and DECRYPT.
+    Transform(Transform),
 }
 
 // Between chunks it lies in the worker's queue, and in a batch; none may grow unnoticed.
-const _: () = assert!(size_of::<Operation>() <= 112);
+const _: () = assert!(size_of::<Operation>() <= 160);
 
 impl Operation {
     #[inline(always)]
@@ -145,6 +152,7 @@ impl Operation {
             Self::Fill(fill) => fill.step(chunk),
             Self::Compare(compare) => compare.step(chunk),
             Self::Rare(rare) => rare.step(chunk),
+            Self::Transform(transform) => transform.step(chunk),
         }
     }
 }
@@ -153,7 +161,7 @@ impl Operation {
 ///
 /// A queue's descriptors are carried out one after the other, so FENCE needs nothing
 /// here: when one starts, all before it are complete.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Execution {
     request: Request,
     interrupt: bool,
@@ -237,6 +245,7 @@ impl Operation {
             Self::Fill(fill) => (fill.done, 0),
             Self::Compare(compare) => (compare.done, 0),
             Self::Rare(rare) => (rare.done(), 0),
+            Self::Transform(transform) => (transform.done(), 0),
         };
         (done, result, u64::from(done))
     }

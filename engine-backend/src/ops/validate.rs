@@ -8,6 +8,7 @@ mod dif;
 mod gather;
 mod places;
 
+use byway_protocols::codec::{CodecWord, Compression};
 use byway_protocols::descriptor::{BATCH_COUNT_MAX, TRANSFER_BYTES_MAX, Word0};
 use byway_protocols::{Descriptor, Flags, Opcode, Status};
 
@@ -18,9 +19,11 @@ use super::compare::{Compare, Other};
 use super::fill::Fill;
 use super::memmove::Memmove;
 use super::rare::Rare;
+use super::transform::{Action, Crypt, Transform, Wanted};
+use crate::codec::{Direction, StreamKind};
 
 /// A descriptor that is well-formed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Request {
     /// One operation.
     Operation(Operation),
@@ -61,6 +64,10 @@ pub const SUPPORTED: &[Opcode] = &[
     Opcode::DixVerify,
     Opcode::Atomic64,
     Opcode::Signal,
+    Opcode::Decrypt,
+    Opcode::Encrypt,
+    Opcode::Decompress,
+    Opcode::Compress,
 ];
 
 /// Flags that every operation takes.
@@ -74,6 +81,7 @@ const FILLS: u32 = MOVES | Flags::FILL_16.0;
 const COMPARES: u32 = COMMON | Flags::BLOCK_ON_FAULT.0 | Flags::CHECK_RESULT.0;
 const FAULTS: u32 = COMMON | Flags::BLOCK_ON_FAULT.0;
 const WRITES: u32 = FAULTS | Flags::CACHE_CONTROL.0;
+const TRANSFORMS: u32 = COMMON | Flags::BLOCK_ON_FAULT.0 | Flags::CACHE_CONTROL.0;
 
 /// Whether the descriptor asks to wait for all before it; SIGNAL always does.
 #[inline]
@@ -114,6 +122,10 @@ pub fn operation(d: &Descriptor) -> Result<Operation, Status> {
         Some(Opcode::Fill) => fill(d),
         Some(Opcode::Compare) => compare(d),
         Some(Opcode::CompareValue) => compare_value(d),
+        Some(Opcode::Compress) => stream(d, StreamKind::Compress),
+        Some(Opcode::Decompress) => stream(d, StreamKind::Decompress),
+        Some(Opcode::Encrypt) => crypt(d, Direction::Encrypt),
+        Some(Opcode::Decrypt) => crypt(d, Direction::Decrypt),
         Some(opcode) => rare(d, opcode).map(Operation::Rare),
         None => Err(Status::BadOpcode),
     }
@@ -292,6 +304,62 @@ fn compare_value(d: &Descriptor) -> Result<Operation, Status> {
         expected,
         done: 0,
     }))
+}
+
+/// COMPRESS and DECOMPRESS.
+#[cold]
+fn stream(d: &Descriptor, kind: fn(Compression) -> StreamKind) -> Result<Operation, Status> {
+    let word = CodecWord(d.op0);
+    let compression = Compression::from_code(word.compression_code());
+    let known = compression.map_or(0, |c| CodecWord::compression(c, word.capacity()).0);
+    // Whatever bits of the word are left: slot, data unit, or no such representation.
+    common(
+        d,
+        TRANSFORMS,
+        d.status_array | (word.0 ^ known) & u64::from(u32::MAX) | d.op1 | d.op2,
+    )?;
+    let compression = compression.ok_or(Status::ReservedNotZero)?;
+    transform(d, word, Action::Stream(kind(compression)))
+}
+
+/// ENCRYPT and DECRYPT. What depends on the key's algorithm is checked with the key.
+#[cold]
+fn crypt(d: &Descriptor, direction: Direction) -> Result<Operation, Status> {
+    let word = CodecWord(d.op0);
+    let code = word.compression_code();
+    let fused = Compression::from_code(code);
+    let unknown = u64::from(fused.is_none() && code != 0);
+    common(
+        d,
+        TRANSFORMS,
+        d.status_array | word.0 & CodecWord::CODEC_RESERVED | unknown,
+    )?;
+    let mut iv = [0; 16];
+    iv[..8].copy_from_slice(&d.op1.to_le_bytes());
+    iv[8..].copy_from_slice(&d.op2.to_le_bytes());
+    let action = Action::Crypt(Crypt {
+        direction,
+        key: word.key_slot(),
+        fused,
+        unit_log2: word.unit_log2(),
+        iv,
+    });
+    transform(d, word, action)
+}
+
+fn transform(d: &Descriptor, word: CodecWord, action: Action) -> Result<Operation, Status> {
+    let size = transfer_size(d)?;
+    if word.capacity() == 0 || word.capacity() > TRANSFER_BYTES_MAX {
+        return Err(Status::BadSize);
+    }
+    Ok(Operation::Transform(Transform::new(Wanted {
+        src: src_operand(d),
+        dst: dst_operand(d),
+        size,
+        capacity: word.capacity(),
+        action,
+        cached: d.flags().contains(Flags::CACHE_CONTROL),
+    })))
 }
 
 fn batch(d: &Descriptor) -> Result<Request, Status> {

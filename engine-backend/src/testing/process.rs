@@ -6,7 +6,7 @@ use byway_protocols::Rights;
 
 use super::Guest;
 use crate::address_space::{AddressSpace, Tables};
-use crate::capability::{Capability, Ending, Held, Holder, Terms};
+use crate::capability::{Capability, Ending, Held, Holder, Key, Terms};
 use crate::context::Context;
 
 /// Bits of a page-table entry (Intel SDM volume 3, 4-level paging).
@@ -228,6 +228,19 @@ impl Process {
             .capability()
             .derive(terms, Holder::Nobody, None)
             .expect("terms that can be derived");
+        match to.context.slots().insert(0, held) {
+            Ok(slot) => slot,
+            Err((error, _)) => panic!("no slot: {error:?}"),
+        }
+    }
+
+    /// Gives `to` a key of this process's; returns its slot there.
+    pub fn give_key(&self, to: &Self, key: Key, rights: Rights) -> u16 {
+        let held = self
+            .own
+            .capability()
+            .derive_key(key, rights, 0, Holder::Nobody, None)
+            .expect("a key that can be loaded");
         match to.context.slots().insert(0, held) {
             Ok(slot) => slot,
             Err((error, _)) => panic!("no slot: {error:?}"),

@@ -8,7 +8,7 @@ use crate::epoch::Epochs;
 use crate::iotlb::Iotlb;
 use crate::memory::sigbus;
 use crate::ops::chunk::Chunk;
-use crate::ops::{Budget, Execution, Outcome, Staging, Step, Verdict, try_short};
+use crate::ops::{Budget, Codecs, Execution, Outcome, Staging, Step, Verdict, try_short};
 
 /// A worker's tools without a worker. What it does depends on its arguments alone: its
 /// chunks end by work done, never by the clock.
@@ -18,6 +18,7 @@ pub struct Stepper {
     iotlb: Iotlb,
     backend: Software,
     staging: Staging,
+    codecs: Codecs,
 }
 
 impl Default for Stepper {
@@ -35,6 +36,7 @@ impl Stepper {
             iotlb: Iotlb::new(),
             backend: Software::new(),
             staging: Staging::new(),
+            codecs: Codecs::new(),
         }
     }
 
@@ -68,6 +70,7 @@ impl Stepper {
                 budget: &mut budget,
                 regions_lost: sigbus::generation(),
                 missing: None,
+                codecs: &mut self.codecs,
             };
             let step = match &mut execution {
                 Some(running) => Execution::step(running, &mut chunk),

@@ -10,7 +10,9 @@ use crate::epoch::ChunkGuard;
 use crate::iotlb::Iotlb;
 use crate::ops::budget::OPERATION_COST;
 use crate::ops::chunk::Chunk;
-use crate::ops::{Budget, Execution, Outcome, Staging, Step, Verdict, try_short, wants_interrupt};
+use crate::ops::{
+    Budget, Codecs, Execution, Outcome, Staging, Step, Verdict, try_short, wants_interrupt,
+};
 use crate::queue::{Served, Ticket, WorkQueue};
 
 /// From so many descriptors in a row on it is worth fetching ahead. A single one must not:
@@ -41,6 +43,7 @@ pub(super) struct Tools<B> {
     pub(super) staging: Staging,
     /// Lost regions that have been seen to.
     pub(super) regions_lost: u64,
+    pub(super) codecs: Codecs,
 }
 
 /// Publishes how a descriptor ended, its bytes before.
@@ -162,6 +165,7 @@ impl Active {
             budget,
             regions_lost: tools.regions_lost,
             missing: None,
+            codecs: &mut tools.codecs,
         };
         // In place: it is moved when it begins and when it ends only.
         if let Some(resumed) = flight {

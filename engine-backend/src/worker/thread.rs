@@ -17,7 +17,7 @@ use crate::epoch::Epochs;
 use crate::iotlb::{Invalidations, Iotlb};
 use crate::memory::sigbus;
 use crate::ops::budget::{CHUNK_BYTES, CHUNK_US, OPERATION_COST, ticks};
-use crate::ops::{Budget, Staging, Verdict};
+use crate::ops::{Budget, Codecs, Staging, Verdict};
 use crate::stats::{Published, WorkerStats};
 
 /// Turns, idle ones included, between two looks at the clock.
@@ -79,6 +79,7 @@ impl<B: Backend> Thread<B> {
                 backend,
                 staging: Staging::new(),
                 regions_lost: sigbus::generation(),
+                codecs: Codecs::new(),
             },
             schedule: Schedule::default(),
             queues: Vec::new(),

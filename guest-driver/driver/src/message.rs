@@ -48,6 +48,7 @@ replies!(
     CapAcceptReply,
     CapQueryReply,
     InvalidateReply,
+    KeyLoadReply,
 );
 
 /// Several kinds share a body, so each pairing is a type of its own around it.
@@ -83,4 +84,5 @@ requests! {
     CapQuery(CapSlotRequest) -> control::CapQueryReply = CapQuery;
     Invalidate(InvalidateRequest) -> control::InvalidateReply = Invalidate;
     PageResponse(PageResponseRequest) -> () = PageResponse;
+    KeyLoad(KeyLoadRequest) -> control::KeyLoadReply = KeyLoad;
 }

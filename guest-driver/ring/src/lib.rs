@@ -27,6 +27,7 @@ mod memory;
 pub mod queue;
 pub mod request;
 mod resume;
+mod transform;
 
 pub use byway_protocols::{Completion, Descriptor, Flags, Opcode, Status};
 pub use error::{QueueError, SubmitError, UnknownTicket, WaitError};
@@ -34,3 +35,4 @@ pub use memory::QueueMemory;
 pub use queue::{Burst, Options, Queue, Submit, Ticket};
 pub use request::{Address, Pattern, Request, RequestError, Slot};
 pub use resume::resume;
+pub use transform::Mode;

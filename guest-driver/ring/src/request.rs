@@ -138,7 +138,7 @@ impl core::error::Error for RequestError {}
 /// A well-formed request. Converts into the [`Descriptor`] that is submitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "a request does nothing until it is submitted"]
-pub struct Request(Descriptor);
+pub struct Request(pub(crate) Descriptor);
 
 impl From<Request> for Descriptor {
     #[inline]
@@ -289,7 +289,11 @@ impl Request {
     /// The operation writes no destination.
     #[inline]
     pub fn cached(self) -> Result<Self, RequestError> {
-        self.with_if(Flags::CACHE_CONTROL, &[Opcode::Memmove, Opcode::Fill])
+        use Opcode::{Compress, Decompress, Decrypt, Encrypt, Fill, Memmove};
+        self.with_if(
+            Flags::CACHE_CONTROL,
+            &[Memmove, Fill, Compress, Decompress, Encrypt, Decrypt],
+        )
     }
 
     /// On a fault in one's own memory ask the guest kernel for the page instead of ending. Without
@@ -300,9 +304,20 @@ impl Request {
     #[inline]
     pub fn blocking_on_fault(self) -> Result<Self, RequestError> {
         use Opcode::{Batch, Compare, CompareValue, Fill, Memmove};
+        use Opcode::{Compress, Decompress, Decrypt, Encrypt};
         self.with_if(
             Flags::BLOCK_ON_FAULT,
-            &[Memmove, Fill, Compare, CompareValue, Batch],
+            &[
+                Memmove,
+                Fill,
+                Compare,
+                CompareValue,
+                Batch,
+                Compress,
+                Decompress,
+                Encrypt,
+                Decrypt,
+            ],
         )
     }
 
@@ -353,7 +368,7 @@ impl Request {
 
 /// A descriptor with slots and a checked size; the addresses are checked, not set.
 #[inline]
-fn sized(
+pub(crate) fn sized(
     opcode: Opcode,
     src: Option<Address>,
     dst: Option<Address>,

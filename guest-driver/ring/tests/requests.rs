@@ -1,8 +1,9 @@
 //! Builders against the rules of SPEC sections 3 and 4, and the rest of partial transfers against
 //! a byte-by-byte interpreter.
 
+use byway_protocols::codec::Compression;
 use byway_protocols::{Completion, Descriptor, Flags, Opcode, Status, Word0};
-use byway_ring::{Address, Pattern, Request, RequestError, Slot, resume};
+use byway_ring::{Address, Mode, Pattern, Request, RequestError, Slot, resume};
 use proptest::prelude::*;
 
 const SLOT: Slot = Slot::new(5).unwrap();
@@ -359,4 +360,48 @@ proptest! {
         }
         prop_assert_eq!(memory, whole);
     }
+}
+
+#[test]
+fn transformations_carry_their_word() {
+    let (src, dst) = (Address::own(0x7000_1000), Address::capability(SLOT, 0x40));
+    let d = built(Request::compress(dst, 200, src, 100, Compression::Lz4Frame));
+    assert_eq!(d.code(), Opcode::Compress as u8);
+    assert_eq!((d.slots(), d.size), (Word0::new(0, 5, false), 100));
+    assert_eq!((d.src, d.dst), (0x7000_1000, 0x40));
+    assert_eq!(d.op0, 200 << 32 | 2 << 16);
+    assert_eq!((d.op1, d.op2), (0, 0));
+
+    let key = Slot::new(9).unwrap();
+    let xts = Mode::Xts {
+        unit_log2: 12,
+        tweak: 3 << 64 | 7,
+    };
+    let d = built(Request::encrypt(dst, 100, src, 100, key, &xts));
+    assert_eq!(d.code(), Opcode::Encrypt as u8);
+    assert_eq!(d.op0, 100 << 32 | 12 << 24 | 9);
+    assert_eq!((d.op1, d.op2), (7, 3));
+
+    let gcm = Mode::Gcm {
+        nonce: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
+        additional: 20,
+        fused: Some(Compression::Zlib),
+    };
+    let d = built(Request::decrypt(dst, 100, src, 100, key, &gcm));
+    assert_eq!(d.code(), Opcode::Decrypt as u8);
+    assert_eq!(d.op0, 100 << 32 | 4 << 16 | 9);
+    assert_eq!(
+        (d.op1, d.op2),
+        (0x0807_0605_0403_0201, 20 << 32 | 0x0c0b_0a09)
+    );
+
+    let cbc = Mode::Cbc { iv: [0xff; 16] };
+    for (room, size) in [(0, 16), (16, 0), ((1 << 31) + 1, 16), (16, 1 << 33)] {
+        let refused = Request::encrypt(dst, room, src, size, key, &cbc);
+        assert!(matches!(refused, Err(RequestError::Size(_))));
+    }
+    let last = Address::own(u64::MAX - 15);
+    assert!(Request::encrypt(last, 16, src, 16, key, &cbc).is_ok());
+    let refused = Request::encrypt(last, 17, src, 16, key, &cbc);
+    assert_eq!(refused, Err(RequestError::Wraps(u64::MAX - 15)));
 }

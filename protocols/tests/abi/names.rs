@@ -1,6 +1,7 @@
 //! Every named number of the ABI, grouped as in the specification and in the C header.
 
 use byway_protocols::capability::CapabilityState;
+use byway_protocols::codec::{Compression, KeyAlgorithm};
 use byway_protocols::control::{
     RequestKind, bind_flags, features, invalidate_scope, page_outcome, queue_flags, revoke_flags,
 };
@@ -12,7 +13,7 @@ use byway_protocols::operands::{
 use byway_protocols::ring::QueueState;
 use byway_protocols::{
     ABI_VERSION, Completion, ControlStatus, Flags, Opcode, PAGE_SIZE, Rights, Status, Word0,
-    capability, config, control, descriptor, invalidation, ring,
+    capability, codec, config, control, descriptor, invalidation, ring,
 };
 
 /// Names that belong together.
@@ -181,6 +182,24 @@ pub fn groups() -> Vec<Group> {
             ],
         ),
         codes(
+            "Compression",
+            "Compression: bits 16-23 of byway_descriptor.op0 (section 4.24)",
+            "COMPRESSION",
+            Compression::ALL
+                .iter()
+                .map(|&c| (debug_name(c), c as u64))
+                .collect(),
+        ),
+        codes(
+            "KeyAlgorithm",
+            "byway_key_load_request.algorithm (section 4.26)",
+            "KEY",
+            KeyAlgorithm::ALL
+                .iter()
+                .map(|&a| (debug_name(a), a as u64))
+                .collect(),
+        ),
+        codes(
             "QueueState",
             "byway_queue_header.state (section 2.3)",
             "QUEUE_STATE",
@@ -197,6 +216,8 @@ pub fn groups() -> Vec<Group> {
                 ("READ", Rights::READ.0.into()),
                 ("WRITE", Rights::WRITE.0.into()),
                 ("GRANT", Rights::GRANT.0.into()),
+                ("ENCRYPT", Rights::ENCRYPT.0.into()),
+                ("DECRYPT", Rights::DECRYPT.0.into()),
             ],
         ),
         codes(
@@ -369,8 +390,10 @@ pub fn packed_words() -> [PackedWord; 8] {
 /// `pub const` items of the crate that are not numbers of the ABI, or that repeat others.
 pub const NOT_LISTED: &[&str] = &[
     "ALL",
+    "CODEC_RESERVED",
     "C_COUNT",
     "C_TYPE",
+    "KEY",
     "LAYOUT",
     "NONE",
     "SIZE",
@@ -411,6 +434,13 @@ fn constants() -> Group {
             ("WORKERS", invalidation::WORKERS as u64),
             ("BUSY_OFFSET", invalidation::BUSY_OFFSET as u64),
             ("RANGES_OFFSET", invalidation::RANGES_OFFSET as u64),
+            ("LZ4_BLOCK_BYTES_MAX", codec::LZ4_BLOCK_BYTES_MAX.into()),
+            ("XTS_UNIT_LOG2_MIN", codec::XTS_UNIT_LOG2_MIN.into()),
+            ("XTS_UNIT_LOG2_MAX", codec::XTS_UNIT_LOG2_MAX.into()),
+            ("GCM_OPEN_BYTES_MAX", codec::GCM_OPEN_BYTES_MAX.into()),
+            ("AAD_BYTES_MAX", codec::AAD_BYTES_MAX.into()),
+            ("TAG_BYTES", codec::TAG_BYTES.into()),
+            ("KEY_BYTES_MAX", codec::KEY_BYTES_MAX as u64),
         ],
     }
 }

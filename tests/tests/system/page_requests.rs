@@ -262,6 +262,7 @@ fn so_many_may_wait_and_no_more() -> Result<()> {
         read: true,
         write: true,
         grant: false,
+        keys: false,
         max_bytes: 0,
     }))?;
     let alice = Party::boot(&engine, "alice", 2 * MIB)?;

@@ -74,6 +74,7 @@ pub fn engine(config: EngineConfig, names: &[&str]) -> Result<Engine> {
                 read: true,
                 write: true,
                 grant: true,
+                keys: true,
                 max_bytes: 0,
             }))?;
         }

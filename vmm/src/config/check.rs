@@ -358,11 +358,11 @@ fn links(
                 "a domain reaches its own memory without a link; remove it",
             ));
         }
-        if !table.read && !table.write {
+        if !table.read && !table.write && !table.keys {
             return Err(place.wrong(
                 span,
                 format!("the link from {from:?} to {to:?} permits nothing"),
-                "add read = true or write = true, or remove it",
+                "add read, write or keys = true, or remove it",
             ));
         }
         if !seen.insert((from.clone(), to.clone())) {
@@ -378,6 +378,7 @@ fn links(
             read: table.read,
             write: table.write,
             grant: table.grant,
+            keys: table.keys,
             max_bytes: table.max_bytes.0,
         });
     }

@@ -96,5 +96,7 @@ pub(super) struct LinkTable {
     #[serde(default)]
     pub grant: bool,
     #[serde(default)]
+    pub keys: bool,
+    #[serde(default)]
     pub max_bytes: ByteSize,
 }

@@ -109,6 +109,7 @@ impl Stage {
                 read: true,
                 write: true,
                 grant: true,
+                keys: true,
                 max_bytes: 0,
             }))?;
         }

@@ -64,6 +64,7 @@ impl Cast {
                     read: true,
                     write: true,
                     grant: true,
+                    keys: false,
                     max_bytes: 0,
                 }))?;
             }

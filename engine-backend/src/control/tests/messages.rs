@@ -3,9 +3,9 @@
 use byway_protocols::control::{
     BindRequest, CapAcceptReply, CapAcceptRequest, CapDeriveReply, CapDeriveRequest, CapOfferReply,
     CapOfferRequest, CapQueryReply, CapSlotRequest, ContextCreateReply, ContextCreateRequest,
-    ContextDestroyRequest, InvalidateReply, InvalidateRequest, LookupReply, LookupRequest,
-    PageResponseRequest, QueryReply, QueryRequest, QueueCreateReply, QueueCreateRequest,
-    QueueRequest, RequestKind, UnbindRequest, features,
+    ContextDestroyRequest, InvalidateReply, InvalidateRequest, KeyLoadReply, KeyLoadRequest,
+    LookupReply, LookupRequest, PageResponseRequest, QueryReply, QueryRequest, QueueCreateReply,
+    QueueCreateRequest, QueueRequest, RequestKind, UnbindRequest, features,
 };
 use byway_protocols::{ABI_VERSION, ControlStatus, StructLayout};
 use proptest::prelude::*;
@@ -47,6 +47,7 @@ fn table() -> Vec<(RequestKind, StructLayout, usize)> {
             InvalidateReply::SIZE,
         ),
         (K::PageResponse, PageResponseRequest::LAYOUT, 0),
+        (K::KeyLoad, KeyLoadRequest::LAYOUT, KeyLoadReply::SIZE),
     ]
 }
 

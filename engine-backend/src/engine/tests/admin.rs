@@ -48,6 +48,7 @@ fn what_is_unknown_is_said_so() {
         read: true,
         write: false,
         grant: false,
+        keys: false,
         max_bytes: 0,
     };
     assert_eq!(engine.act(Action::Link(policy("alice", "bob"))), unknown());

@@ -54,6 +54,7 @@ pub(super) fn link(engine: &Engine, from: &str, to: &str) {
             read: true,
             write: true,
             grant: true,
+            keys: true,
             max_bytes: 0,
         }))
         .unwrap();

@@ -11,6 +11,7 @@ mod protection;
 mod refusals;
 mod rights;
 mod sums;
+mod transforms;
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use byway_protocols::{Completion, Descriptor, Flags, Opcode, Status, Word0};
 
 use super::budget::CHUNK_BYTES;
 use super::chunk::Chunk;
-use super::{Budget, Execution, Outcome, Staging, Step, Verdict, try_short};
+use super::{Budget, Codecs, Execution, Outcome, Staging, Step, Verdict, try_short};
 use crate::backend::{Backend, Software};
 use crate::epoch::Epochs;
 use crate::iotlb::Iotlb;
@@ -39,6 +40,7 @@ pub(super) struct Rig {
     iotlb: Iotlb,
     backend: Software,
     staging: Staging,
+    pub(super) codecs: Codecs,
     /// Work per chunk.
     pub(super) chunk_bytes: u64,
     /// Whether the short way is tried.
@@ -68,6 +70,7 @@ impl Rig {
             iotlb: Iotlb::new(),
             backend: Software::new(),
             staging: Staging::new(),
+            codecs: Codecs::new(),
             chunk_bytes: CHUNK_BYTES,
             short: true,
             chunks: 0,
@@ -101,6 +104,7 @@ impl Rig {
                 budget: &mut budget,
                 regions_lost: sigbus::generation(),
                 missing: None,
+                codecs: &mut self.codecs,
             };
             if self.short
                 && self.chunks == 1
@@ -131,6 +135,28 @@ impl Rig {
             }
             drop(guard);
             between(self, self.chunks);
+        }
+    }
+
+    /// Steps of alice's execution to its end; the completion.
+    pub(super) fn step_to_end(&mut self, execution: &mut Execution) -> Completion {
+        loop {
+            let guard = self.epochs.enter(0);
+            let mut budget = Budget::new(self.chunk_bytes, u64::MAX);
+            let mut chunk = Chunk {
+                guard: &guard,
+                context: self.alice.context(),
+                iotlb: &mut self.iotlb,
+                backend: &mut self.backend,
+                staging: &mut self.staging,
+                budget: &mut budget,
+                regions_lost: sigbus::generation(),
+                missing: None,
+                codecs: &mut self.codecs,
+            };
+            if let Step::Done(outcome) = execution.step(&mut chunk) {
+                return outcome.completion;
+            }
         }
     }
 

@@ -14,6 +14,10 @@ fn good() -> Vec<Descriptor> {
         size: 64,
         ..descriptor(opcode, 0, 0)
     };
+    let transform = |opcode, word: u64| Descriptor {
+        op0: word | 64 << 32,
+        ..sized(opcode)
+    };
     vec![
         descriptor(Opcode::Nop, 0, 0),
         descriptor(Opcode::Drain, 0, 0),
@@ -42,6 +46,10 @@ fn good() -> Vec<Descriptor> {
             .to_bytes(),
         ),
         copy_sg_of_lists(),
+        transform(Opcode::Compress, 3 << 16),
+        transform(Opcode::Decompress, 3 << 16),
+        transform(Opcode::Encrypt, 5),
+        transform(Opcode::Decrypt, 5),
         // What follows does not take every size.
         copy_sg_of_rows(),
         create_delta(),
@@ -59,7 +67,7 @@ fn good() -> Vec<Descriptor> {
 }
 
 /// How many of [`good`] take any size, from which on.
-const SIZED: std::ops::Range<usize> = 3..16;
+const SIZED: std::ops::Range<usize> = 3..20;
 
 fn copy_sg_of_lists() -> Descriptor {
     let fields = CopySgFields {
@@ -162,7 +170,11 @@ fn flags_are_those_of_the_operation() {
                 Opcode::Fill => moves | Flags::FILL_16.0,
                 Opcode::Compare | Opcode::CompareValue => block | Flags::CHECK_RESULT.0,
                 Opcode::CopyCrc => moves,
-                Opcode::Dualcast
+                Opcode::Compress
+                | Opcode::Decompress
+                | Opcode::Encrypt
+                | Opcode::Decrypt
+                | Opcode::Dualcast
                 | Opcode::CopySg
                 | Opcode::CacheFlush
                 | Opcode::InterDomainCacheFlush => block | Flags::CACHE_CONTROL.0,
@@ -219,6 +231,8 @@ fn each_unused_bit_is_refused() {
             Opcode::Fill => (&[16, 24, 32], [false, true]),
             Opcode::Compare => (&[16, 24, 32], [true; 2]),
             Opcode::CompareValue => (&[16, 24, 32], [true, false]),
+            Opcode::Compress | Opcode::Decompress => (&[16, 24, 32, 40], [true; 2]),
+            Opcode::Encrypt | Opcode::Decrypt => (&[16, 24, 32, 40, 48, 56], [true; 2]),
             Opcode::CrcGen | Opcode::Crc64 | Opcode::TranslationFetch | Opcode::DifCheck => {
                 (&[16, 32], [true, false])
             }
@@ -239,6 +253,8 @@ fn each_unused_bit_is_refused() {
                 15..30 => !slots[1],
                 30 => true,
                 31..64 | 288..304 => continue,
+                // The transformations' word has parts of its own.
+                320..352 if fields.contains(&40) => continue,
                 _ => {
                     let field = if bit / 8 / 4 == 8 { 32 } else { bit / 64 * 8 };
                     let field = if (304..320).contains(&bit) { 38 } else { field };

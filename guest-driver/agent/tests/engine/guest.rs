@@ -50,6 +50,7 @@ pub fn engine() -> Option<Engine> {
                 read: true,
                 write: true,
                 grant: true,
+                keys: true,
                 max_bytes: 0,
             }))
             .unwrap();

@@ -8,6 +8,7 @@ mod address_spaces;
 mod attach;
 mod capabilities;
 mod events;
+mod keys;
 mod pages;
 mod queues;
 #[cfg(feature = "raw-messages")]
@@ -17,6 +18,7 @@ mod session;
 pub use address_spaces::{Bind, Invalidation};
 pub use capabilities::{Accepted, CapabilityInfo, Derive, Peer};
 pub use events::DriverEvent;
+pub use keys::KeyLoad;
 pub use pages::{PageOutcome, PageRequest};
 pub use session::{EngineInfo, Name};
 
@@ -36,7 +38,7 @@ const CONTROL_ENTRIES: usize = 16;
 /// Entries of the event virtqueue: events that can wait for the kernel.
 const EVENT_ENTRIES: usize = 32;
 /// Offset of the request in the control queue's page.
-const REQUEST: usize = 2048;
+pub(crate) const REQUEST: usize = 2048;
 /// Offset of the reply.
 const REPLY: usize = REQUEST + MESSAGE_BYTES_MAX;
 /// Offset of the event buffers in the event queue's page.

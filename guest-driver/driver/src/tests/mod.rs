@@ -6,6 +6,7 @@ mod events;
 mod fake;
 mod hostile;
 mod invalidation;
+mod keys;
 mod mmio;
 mod queues;
 mod virtqueue;

@@ -10,7 +10,7 @@ use crate::iotlb::Iotlb;
 use crate::memory::sigbus;
 use crate::ops::budget::CHUNK_BYTES;
 use crate::ops::chunk::Chunk;
-use crate::ops::{Budget, Execution, Staging, Step, try_short};
+use crate::ops::{Budget, Codecs, Execution, Staging, Step, try_short};
 use crate::testing::{Guest, PageSize, Process, pte};
 
 /// Where processes have their data.
@@ -33,6 +33,7 @@ pub(super) struct World<B> {
     iotlb: Iotlb,
     pub(super) backend: B,
     staging: Staging,
+    codecs: Codecs,
 }
 
 impl<B: Backend> World<B> {
@@ -53,6 +54,7 @@ impl<B: Backend> World<B> {
             iotlb: Iotlb::new(),
             backend,
             staging: Staging::new(),
+            codecs: Codecs::new(),
         }
     }
 
@@ -98,6 +100,7 @@ impl<B: Backend> World<B> {
                 budget: &mut budget,
                 regions_lost: sigbus::generation(),
                 missing: None,
+                codecs: &mut self.codecs,
             };
             if execution.is_none()
                 && let Some(outcome) = try_short(descriptor, &mut chunk)

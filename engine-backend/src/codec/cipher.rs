@@ -1,0 +1,284 @@
+//! [`Cipher`]: one AES mode of AWS-LC with its state allocated beforehand.
+//!
+//! The only place that calls AWS-LC. A context is bound to its algorithm when it is made,
+//! which is when AWS-LC allocates; each use after that only expands a key into it and
+//! works in place on the caller's slice. [`Cipher::forget`] overwrites the key.
+
+use std::ffi::c_int;
+use std::ptr::{self, NonNull};
+
+use aws_lc_sys as lc;
+use byway_protocols::codec::{KEY_BYTES_MAX, KeyAlgorithm, TAG_BYTES};
+
+/// A block of AES, in bytes.
+pub const BLOCK_BYTES: usize = 16;
+
+/// Longest piece that one call takes: lengths are C integers.
+const PIECE_MAX: usize = 1 << 20;
+
+/// Which way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Plaintext in, ciphertext out.
+    Encrypt,
+    /// Ciphertext in, plaintext out.
+    Decrypt,
+}
+
+/// AWS-LC refused a call: a length or a key that the mode does not take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the cipher refused")]
+pub struct CipherError;
+
+/// A mode of AES with room for one key.
+#[derive(Debug)]
+pub struct Cipher {
+    /// Made by `EVP_CIPHER_CTX_new` and owned alone.
+    context: NonNull<lc::EVP_CIPHER_CTX>,
+    algorithm: KeyAlgorithm,
+    direction: Direction,
+    keyed: bool,
+}
+
+// SAFETY: the context is owned by this value alone and has no tie to a thread.
+unsafe impl Send for Cipher {}
+
+impl Cipher {
+    /// Room for a key of this algorithm. Allocates.
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub fn new(algorithm: KeyAlgorithm) -> Result<Self, CipherError> {
+        // SAFETY: takes no argument; the tables that it returns are static.
+        let table = unsafe {
+            match algorithm {
+                KeyAlgorithm::AesXts256 => lc::EVP_aes_256_xts(),
+                KeyAlgorithm::AesCbc128 => lc::EVP_aes_128_cbc(),
+                KeyAlgorithm::AesCbc256 => lc::EVP_aes_256_cbc(),
+                KeyAlgorithm::AesGcm128 => lc::EVP_aes_128_gcm(),
+                KeyAlgorithm::AesGcm256 => lc::EVP_aes_256_gcm(),
+            }
+        };
+        // SAFETY: takes no argument.
+        let context = NonNull::new(unsafe { lc::EVP_CIPHER_CTX_new() }).ok_or(CipherError)?;
+        let mut cipher = Self {
+            context,
+            algorithm,
+            direction: Direction::Encrypt,
+            keyed: false,
+        };
+        // SAFETY: the context is good, the table static, and neither key nor IV is read.
+        checked(unsafe {
+            lc::EVP_CipherInit_ex(
+                cipher.raw(),
+                table,
+                ptr::null_mut(),
+                ptr::null(),
+                ptr::null(),
+                1,
+            )
+        })?;
+        Ok(cipher)
+    }
+
+    /// What keys it takes.
+    #[must_use]
+    pub fn algorithm(&self) -> KeyAlgorithm {
+        self.algorithm
+    }
+
+    /// Starts with a key, of the algorithm's length, and an initialisation vector: 16
+    /// bytes, of which GCM uses 12.
+    ///
+    /// # Errors
+    /// A key of another length, or one that the mode refuses.
+    pub fn start(
+        &mut self,
+        key: &[u8],
+        iv: &[u8; BLOCK_BYTES],
+        direction: Direction,
+    ) -> Result<(), CipherError> {
+        if key.len() != self.algorithm.key_bytes() {
+            return Err(CipherError);
+        }
+        self.keyed = true;
+        self.direction = direction;
+        self.init(key.as_ptr(), iv)?;
+        // SAFETY: the context is good. Sizes are checked by who calls, so padding, which
+        // would hold the last block back, is off.
+        checked(unsafe { lc::EVP_CIPHER_CTX_set_padding(self.raw(), 0) })
+    }
+
+    /// The next data unit of XTS: the same key and direction, another tweak.
+    ///
+    /// # Errors
+    /// None, once it was started.
+    pub fn next_unit(&mut self, iv: &[u8; BLOCK_BYTES]) -> Result<(), CipherError> {
+        if !self.keyed {
+            return Err(CipherError);
+        }
+        self.init(ptr::null(), iv)
+    }
+
+    /// Encrypts or decrypts in place: a data unit of XTS (16 bytes or more), whole blocks
+    /// of CBC, any number of bytes of GCM.
+    ///
+    /// # Errors
+    /// A length that the mode does not take.
+    pub fn apply(&mut self, data: &mut [u8]) -> Result<(), CipherError> {
+        let fits = match self.algorithm {
+            KeyAlgorithm::AesXts256 => (BLOCK_BYTES..=PIECE_MAX).contains(&data.len()),
+            KeyAlgorithm::AesCbc128 | KeyAlgorithm::AesCbc256 => {
+                data.len().is_multiple_of(BLOCK_BYTES)
+            }
+            KeyAlgorithm::AesGcm128 | KeyAlgorithm::AesGcm256 => true,
+        };
+        if !fits || !self.keyed {
+            return Err(CipherError);
+        }
+        for piece in data.chunks_mut(PIECE_MAX) {
+            let mut written: c_int = 0;
+            // SAFETY: the context is good and has a key. It reads and writes `piece` alone:
+            // these modes hold no byte back (blocks are whole, padding is off), so no more
+            // comes out than went in, and each may work in place.
+            checked(unsafe {
+                lc::EVP_CipherUpdate(
+                    self.raw(),
+                    piece.as_mut_ptr(),
+                    &mut written,
+                    piece.as_ptr(),
+                    piece.len() as c_int,
+                )
+            })?;
+            if written as usize != piece.len() {
+                return Err(CipherError);
+            }
+        }
+        Ok(())
+    }
+
+    /// Additional data of GCM; comes before the message.
+    ///
+    /// # Errors
+    /// With another mode.
+    pub fn authenticate(&mut self, data: &[u8]) -> Result<(), CipherError> {
+        if !self.algorithm.is_aead() || !self.keyed {
+            return Err(CipherError);
+        }
+        for piece in data.chunks(PIECE_MAX) {
+            let mut read: c_int = 0;
+            // SAFETY: the context is good and has a key; without an output it only reads.
+            checked(unsafe {
+                lc::EVP_CipherUpdate(
+                    self.raw(),
+                    ptr::null_mut(),
+                    &mut read,
+                    piece.as_ptr(),
+                    piece.len() as c_int,
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Ends a message of GCM that was encrypted, with its tag.
+    ///
+    /// # Errors
+    /// With another mode.
+    pub fn seal(&mut self) -> Result<[u8; TAG_BYTES as usize], CipherError> {
+        let mut tag = [0; TAG_BYTES as usize];
+        self.finish()?;
+        self.control(lc::EVP_CTRL_AEAD_GET_TAG, &mut tag)?;
+        Ok(tag)
+    }
+
+    /// Ends a message of GCM that was decrypted: whether its tag is this.
+    #[must_use]
+    pub fn opens(&mut self, tag: &[u8; TAG_BYTES as usize]) -> bool {
+        let mut tag = *tag;
+        let set = self.control(lc::EVP_CTRL_AEAD_SET_TAG, &mut tag);
+        set.is_ok() && self.finish().is_ok()
+    }
+
+    /// Overwrites the key, if there is one.
+    pub fn forget(&mut self) {
+        if self.keyed {
+            self.keyed = false;
+            // Not all zeros: the halves of a key of XTS must differ.
+            let mut key = [0; KEY_BYTES_MAX];
+            key[0] = 1;
+            // A schedule of another key takes the place of the one that was there. It fails
+            // for no such key.
+            self.direction = Direction::Encrypt;
+            let _ = self.init(key.as_ptr(), &[0; BLOCK_BYTES]);
+        }
+    }
+
+    fn finish(&mut self) -> Result<(), CipherError> {
+        if !self.algorithm.is_aead() || !self.keyed {
+            return Err(CipherError);
+        }
+        let mut block = [0; BLOCK_BYTES];
+        let mut written: c_int = 0;
+        // SAFETY: the context is good and has a key; at most a block is written.
+        checked(unsafe { lc::EVP_CipherFinal_ex(self.raw(), block.as_mut_ptr(), &mut written) })
+    }
+
+    fn control(
+        &mut self,
+        command: c_int,
+        tag: &mut [u8; TAG_BYTES as usize],
+    ) -> Result<(), CipherError> {
+        if !self.algorithm.is_aead() || !self.keyed {
+            return Err(CipherError);
+        }
+        // SAFETY: the context is good; both commands read or write as many bytes as said.
+        checked(unsafe {
+            lc::EVP_CIPHER_CTX_ctrl(
+                self.raw(),
+                command,
+                TAG_BYTES as c_int,
+                tag.as_mut_ptr().cast(),
+            )
+        })
+    }
+
+    /// `key` is null, or has as many bytes as the algorithm's keys.
+    fn init(&mut self, key: *const u8, iv: &[u8; BLOCK_BYTES]) -> Result<(), CipherError> {
+        let encrypt = c_int::from(self.direction == Direction::Encrypt);
+        // SAFETY: the context is good and keeps its algorithm, for which the caller's key
+        // is long enough; no mode's IV is longer than a block.
+        checked(unsafe {
+            lc::EVP_CipherInit_ex(
+                self.raw(),
+                ptr::null(),
+                ptr::null_mut(),
+                key,
+                iv.as_ptr(),
+                encrypt,
+            )
+        })
+    }
+
+    fn raw(&mut self) -> *mut lc::EVP_CIPHER_CTX {
+        self.context.as_ptr()
+    }
+}
+
+impl Drop for Cipher {
+    fn drop(&mut self) {
+        // SAFETY: made by `EVP_CIPHER_CTX_new`, freed once; what it held is overwritten.
+        unsafe { lc::EVP_CIPHER_CTX_free(self.context.as_ptr()) };
+    }
+}
+
+fn checked(result: c_int) -> Result<(), CipherError> {
+    if result == 1 {
+        Ok(())
+    } else {
+        Err(CipherError)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! Vectors of the standards, and what they do not show: pieces, tags, forgotten keys.
+
+use super::*;
+
+fn hex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    digits.chunks(2).map(byte).collect()
+}
+
+fn iv(text: &str) -> [u8; BLOCK_BYTES] {
+    let mut iv = [0; BLOCK_BYTES];
+    let bytes = hex(text);
+    iv[..bytes.len()].copy_from_slice(&bytes);
+    iv
+}
+
+fn started(algorithm: KeyAlgorithm, key: &[u8], iv: &[u8; 16], direction: Direction) -> Cipher {
+    let mut cipher = Cipher::new(algorithm).unwrap();
+    cipher.start(key, iv, direction).unwrap();
+    cipher
+}
+
+const CBC_PLAIN: &str = "6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51
+    30c81c46a35ce411e5fbc1191a0a52eff69f2445df4f9b17ad2b417be66c3710";
+
+/// SP 800-38A, F.2.1 and F.2.5.
+#[test]
+fn cbc_is_that_of_the_standard() {
+    let vectors = [
+        (
+            KeyAlgorithm::AesCbc128,
+            "2b7e151628aed2a6abf7158809cf4f3c",
+            "7649abac8119b246cee98e9b12e9197d5086cb9b507219ee95db113a917678b2
+             73bed6b8e3c1743b7116e69e222295163ff1caa1681fac09120eca307586e1a7",
+        ),
+        (
+            KeyAlgorithm::AesCbc256,
+            "603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4",
+            "f58c4c04d6e5f1ba779eabfb5f7bfbd69cfc4e967edb808d679f777bc6702c7d
+             39f23369a9d9bacfa530e26304231461b2eb05e2c39be9fcda6c19078c6a9d1b",
+        ),
+    ];
+    for (algorithm, key, expected) in vectors {
+        let (key, iv) = (hex(key), iv("000102030405060708090a0b0c0d0e0f"));
+        // In two pieces: the chain goes on from one to the other.
+        let mut data = hex(CBC_PLAIN);
+        let mut cipher = started(algorithm, &key, &iv, Direction::Encrypt);
+        cipher.apply(&mut data[..16]).unwrap();
+        cipher.apply(&mut data[16..]).unwrap();
+        assert_eq!(data, hex(expected), "{algorithm:?}");
+        let mut cipher = started(algorithm, &key, &iv, Direction::Decrypt);
+        cipher.apply(&mut data[..48]).unwrap();
+        cipher.apply(&mut data[48..]).unwrap();
+        assert_eq!(data, hex(CBC_PLAIN), "{algorithm:?}");
+        assert_eq!(cipher.apply(&mut [0; 15]), Err(CipherError));
+    }
+}
+
+const XTS_KEY: &str = "2718281828459045235360287471352662497757247093699959574966967627
+    3141592653589793238462643383279502884197169399375105820974944592";
+
+/// IEEE 1619, vector 10: its first and last bytes.
+#[test]
+fn xts_is_that_of_the_standard() {
+    let plain: Vec<u8> = (0..512).map(|i| i as u8).collect();
+    let mut data = plain.clone();
+    let key = hex(XTS_KEY);
+    let mut cipher = started(KeyAlgorithm::AesXts256, &key, &iv("ff"), Direction::Encrypt);
+    cipher.apply(&mut data).unwrap();
+    assert_eq!(
+        data[..32],
+        hex("1c3b3a102f770386e4836c99e370cf9bea00803f5e482357a4ae12d414a3e63b")
+    );
+    assert_eq!(data[496..], hex("c4f36ffda9fcea70b9c6e693e148c151"));
+    // Another unit before: the tweak is set anew.
+    let mut cipher = started(KeyAlgorithm::AesXts256, &key, &iv("fe"), Direction::Decrypt);
+    cipher.apply(&mut [0; 512]).unwrap();
+    cipher.next_unit(&iv("ff")).unwrap();
+    cipher.apply(&mut data).unwrap();
+    assert_eq!(data, plain);
+}
+
+#[test]
+fn xts_steals_ciphertext_for_units_that_are_no_multiple_of_a_block() {
+    let key = hex(XTS_KEY);
+    for len in 16..80 {
+        let plain: Vec<u8> = (0..len).map(|i| i as u8 ^ 0x5a).collect();
+        let mut data = plain.clone();
+        let algorithm = KeyAlgorithm::AesXts256;
+        started(algorithm, &key, &iv("9a78"), Direction::Encrypt)
+            .apply(&mut data)
+            .unwrap();
+        assert_ne!(data, plain);
+        started(algorithm, &key, &iv("9a78"), Direction::Decrypt)
+            .apply(&mut data)
+            .unwrap();
+        assert_eq!(data, plain, "{len}");
+    }
+    let mut cipher = started(KeyAlgorithm::AesXts256, &key, &iv(""), Direction::Encrypt);
+    assert_eq!(cipher.apply(&mut [0; 15]), Err(CipherError));
+}
+
+const GCM_PLAIN: &str = "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72
+    1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39";
+const GCM_AAD: &str = "feedfacedeadbeeffeedfacedeadbeefabaddad2";
+
+/// Test cases 4 and 16 of the specification that SP 800-38D refers to.
+#[test]
+fn gcm_is_that_of_the_standard() {
+    let vectors = [
+        (
+            KeyAlgorithm::AesGcm128,
+            "feffe9928665731c6d6a8f9467308308",
+            "42831ec2217774244b7221b784d0d49ce3aa212f2c02a4e035c17e2329aca12e
+             21d514b25466931c7d8f6a5aac84aa051ba30b396a0aac973d58e091",
+            "5bc94fbc3221a5db94fae95ae7121a47",
+        ),
+        (
+            KeyAlgorithm::AesGcm256,
+            "feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308",
+            "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa
+             8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662",
+            "76fc6ece0f4e1768cddf8853bb2d551b",
+        ),
+    ];
+    for (algorithm, key, expected, tag) in vectors {
+        let (key, nonce) = (hex(key), iv("cafebabefacedbaddecaf888"));
+        for cut in [0, 1, 16, 37, 60] {
+            let mut data = hex(GCM_PLAIN);
+            let mut cipher = started(algorithm, &key, &nonce, Direction::Encrypt);
+            cipher.authenticate(&hex(GCM_AAD)).unwrap();
+            cipher.apply(&mut data[..cut]).unwrap();
+            cipher.apply(&mut data[cut..]).unwrap();
+            assert_eq!(data, hex(expected), "{algorithm:?} cut at {cut}");
+            assert_eq!(cipher.seal().unwrap().to_vec(), hex(tag));
+        }
+        let tag: [u8; 16] = hex(tag).try_into().unwrap();
+        for bit in 0..=128 {
+            let mut data = hex(expected);
+            let mut wrong = tag;
+            if bit < 128 {
+                wrong[bit / 8] ^= 1 << (bit % 8);
+            }
+            let mut cipher = started(algorithm, &key, &nonce, Direction::Decrypt);
+            cipher.authenticate(&hex(GCM_AAD)).unwrap();
+            cipher.apply(&mut data).unwrap();
+            assert_eq!(cipher.opens(&wrong), bit == 128, "bit {bit}");
+            assert_eq!(data, hex(GCM_PLAIN));
+        }
+    }
+}
+
+#[test]
+fn what_was_not_started_or_was_forgotten_does_nothing() {
+    for &algorithm in KeyAlgorithm::ALL {
+        let mut cipher = Cipher::new(algorithm).unwrap();
+        assert_eq!(cipher.apply(&mut [0; 16]), Err(CipherError));
+        let key: Vec<u8> = (1..=algorithm.key_bytes() as u8).collect();
+        let iv = [9; BLOCK_BYTES];
+        assert_eq!(
+            cipher.start(&key[1..], &iv, Direction::Encrypt),
+            Err(CipherError)
+        );
+        cipher.start(&key, &iv, Direction::Encrypt).unwrap();
+        let mut first = [3; 32];
+        cipher.apply(&mut first).unwrap();
+        cipher.forget();
+        assert_eq!(cipher.apply(&mut [0; 16]), Err(CipherError));
+        assert_eq!(cipher.next_unit(&iv), Err(CipherError));
+        // What took the key's place is another key.
+        cipher.keyed = true;
+        cipher.init(ptr::null(), &iv).unwrap();
+        let mut second = [3; 32];
+        cipher.apply(&mut second).unwrap();
+        assert_ne!(first, second, "{algorithm:?}");
+    }
+}

@@ -1,0 +1,429 @@
+//! LZ4 blocks by `lz4_flex`, alone or in frames, as state machines.
+//!
+//! Frames here have independent blocks of at most 64 KiB of data, so that a call handles
+//! one block at most. What is given piece by piece is collected until a block is whole.
+
+use std::hash::Hasher as _;
+
+use lz4_flex::block::{
+    CompressTable, DecompressError, compress_into_with_table, decompress_into,
+    get_maximum_output_size,
+};
+use twox_hash::XxHash32;
+
+use super::{BadData, Progress};
+
+/// Data in a block that the encoder makes, in bytes; [`byway_protocols::codec`] says so.
+pub const ENCODER_BLOCK: usize = byway_protocols::codec::LZ4_BLOCK_BYTES_MAX as usize;
+/// Most bytes of a single block's compressed form.
+pub const SINGLE_BLOCK_MAX: usize = ENCODER_BLOCK + ENCODER_BLOCK / 255 + 16;
+/// Most data in a block of a frame that the decoder takes, in bytes.
+const DECODER_BLOCK: usize = 64 << 10;
+
+const MAGIC: u32 = 0x184d_2204;
+const VERSION: u8 = 0b0100_0000;
+const INDEPENDENT: u8 = 0b0010_0000;
+const BLOCK_CHECKSUMS: u8 = 0b0001_0000;
+const CONTENT_SIZE: u8 = 0b0000_1000;
+const CONTENT_CHECKSUM: u8 = 0b0000_0100;
+/// Blocks of 64 KiB, the smallest limit that a frame can name.
+const BLOCKS_64K: u8 = 4 << 4;
+/// A block's size with this bit is that of data that is not compressed.
+const STORED: u32 = 1 << 31;
+/// Magic, FLG, BD and the header's checksum.
+const HEADER_BYTES: usize = 7;
+
+/// What a decoder found wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DecodeError {
+    /// The data is not valid.
+    Bad,
+    /// A block without a frame holds more than [`ENCODER_BLOCK`] bytes.
+    TooLong,
+}
+
+impl From<BadData> for DecodeError {
+    fn from(_: BadData) -> Self {
+        Self::Bad
+    }
+}
+
+/// Bytes on their way out.
+#[derive(Debug)]
+struct Pending {
+    bytes: Box<[u8]>,
+    at: usize,
+    end: usize,
+}
+
+impl Pending {
+    fn new(room: usize) -> Self {
+        Self {
+            bytes: vec![0; room].into_boxed_slice(),
+            at: 0,
+            end: 0,
+        }
+    }
+    fn clear(&mut self) {
+        (self.at, self.end) = (0, 0);
+    }
+    fn is_empty(&self) -> bool {
+        self.at == self.end
+    }
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes[self.end..][..bytes.len()].copy_from_slice(bytes);
+        self.end += bytes.len();
+    }
+    /// Hands over what `output` has room for.
+    fn emit(&mut self, output: &mut [u8]) -> usize {
+        let len = output.len().min(self.end - self.at);
+        output[..len].copy_from_slice(&self.bytes[self.at..self.at + len]);
+        self.at += len;
+        if self.is_empty() {
+            self.clear();
+        }
+        len
+    }
+}
+
+/// Compresses into a frame, or into one block.
+pub struct Encoder {
+    framed: bool,
+    table: CompressTable,
+    block: Box<[u8]>,
+    have: usize,
+    out: Pending,
+    started: bool,
+    ended: bool,
+}
+
+impl Default for Encoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Encoder {
+    /// Allocates all that it will need.
+    #[must_use]
+    pub fn new() -> Self {
+        let block_out = 4 + get_maximum_output_size(ENCODER_BLOCK);
+        Self {
+            framed: true,
+            table: CompressTable::small(),
+            block: vec![0; ENCODER_BLOCK].into_boxed_slice(),
+            have: 0,
+            out: Pending::new(HEADER_BYTES + block_out + 4),
+            started: false,
+            ended: false,
+        }
+    }
+
+    /// Forgets what it had, for a new frame, or else one block.
+    pub fn reset(&mut self, framed: bool) {
+        self.framed = framed;
+        self.have = 0;
+        self.out.clear();
+        (self.started, self.ended) = (false, false);
+    }
+
+    /// Whether it has use for input.
+    #[must_use]
+    pub fn wants_input(&self) -> bool {
+        self.out.is_empty() && !self.ended
+    }
+
+    /// Compresses at most one block; `last` says that no input comes after this. One block
+    /// without a frame must not get more than [`ENCODER_BLOCK`] bytes in all.
+    pub fn run(&mut self, input: &[u8], last: bool, output: &mut [u8]) -> Progress {
+        let mut progress = Progress::default();
+        if self.wants_input() {
+            let taken = input.len().min(ENCODER_BLOCK - self.have);
+            self.block[self.have..][..taken].copy_from_slice(&input[..taken]);
+            self.have += taken;
+            progress.consumed = taken;
+            let is_last = last && taken == input.len();
+            if is_last || (self.framed && self.have == ENCODER_BLOCK) {
+                self.fill(is_last);
+            }
+        }
+        progress.produced = self.out.emit(output);
+        progress.finished = self.ended && self.out.is_empty();
+        progress
+    }
+
+    /// Compresses the block that was collected.
+    fn fill(&mut self, last: bool) {
+        if self.framed && !self.started {
+            self.started = true;
+            let descriptor = [VERSION | INDEPENDENT, BLOCKS_64K];
+            self.out.push(&MAGIC.to_le_bytes());
+            self.out.push(&descriptor);
+            self.out.push(&[header_checksum(&descriptor)]);
+        }
+        if self.have != 0 || !self.framed {
+            self.compress();
+        }
+        if last {
+            if self.framed {
+                self.out.push(&[0; 4]);
+            }
+            self.ended = true;
+        }
+    }
+
+    fn compress(&mut self) {
+        let prefix = if self.framed { 4 } else { 0 };
+        let at = self.out.end + prefix;
+        let data = &self.block[..self.have];
+        // It cannot fail: there is room for the worst case.
+        let len = compress_into_with_table(data, &mut self.out.bytes[at..], &mut self.table)
+            .expect("room for the largest output");
+        if !self.framed {
+            self.out.end = at + len;
+        } else if len < self.have {
+            self.out.push(&(len as u32).to_le_bytes());
+            self.out.end += len;
+        } else {
+            self.out.push(&(STORED | self.have as u32).to_le_bytes());
+            self.out.push(&self.block[..self.have]);
+        }
+        self.have = 0;
+    }
+}
+
+/// What a decoder collects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// One block without a frame, of as many bytes as come.
+    Single,
+    /// Magic, FLG and BD.
+    Header,
+    /// The header's optional fields and checksum.
+    HeaderRest,
+    /// A block's size, or the mark of the end.
+    Size,
+    /// A block with its checksum.
+    Block {
+        /// Bytes of the block.
+        bytes: usize,
+        /// It is not compressed.
+        stored: bool,
+    },
+    /// The content's checksum.
+    Checksum,
+    /// Nothing: the frame has ended.
+    End,
+}
+
+/// Decompresses a frame, or one block.
+pub struct Decoder {
+    part: Part,
+    flags: u8,
+    have: usize,
+    need: usize,
+    collected: Box<[u8]>,
+    out: Pending,
+    hash: XxHash32,
+    total: u64,
+    promised: Option<u64>,
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Decoder {
+    /// Allocates all that it will need.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            part: Part::End,
+            flags: 0,
+            have: 0,
+            need: 0,
+            collected: vec![0; DECODER_BLOCK + 4].into_boxed_slice(),
+            out: Pending::new(DECODER_BLOCK),
+            hash: XxHash32::with_seed(0),
+            total: 0,
+            promised: None,
+        }
+    }
+
+    /// Forgets what it had, for a new frame, or else one block.
+    pub fn reset(&mut self, framed: bool) {
+        self.out.clear();
+        self.hash = XxHash32::with_seed(0);
+        (self.total, self.promised) = (0, None);
+        if framed {
+            self.collect(Part::Header, 6);
+        } else {
+            self.collect(Part::Single, SINGLE_BLOCK_MAX);
+        }
+    }
+
+    /// Whether it has use for input.
+    #[must_use]
+    pub fn wants_input(&self) -> bool {
+        self.out.is_empty() && self.part != Part::End
+    }
+
+    /// Decompresses at most one block; `last` says that no input comes after this.
+    ///
+    /// # Errors
+    /// See [`DecodeError`].
+    pub fn run(
+        &mut self,
+        input: &[u8],
+        last: bool,
+        output: &mut [u8],
+    ) -> Result<Progress, DecodeError> {
+        let mut progress = Progress::default();
+        // What has no data, headers and sizes, is passed over in one go.
+        while self.wants_input() {
+            let rest = &input[progress.consumed..];
+            let taken = rest.len().min(self.need - self.have);
+            self.collected[self.have..][..taken].copy_from_slice(&rest[..taken]);
+            self.have += taken;
+            progress.consumed += taken;
+            let is_whole = match self.part {
+                Part::Single => last && progress.consumed == input.len(),
+                _ => self.have == self.need,
+            };
+            if !is_whole {
+                break;
+            }
+            self.advance()?;
+        }
+        progress.produced = self.out.emit(output);
+        progress.finished = self.part == Part::End && self.out.is_empty();
+        Ok(progress)
+    }
+
+    fn collect(&mut self, part: Part, need: usize) {
+        self.part = part;
+        self.have = 0;
+        self.need = need;
+    }
+
+    /// Acts on a part that is whole.
+    fn advance(&mut self) -> Result<(), DecodeError> {
+        match self.part {
+            Part::Single => {
+                let data = &self.collected[..self.have];
+                let room = &mut self.out.bytes[..ENCODER_BLOCK];
+                self.out.end = decompress_into(data, room).map_err(|error| match error {
+                    DecompressError::OutputTooSmall { .. } => DecodeError::TooLong,
+                    _ => DecodeError::Bad,
+                })?;
+                self.collect(Part::End, 0);
+            }
+            Part::Header => {
+                let [m0, m1, m2, m3, flags, limit] = *self.field();
+                let wanted = VERSION | INDEPENDENT;
+                let optional = BLOCK_CHECKSUMS | CONTENT_SIZE | CONTENT_CHECKSUM;
+                if u32::from_le_bytes([m0, m1, m2, m3]) != MAGIC
+                    || flags & !optional != wanted
+                    || limit != BLOCKS_64K
+                {
+                    return Err(DecodeError::Bad);
+                }
+                self.flags = flags;
+                // The checksum covers these two as well: they stay in front.
+                self.collected[..2].copy_from_slice(&[flags, limit]);
+                let size = if flags & CONTENT_SIZE != 0 { 8 } else { 0 };
+                self.collect(Part::HeaderRest, 2 + size + 1);
+                self.have = 2;
+            }
+            Part::HeaderRest => {
+                let (checksum, fields) = (self.collected[self.need - 1], self.need - 1);
+                if header_checksum(&self.collected[..fields]) != checksum {
+                    return Err(DecodeError::Bad);
+                }
+                if self.flags & CONTENT_SIZE != 0 {
+                    let mut size = [0; 8];
+                    size.copy_from_slice(&self.collected[2..10]);
+                    self.promised = Some(u64::from_le_bytes(size));
+                }
+                self.collect(Part::Size, 4);
+            }
+            Part::Size => self.size()?,
+            Part::Block { bytes, stored } => {
+                self.block(bytes, stored)?;
+                self.collect(Part::Size, 4);
+            }
+            Part::Checksum => {
+                if u32::from_le_bytes(*self.field()) != self.hash.finish_32() {
+                    return Err(DecodeError::Bad);
+                }
+                self.collect(Part::End, 0);
+            }
+            Part::End => {}
+        }
+        Ok(())
+    }
+
+    fn size(&mut self) -> Result<(), DecodeError> {
+        let size = u32::from_le_bytes(*self.field());
+        if size == 0 {
+            if self.promised.is_some_and(|bytes| bytes != self.total) {
+                return Err(DecodeError::Bad);
+            }
+            match self.flags & CONTENT_CHECKSUM {
+                0 => self.collect(Part::End, 0),
+                _ => self.collect(Part::Checksum, 4),
+            }
+            return Ok(());
+        }
+        let stored = size & STORED != 0;
+        let bytes = (size & !STORED) as usize;
+        if bytes > DECODER_BLOCK {
+            return Err(DecodeError::Bad);
+        }
+        let checksum = if self.flags & BLOCK_CHECKSUMS != 0 {
+            4
+        } else {
+            0
+        };
+        self.collect(Part::Block { bytes, stored }, bytes + checksum);
+        Ok(())
+    }
+
+    fn block(&mut self, bytes: usize, stored: bool) -> Result<(), DecodeError> {
+        let (data, checksum) = self.collected[..self.need].split_at(bytes);
+        if let Ok(checksum) = checksum.try_into()
+            && u32::from_le_bytes(checksum) != XxHash32::oneshot(0, data)
+        {
+            return Err(DecodeError::Bad);
+        }
+        self.out.end = if stored {
+            self.out.bytes[..bytes].copy_from_slice(data);
+            bytes
+        } else {
+            decompress_into(data, &mut self.out.bytes).map_err(|_| DecodeError::Bad)?
+        };
+        self.total += self.out.end as u64;
+        if self.flags & CONTENT_CHECKSUM != 0 {
+            self.hash.write(&self.out.bytes[..self.out.end]);
+        }
+        Ok(())
+    }
+
+    /// What was collected, of a part that has `N` bytes.
+    fn field<const N: usize>(&self) -> &[u8; N] {
+        // `collected` is longer than any part.
+        match self.collected.first_chunk() {
+            Some(field) => field,
+            None => &[0; N],
+        }
+    }
+}
+
+fn header_checksum(fields: &[u8]) -> u8 {
+    (XxHash32::oneshot(0, fields) >> 8) as u8
+}
+
+#[cfg(test)]
+mod tests;
