@@ -1,6 +1,9 @@
 //! A worker's private buffer: libraries work on copies, and never on guest memory, which
 //! changes under them.
 //!
+//! Beside [`Staging`](super::staging::Staging), whose halves are pieces of a stream and small
+//! enough for the second cache: a data unit of a cipher or a codec has to be there whole.
+//!
 //! Of fixed size, allocated when the worker starts. What is in them is left over from any
 //! domain: an operation writes out only what it has itself put there before.
 

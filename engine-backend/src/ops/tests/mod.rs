@@ -142,7 +142,7 @@ impl Rig {
     pub(super) fn step_to_end(&mut self, execution: &mut Execution) -> Completion {
         loop {
             let guard = self.epochs.enter(0);
-            let mut budget = Budget::new(self.chunk_bytes, u64::MAX);
+            let mut budget = Budget::new(self.chunk_bytes, u64::MAX, 0);
             let mut chunk = Chunk {
                 guard: &guard,
                 context: self.alice.context(),
