@@ -26,6 +26,7 @@ pub mod measure;
 pub mod memory;
 pub mod ops_list;
 pub mod run;
+pub mod signals;
 pub mod steer;
 pub mod stress;
 pub mod vcpu;

@@ -428,10 +428,10 @@ fn add_port_devices(
     config: &VmConfig,
     state: &Arc<RunState>,
 ) -> Result<Serial, VmError> {
-    let sink = config.serial.open().map_err(|source| VmError::Host {
-        what: "open the console's output",
-        source,
-    })?;
+    let sink = config
+        .serial
+        .open()
+        .map_err(|error| VmError::Config(format!("cannot write the console: {error}")))?;
     let interrupt = IrqLine::new(vm, layout::COM1_GSI)?;
     let serial = Arc::new(Mutex::new(SerialDevice::new(interrupt, sink)));
     pio.insert(

@@ -212,6 +212,80 @@ fn signals_stop_everything_with_code_0() {
     }
 }
 
+/// Signals that arrive in the middle of work end it soon, with VMs stopped, one line and no report.
+#[test]
+fn signals_stop_demo_and_bench_with_code_1() {
+    if !kvm_is_here() {
+        return;
+    }
+    for (command, signal) in [("demo", libc::SIGINT), ("bench", libc::SIGTERM)] {
+        let mut child = byway(&[command])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Once both vCPUs are there, the handlers are.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while threads_named(child.id(), "vcpu") < 2 {
+            assert!(child.try_wait().unwrap().is_none(), "{command} ended");
+            assert!(Instant::now() < deadline, "{command} boots nothing");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // SAFETY: the child is ours and has not been waited for.
+        unsafe { libc::kill(child.id() as i32, signal) };
+        let done = child.wait_with_output().unwrap();
+        let (stdout, stderr) = (
+            String::from_utf8(done.stdout).unwrap(),
+            String::from_utf8(done.stderr).unwrap(),
+        );
+        assert_eq!(done.status.code(), Some(1), "{command}: {stderr}");
+        assert_eq!(stdout, "", "{command}");
+        assert_eq!(stderr.lines().count(), 1, "{command}: {stderr}");
+        assert!(
+            stderr.starts_with("byway: interrupted"),
+            "{command}: {stderr}"
+        );
+    }
+}
+
+/// Threads of a process whose name contains `part`.
+fn threads_named(pid: u32, part: &str) -> usize {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return 0;
+    };
+    tasks
+        .flatten()
+        .filter_map(|task| fs::read_to_string(task.path().join("comm")).ok())
+        .filter(|name| name.contains(part))
+        .count()
+}
+
+/// A pseudo-terminal is what `script` gives its command.
+#[test]
+fn progress_shows_on_a_terminal_and_is_silent_in_a_pipe() {
+    let arguments = ["bench", "--quick", "translation"];
+    let (code, stdout, stderr) = output(&arguments);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert!(!stdout.contains('\u{1b}'), "{stdout}");
+
+    let command = format!("{} {}", env!("CARGO_BIN_EXE_byway"), arguments.join(" "));
+    let shown = match Command::new("script")
+        .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::null())
+        .output()
+    {
+        Ok(shown) => shown,
+        Err(error) => {
+            println!("SKIPPED: no pseudo-terminal without the command script: {error}");
+            return;
+        }
+    };
+    let text = String::from_utf8_lossy(&shown.stdout);
+    assert_eq!(shown.status.code(), Some(0), "{text}");
+    assert!(text.contains("% translation"), "{text}");
+}
+
 #[test]
 fn what_is_typed_reaches_the_first_vm() {
     if !kvm_is_here() {

@@ -17,6 +17,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::signals::{Stop, StopOnSignal};
 use crate::steer::{Stage, StageSpec};
 use report::BenchReport;
 
@@ -65,9 +66,10 @@ pub struct BenchArgs {
 /// Measures and prints.
 ///
 /// # Errors
-/// When the host lacks something, a guest fails, or the file cannot be written.
+/// When the host lacks something, a guest fails, it is told to stop, or the file cannot be written.
 pub fn run(args: &BenchArgs) -> Result<()> {
-    let report = measure(args)?;
+    let signals = StopOnSignal::install().context("cannot take over signals")?;
+    let report = measure(args, signals.stop())?;
     println!("{report}");
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&report)?;
@@ -80,42 +82,70 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 /// Measures what is asked for.
 ///
 /// # Errors
-/// When the host lacks something or a guest fails.
-pub fn measure(args: &BenchArgs) -> Result<BenchReport> {
+/// When the host lacks something, a guest fails, or `stop` is set.
+pub fn measure(args: &BenchArgs, stop: &Stop) -> Result<BenchReport> {
     let started = Instant::now();
-    let wanted = |case| args.cases.is_empty() || args.cases.contains(&case);
-    let quick = args.quick;
-    let revocations = if quick { 1100 } else { 5000 };
+    let revocations = if args.quick { 1100 } else { 5000 };
     let bar = ProgressBar::new(u64::from(revocations) + 500);
     bar.set_style(ProgressStyle::with_template(
         "{bar:30} {percent:>3}% {msg}",
     )?);
     let mut report = BenchReport {
-        quick,
+        quick: args.quick,
         cpu: cpu_model(),
         ..BenchReport::default()
     };
+    let progress = Progress { bar: &bar, stop };
+    let measured = each_case(args, revocations, &mut report, progress);
+    bar.finish_and_clear();
+    measured?;
+    report.seconds = started.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+/// What is shown meanwhile, and whether to go on.
+#[derive(Clone, Copy)]
+struct Progress<'p> {
+    bar: &'p ProgressBar,
+    stop: &'p Stop,
+}
+
+impl Progress<'_> {
+    /// Says what comes now, if anything more is to come.
+    fn next(&self, what: &'static str) -> Result<()> {
+        self.stop.check()?;
+        self.bar.set_message(what);
+        Ok(())
+    }
+}
+
+fn each_case(
+    args: &BenchArgs,
+    revocations: u32,
+    report: &mut BenchReport,
+    progress: Progress<'_>,
+) -> Result<()> {
+    let wanted = |case| args.cases.is_empty() || args.cases.contains(&case);
     if [Case::Latency, Case::Exits, Case::Memcpy, Case::Sizes]
         .into_iter()
         .any(wanted)
     {
-        between_vms(&wanted, quick, &mut report, &bar)?;
+        between_vms(&wanted, args.quick, report, progress)?;
     }
     if wanted(Case::Revoke) {
-        bar.set_message("revocation during copies of 1 GiB");
+        progress.next("revocation during copies of 1 GiB")?;
         let large = StageSpec {
             memory_bytes: 1280 << 20,
             buffer_bytes: 1 << 30,
         };
         let mut stage = Stage::set(large, &mut |_| {})?;
+        stage.stop_on(progress.stop);
+        let rows = &mut report.rows;
         report.ratios.revoke_us_p999 =
-            revocation::measure(&mut stage, revocations, &mut report.rows, || bar.inc(1))?
+            revocation::measure(&mut stage, revocations, rows, || progress.bar.inc(1))?
                 .or_note(&mut report.not_measured);
     }
-    mechanisms_alone(&wanted, quick, &mut report, &bar)?;
-    bar.finish_and_clear();
-    report.seconds = started.elapsed().as_secs_f64();
-    Ok(report)
+    mechanisms_alone(&wanted, args.quick, report, progress)
 }
 
 /// What takes two virtual machines with small buffers.
@@ -123,38 +153,39 @@ fn between_vms(
     wanted: &impl Fn(Case) -> bool,
     quick: bool,
     report: &mut BenchReport,
-    bar: &ProgressBar,
+    progress: Progress<'_>,
 ) -> Result<()> {
     let (rounds, copies) = if quick { (8, 80) } else { (40, 200) };
     let missing = &mut report.not_measured;
     let (ratios, rows) = (&mut report.ratios, &mut report.rows);
-    let stage = Stage::set(StageSpec::default(), &mut |what| {
-        bar.set_message(what.to_owned())
+    let mut stage = Stage::set(StageSpec::default(), &mut |what| {
+        progress.bar.set_message(what.to_owned())
     })?;
+    stage.stop_on(progress.stop);
     ratios.boot_to_first_transfer_s = Some(stage.boot_to_first_transfer.as_secs_f64());
     if wanted(Case::Latency) {
-        bar.set_message("small puts beside the cache-line round trip");
+        progress.next("small puts beside the cache-line round trip")?;
         if let Some(small) = latency::measure(&stage, rounds, rows)?.or_note(missing) {
             ratios.put64_rtt_over_pingpong = Some(small.alone_ns / small.pingpong_ns);
             ratios.op64_ns_over_pingpong = Some(small.deep_ns / small.pingpong_ns);
         }
     }
-    bar.inc(100);
+    progress.bar.inc(100);
     if wanted(Case::Exits) {
-        bar.set_message("exits");
+        progress.next("exits")?;
         ratios.exits_per_op = exits::measure(&stage, rows)?.or_note(missing);
     }
-    bar.inc(50);
+    progress.bar.inc(50);
     if wanted(Case::Memcpy) {
-        bar.set_message("1 MiB puts beside memcpy");
+        progress.next("1 MiB puts beside memcpy")?;
         ratios.put_1m_over_memcpy = sizes::against_memcpy(&stage, copies, rows)?.or_note(missing);
     }
-    bar.inc(50);
+    progress.bar.inc(50);
     if wanted(Case::Sizes) {
-        bar.set_message("sizes and depths");
+        progress.next("sizes and depths")?;
         sizes::sweep(&stage, quick, rows)?;
     }
-    bar.inc(100);
+    progress.bar.inc(100);
     Ok(())
 }
 
@@ -163,36 +194,36 @@ fn mechanisms_alone(
     wanted: &impl Fn(Case) -> bool,
     quick: bool,
     report: &mut BenchReport,
-    bar: &ProgressBar,
+    progress: Progress<'_>,
 ) -> Result<()> {
     let missing = &mut report.not_measured;
     let (ratios, rows) = (&mut report.ratios, &mut report.rows);
     if wanted(Case::Translation) {
-        bar.set_message("translation");
+        progress.next("translation")?;
         mechanisms::translation(rows)?;
     }
     if wanted(Case::Invalidation) {
-        bar.set_message("invalidation");
+        progress.next("invalidation")?;
         mechanisms::invalidation(quick, rows)?;
     }
-    bar.inc(50);
+    progress.bar.inc(50);
     if wanted(Case::Descendants) {
-        bar.set_message("revocation with many descendants");
+        progress.next("revocation with many descendants")?;
         ratios.revoke_65536_over_1 = mechanisms::descendants(quick, rows)?.or_note(missing);
     }
-    bar.inc(50);
+    progress.bar.inc(50);
     if wanted(Case::IdleQueues) {
-        bar.set_message("thousands of idle queues");
+        progress.next("thousands of idle queues")?;
         ratios.put64_16384_idle_over_1 = mechanisms::idle_queues(quick, rows)?.or_note(missing);
     }
-    bar.inc(50);
+    progress.bar.inc(50);
     if wanted(Case::Fairness) {
-        bar.set_message("fairness");
+        progress.next("fairness")?;
         let fairness = mechanisms::fairness(quick, rows)?;
         ratios.jain = Some(fairness.jain);
         ratios.victim_p99_over_share = Some(fairness.victim_p99_over_share);
     }
-    bar.inc(50);
+    progress.bar.inc(50);
     Ok(())
 }
 

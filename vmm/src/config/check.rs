@@ -1,6 +1,7 @@
 //! Checks a file's values and turns them into what the rest of the program uses.
 
 use std::collections::{HashMap, HashSet};
+use std::io::ErrorKind;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
@@ -50,12 +51,17 @@ impl Place<'_> {
     fn file(&self, value: &Spanned<String>) -> Result<PathBuf, ConfigError> {
         let folder = self.path.parent().unwrap_or(Path::new(""));
         let path = folder.join(value.get_ref());
-        if path.is_file() {
-            return Ok(path);
-        }
+        let wrong = match path.metadata() {
+            Ok(found) if found.is_file() => return Ok(path),
+            Ok(_) => format!("{} is not a regular file", path.display()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                format!("there is no file {}", path.display())
+            }
+            Err(error) => format!("cannot look at {}: {error}", path.display()),
+        };
         Err(self.wrong(
             value.span(),
-            format!("there is no file {}", path.display()),
+            wrong,
             "give the path of a file that exists, relative to this one",
         ))
     }
@@ -77,22 +83,22 @@ impl Place<'_> {
         ))
     }
 
-    /// Host CPUs to run threads on: no more than there are threads, each there.
+    /// Host CPUs to run threads on: none, or one for each of `threads`; each there.
     fn pins(
         &self,
         value: Option<Spanned<Vec<usize>>>,
-        most: usize,
+        threads: usize,
     ) -> Result<Vec<usize>, ConfigError> {
         let Some(value) = value else {
             return Ok(Vec::new());
         };
         let span = value.span();
         let pins = value.into_inner();
-        if pins.len() > most {
+        if !pins.is_empty() && pins.len() != threads {
             return Err(self.wrong(
                 span,
-                format!("{} host CPUs for {most} threads", pins.len()),
-                format!("list at most {most}"),
+                format!("{} host CPUs for {threads} threads", pins.len()),
+                format!("list {threads}, one for each; the same may serve several"),
             ));
         }
         let cpus = host_cpus();
@@ -319,7 +325,18 @@ fn serial(
         other => match other.strip_prefix("file:").filter(|path| !path.is_empty()) {
             Some(path) => {
                 let folder = place.path.parent().unwrap_or(Path::new(""));
-                Ok(SerialSink::File(folder.join(path)))
+                let path = folder.join(path);
+                if let Some(reason) = cannot_be_a_file(&path) {
+                    return Err(place.wrong(
+                        value.span(),
+                        format!(
+                            "the console cannot be written to {}: {reason}",
+                            path.display()
+                        ),
+                        "give the path of a file in a folder that exists, relative to this one",
+                    ));
+                }
+                Ok(SerialSink::File(path))
             }
             None => Err(place.wrong(
                 value.span(),
@@ -327,6 +344,19 @@ fn serial(
                 "use \"stdout\", \"off\" or \"file:PATH\"",
             )),
         },
+    }
+}
+
+/// Why no file can be made at `path`, as far as looking tells.
+fn cannot_be_a_file(path: &Path) -> Option<&'static str> {
+    // A lone name lies in the current folder, whose path is then empty.
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    if path.is_dir() {
+        Some("it is a folder")
+    } else if !folder.is_none_or(Path::is_dir) {
+        Some("its folder does not exist")
+    } else {
+        None
     }
 }
 

@@ -68,11 +68,23 @@ impl RunConfig {
     /// # Errors
     /// The first mistake, with its place.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|error| {
+        let bytes = fs::read(path).map_err(|error| {
             ConfigError::whole(
                 path,
                 format!("cannot be read: {error}"),
                 "give the path of a TOML file with at least one [[vm]]",
+            )
+        })?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            // The text up to there is as it was, so the place is the same.
+            let text = String::from_utf8_lossy(error.as_bytes());
+            ConfigError::at(
+                path,
+                &text,
+                at..at,
+                "not UTF-8 text",
+                "save the file as UTF-8",
             )
         })?;
         Self::parse(path, &text)

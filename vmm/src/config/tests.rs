@@ -18,7 +18,7 @@ name = "alice"
 image = "byway-guest"
 memory = "256M"
 cpus = 2
-pin = [0]
+pin = [0, 0]
 hugepages = "off"
 populate = true
 serial = "off"
@@ -73,7 +73,7 @@ fn a_good_file_means_what_it_says() {
     assert_eq!(alice.vm.ram.size, 256 << 20);
     assert_eq!(alice.vm.ram.huge_pages, HugePages::Off);
     assert!(alice.vm.ram.populate);
-    assert_eq!((alice.vm.cpus, &alice.vm.pin[..]), (2, &[0][..]));
+    assert_eq!((alice.vm.cpus, &alice.vm.pin[..]), (2, &[0, 0][..]));
     assert_eq!(alice.vm.serial, SerialSink::Discard);
     assert_eq!(alice.vm.mailbox_bytes, crate::GUEST_MAILBOX_BYTES);
     assert!(matches!(alice.vm.kernel, KernelSource::Image(_)));
@@ -215,13 +215,11 @@ fn the_backend_is_one_of_three() {
 
 #[test]
 fn host_cpus_are_checked() {
-    refused("pin = [0]", "pin = [4096]", 11, "no CPU 4096");
-    refused(
-        "pin = [0]",
-        "pin = [0, 0, 0]",
-        11,
-        "3 host CPUs for 2 threads",
-    );
+    let pin = "pin = [0, 0]";
+    refused(pin, "pin = [0, 4096]", 11, "no CPU 4096");
+    refused(pin, "pin = [0]", 11, "1 host CPUs for 2 threads");
+    refused(pin, "pin = [0, 0, 0]", 11, "3 host CPUs for 2 threads");
+    assert!(parse(pin, "pin = []").unwrap().vms[0].vm.pin.is_empty());
 }
 
 #[test]
@@ -263,7 +261,13 @@ fn files_must_be_there() {
         "initrd = \"KERNEL\"",
         "initrd = \".\"",
         21,
-        "there is no file",
+        "is not a regular file",
+    );
+    refused(
+        "kernel = \"KERNEL\"",
+        "kernel = \"/dev/null\"",
+        20,
+        "is not a regular file",
     );
     let error = RunConfig::load("/nonexistent.toml".as_ref()).unwrap_err();
     assert!(
@@ -285,6 +289,22 @@ fn kernels_and_consoles_are_checked() {
     for place in ["file:", "tty", ""] {
         refused("\"file:bob.log\"", &format!("{place:?}"), 24, "console");
     }
+    for (place, reason) in [
+        ("file:no/log", "its folder does not exist"),
+        ("file:.", "a folder"),
+    ] {
+        refused("\"file:bob.log\"", &format!("{place:?}"), 24, reason);
+    }
+}
+
+#[test]
+fn a_file_that_is_not_text_is_refused_with_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vms.toml");
+    std::fs::write(&path, b"[[vm]]\nname = \"b\xffb\"\n").unwrap();
+    let error = RunConfig::load(&path).unwrap_err();
+    assert_eq!(error.place, Some((2, 10)), "{error}");
+    assert!(error.what.contains("UTF-8"), "{error}");
 }
 
 #[test]

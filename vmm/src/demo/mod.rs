@@ -14,6 +14,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::signals::{Stop, StopOnSignal};
 use crate::steer::{Stage, StageSpec};
 use exits::Witness;
 use report::{DemoReport, bytes_name};
@@ -32,10 +33,11 @@ pub struct DemoArgs {
 /// Shows everything; the result is an error unless all of it held.
 ///
 /// # Errors
-/// When the host lacks something, or anything that the demo checks did not hold. The JSON file is written in
-/// the second case too.
+/// When the host lacks something or it is told to stop, or anything that the demo checks did not hold. The JSON
+/// file is written in the last case too.
 pub fn run(args: &DemoArgs) -> Result<()> {
-    let report = play()?;
+    let signals = StopOnSignal::install().context("cannot take over signals")?;
+    let report = play(signals.stop())?;
     println!("{report}");
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&report)?;
@@ -56,8 +58,8 @@ const PINGS: u64 = 10_000;
 /// Plays the demo. What does not hold is in the report's `failures`.
 ///
 /// # Errors
-/// When the stage cannot be set at all.
-pub fn play() -> Result<DemoReport> {
+/// When the stage cannot be set at all, or `stop` is set.
+pub fn play(stop: &Stop) -> Result<DemoReport> {
     let started = Instant::now();
     let bar = ProgressBar::new(
         transfers::SIZES.len() as u64 * 2 * transfers::ROUNDS * StageSpec::default().buffer_bytes,
@@ -68,11 +70,14 @@ pub fn play() -> Result<DemoReport> {
     let mut stage = Stage::set(StageSpec::default(), &mut |what| {
         bar.set_message(what.to_owned())
     })?;
+    stage.stop_on(stop);
     let mut report = DemoReport::default();
-    if let Err(error) = show(&mut stage, &mut report, &bar) {
+    let shown = show(&mut stage, &mut report, &bar);
+    bar.finish_and_clear();
+    stop.check()?;
+    if let Err(error) = shown {
         report.failures.push(format!("{error:#}"));
     }
-    bar.finish_and_clear();
     match report.exits.caused_by_transfers() {
         Some(0) => {}
         Some(n) => report

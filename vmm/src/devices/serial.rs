@@ -38,12 +38,14 @@ impl SerialSink {
     /// Opens the sink.
     ///
     /// # Errors
-    /// When the file cannot be created.
+    /// When the file cannot be created; its path is in the message.
     pub fn open(&self) -> io::Result<Box<dyn Write + Send>> {
         Ok(match self {
             Self::Discard => Box::new(io::sink()),
             Self::Stdout { prefix } => Box::new(PrefixedLines::new(prefix, io::stdout())),
-            Self::File(path) => Box::new(File::create(path)?),
+            Self::File(path) => Box::new(File::create(path).map_err(|error| {
+                io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+            })?),
             Self::Capture(console) => Box::new(console.clone()),
         })
     }

@@ -18,6 +18,7 @@ use crate::exits::ExitSnapshot;
 use crate::loader::KernelSource;
 use crate::measure::tsc;
 use crate::memory::{HugePages, RamConfig};
+use crate::signals::Stop;
 use crate::vm::{Vm, VmConfig};
 
 /// Page size for [`Guest::alloc`]: 4 KiB pages, deliberately scattered in guest RAM.
@@ -52,6 +53,8 @@ pub struct Guest {
     /// nothing more.
     tsc_khz: u64,
     pub(super) opened: [Cell<Opened>; 2],
+    /// Ends every wait early.
+    stop: Stop,
     /// The unanswered command that put the vCPU to sleep.
     asleep: Cell<Option<(Process, Ticket<commands::Sleep>)>>,
     vm: Vm,
@@ -102,6 +105,7 @@ impl Guest {
             console,
             tsc_khz,
             opened: Default::default(),
+            stop: Stop::default(),
             asleep: Cell::new(None),
             vm,
         };
@@ -147,6 +151,12 @@ impl Guest {
             text += &format!("; console:\n{console}");
         }
         text
+    }
+
+    /// Has every wait for the guest end in [`Interrupted`](crate::signals::Interrupted) once `stop` is set. The guest
+    /// is good for nothing more then.
+    pub fn stop_on(&mut self, stop: &Stop) {
+        self.stop = stop.clone();
     }
 
     /// Name of the VM and its domain.
@@ -242,11 +252,18 @@ impl Guest {
         self.wake()?;
         let mut wait = Wait::new(expected);
         match self.mailbox.call(process, request, || {
-            wait.turn() && self.vm.outcome().is_none()
+            wait.turn() && self.vm.outcome().is_none() && !self.stop.is_set()
         }) {
             Ok(reply) => Ok(Ok(reply)),
+            // Nothing works any more; the guest's driver has said why.
+            Err(CallError::Failed(failure)) if failure.status == commands::Status::NoDevice => {
+                bail!("{}", self.trouble("has no Byway device that works"))
+            }
             Err(CallError::Failed(failure)) => Ok(Err(failure)),
-            Err(error) => bail!("{}", self.trouble(&error.to_string())),
+            Err(error) => {
+                self.stop.check()?;
+                bail!("{}", self.trouble(&error.to_string()))
+            }
         }
     }
 
@@ -330,6 +347,7 @@ impl Guest {
             if let Some(found) = look() {
                 return Ok(found);
             }
+            self.stop.check()?;
             if !wait.turn() || self.vm.outcome().is_some() {
                 bail!("{}", self.trouble(&format!("does not answer to {what}")));
             }

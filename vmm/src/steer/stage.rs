@@ -13,6 +13,7 @@ use byway_protocols::{Descriptor, Flags, Opcode, Rights, Status};
 
 use super::{Direction, Guest, GuestSpec, PAGE_2M};
 use crate::measure::{ThreadLoad, pin};
+use crate::signals::Stop;
 
 /// How large the stage is.
 #[derive(Debug, Clone, Copy)]
@@ -143,6 +144,12 @@ impl Stage {
         stage.expect_success(&Direction::Put.descriptor(&stage, 64))?;
         stage.boot_to_first_transfer = started.elapsed();
         Ok(stage)
+    }
+
+    /// Has every wait for a guest end once `stop` is set, and with it what the stage is used for.
+    pub fn stop_on(&mut self, stop: &Stop) {
+        self.alice.stop_on(stop);
+        self.bob.stop_on(stop);
     }
 
     /// A descriptor that moves nothing, so that alice's queue is polled for the next [`POLLED`].

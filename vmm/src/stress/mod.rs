@@ -22,7 +22,8 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use plan::{Plan, StopOnSignal};
+use crate::signals::StopOnSignal;
+use plan::Plan;
 use report::{CaseRow, StressReport};
 
 /// What `byway stress` takes.
@@ -152,7 +153,7 @@ pub fn play(args: &StressArgs, seed: u64) -> Result<StressReport> {
         .into_iter()
         .filter(|case| every || args.cases.contains(case))
     {
-        if signals.stop.load(std::sync::atomic::Ordering::Relaxed) {
+        if signals.stop().is_set() {
             break;
         }
         bar.set_message(case.name());
@@ -160,7 +161,7 @@ pub fn play(args: &StressArgs, seed: u64) -> Result<StressReport> {
             duration: Duration::from_secs(args.seconds),
             seed,
             reuse_too_early: args.broken == Some(Break::InvalidationWait),
-            stop: &signals.stop,
+            stop: signals.stop(),
             bar: &bar,
         };
         let row = case
@@ -169,7 +170,7 @@ pub fn play(args: &StressArgs, seed: u64) -> Result<StressReport> {
         report.cases.push(row);
     }
     bar.finish_and_clear();
-    report.interrupted = signals.stop.load(std::sync::atomic::Ordering::Relaxed);
+    report.interrupted = signals.stop().is_set();
     report.seconds = started.elapsed().as_secs_f64();
     Ok(report)
 }

@@ -1,12 +1,10 @@
 //! How long a case runs, what its choices follow from, and how it is ended early.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::{SigId, flag, low_level};
+
+use crate::signals::Stop;
 
 /// What a case is run with.
 pub struct Plan<'p> {
@@ -18,7 +16,7 @@ pub struct Plan<'p> {
     /// found.
     pub reuse_too_early: bool,
     /// Set by Ctrl-C.
-    pub stop: &'p AtomicBool,
+    pub stop: &'p Stop,
     /// Shown on a terminal.
     pub bar: &'p ProgressBar,
 }
@@ -44,7 +42,7 @@ impl Plan<'_> {
 pub struct Clock<'p> {
     started: Instant,
     duration: Duration,
-    stop: &'p AtomicBool,
+    stop: &'p Stop,
     bar: &'p ProgressBar,
 }
 
@@ -56,7 +54,7 @@ impl Clock<'_> {
         let shown = elapsed.min(self.duration).as_millis();
         self.bar
             .set_position(u64::try_from(shown).unwrap_or(u64::MAX));
-        elapsed >= self.duration || self.stop.load(Ordering::Relaxed)
+        elapsed >= self.duration || self.stop.is_set()
     }
 
     /// Seconds since the start.
@@ -92,49 +90,13 @@ impl Dice {
     }
 }
 
-/// Ctrl-C and SIGTERM as a flag, until dropped. A second one ends the process at once with code 1.
-pub struct StopOnSignal {
-    /// Set by the first.
-    pub stop: Arc<AtomicBool>,
-    ids: Vec<SigId>,
-}
-
-impl StopOnSignal {
-    /// Takes the signals over.
-    ///
-    /// # Errors
-    /// When the host refuses a handler.
-    pub fn install() -> std::io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut ids = Vec::new();
-        for signal in [SIGINT, SIGTERM] {
-            // The order matters: the first signal finds the flag clear and sets it.
-            ids.push(flag::register_conditional_shutdown(
-                signal,
-                1,
-                Arc::clone(&stop),
-            )?);
-            ids.push(flag::register(signal, Arc::clone(&stop))?);
-        }
-        Ok(Self { stop, ids })
-    }
-}
-
-impl Drop for StopOnSignal {
-    fn drop(&mut self) {
-        for id in self.ids.drain(..) {
-            low_level::unregister(id);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_clock_ends_by_time_and_by_the_flag() {
-        let stop = AtomicBool::new(false);
+        let stop = Stop::default();
         let bar = ProgressBar::hidden();
         let plan = |duration| Plan {
             duration,
@@ -147,7 +109,7 @@ mod tests {
         let long = plan(Duration::from_secs(3600));
         let clock = long.start();
         assert!(!clock.is_over());
-        stop.store(true, Ordering::Relaxed);
+        stop.set();
         assert!(clock.is_over());
     }
 

@@ -21,8 +21,7 @@ use std::sync::mpsc::{self, SyncSender};
 use std::thread::{self, JoinHandle};
 
 use kvm_bindings::{
-    CpuId, KVM_INTERNAL_ERROR_EMULATION, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET,
-    KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
+    CpuId, KVM_INTERNAL_ERROR_EMULATION, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use vm_memory::GuestMemoryMmap;
@@ -321,10 +320,8 @@ impl Runner {
                     KVM_SYSTEM_EVENT_SHUTDOWN | KVM_SYSTEM_EVENT_RESET => {
                         Next::Leave(Outcome::PoweredOff)
                     }
-                    _ => {
-                        debug_assert_eq!(event, KVM_SYSTEM_EVENT_CRASH);
-                        Next::Crash(Cause::Reported { event })
-                    }
+                    // A crash that the guest reports, or an event that is newer than this program.
+                    _ => Next::Crash(Cause::Reported { event }),
                 }
             }
             Ok(VcpuExit::Shutdown) => {
