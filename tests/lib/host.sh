@@ -14,14 +14,18 @@ need_rust() {
 }
 
 # install_missing COMMAND=PACKAGE...: installs the Debian packages of commands that are not
-# there, if this is root on a host with apt-get; otherwise says what to install. What needs
-# them is skipped then, by name.
+# there, as install_packages does. What needs them is skipped when that fails, by name.
 install_missing() {
     local pair missing=()
     for pair in "$@"; do
         command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
     done
-    ((${#missing[@]} > 0)) || return 0
+    ((${#missing[@]} == 0)) || install_packages "${missing[@]}"
+}
+
+# install_packages PACKAGE...: installs them if this is root on a host with apt-get; otherwise says what to install.
+install_packages() {
+    local missing=("$@")
     if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
         echo "note: missing ${missing[*]}; as root: apt-get install ${missing[*]}" >&2
         return 0
@@ -33,6 +37,19 @@ install_missing() {
         </dev/null >"$BYWAY_LOGS/apt.log" 2>&1; then
         echo "note: apt-get could not install ${missing[*]}; see $BYWAY_LOGS/apt.log" >&2
     fi
+}
+
+# install_linker: what Rust links programs with. A compiler may be there without the C library's files, so linking is tried.
+install_linker() {
+    local scratch
+    scratch=$(mktemp -d)
+    if echo 'int main(void) { return 0; }' >"$scratch/empty.c" &&
+        cc -o "$scratch/empty" "$scratch/empty.c" 2>"$scratch/log"; then
+        rm -r "$scratch"
+        return 0
+    fi
+    rm -r "$scratch"
+    install_packages gcc libc6-dev
 }
 
 # kvm_lack: prints why KVM cannot be used; nothing when it can.

@@ -3,7 +3,7 @@
 //! | code | meaning |
 //! | --- | --- |
 //! | 0 | it did what it was asked to do |
-//! | 1 | it failed while running: a guest crashed, a check did not hold |
+//! | 1 | it failed while running: a guest crashed, a check did not hold, Ctrl-C came before the result |
 //! | 2 | it was called wrongly or its configuration is wrong; nothing was started |
 //! | 3 | this host lacks something that it needs, KVM as a rule; nothing was started |
 

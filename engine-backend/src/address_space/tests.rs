@@ -143,6 +143,21 @@ fn physical_addresses_go_through_stage_2_only() {
     }
 }
 
+/// The engine builds no such entry, so one is made here: writable and not readable.
+#[test]
+fn a_misconfigured_stage_2_entry_has_a_status_of_its_own() {
+    use std::sync::atomic::Ordering;
+    let ram = ram();
+    let space = AddressSpace::physical(Arc::clone(&ram.memory));
+    let (_, leaf) = *ram.memory.stage2().path(0x1000).last().unwrap();
+    let good = leaf.load(Ordering::Relaxed);
+    leaf.store(good & !1 | 2, Ordering::Relaxed);
+    let fault = translate(&space, 0x1000, Access::Read).unwrap_err();
+    leaf.store(good, Ordering::Relaxed);
+    assert_eq!(fault.status, Status::Stage2Misconfigured);
+    assert!(translate(&space, 0x1000, Access::Read).is_ok());
+}
+
 #[test]
 fn a_killed_space_translates_nothing_and_its_number_is_not_given_again() {
     let ram = ram();

@@ -6,6 +6,10 @@
 //! new state, then waits until each chunk that had begun is over: any later chunk
 //! sees the new state. Nothing here depends on what that state is.
 //!
+//! The control thread that asks waits by itself instead of leaving a list of pending waits behind: a
+//! wait is bounded by one chunk, so a list would save tens of microseconds of one thread that has nothing
+//! else to do for its domain, and every caller could only answer later by a second path.
+//!
 //! Must never make a worker wait: [`Epochs::enter`] and the drop of its guard are one
 //! locked instruction and one store. Waiting is the control threads' part, and it is
 //! as long as one chunk at most.
