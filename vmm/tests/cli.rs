@@ -107,6 +107,14 @@ fn a_wrong_configuration_is_code_2_and_names_its_line() {
         "{stderr}"
     );
 
+    fs::write(&path, format!("{good}serial = \"file:/nonexistent/x\"\n")).unwrap();
+    let (code, _, stderr) = output(&["run", &path]);
+    assert_eq!(code, Some(2));
+    assert!(
+        stderr.contains("vms.toml:5:10: ") && stderr.contains("/nonexistent/x"),
+        "{stderr}"
+    );
+
     let (code, _, stderr) = output(&["run", "/nonexistent.toml"]);
     assert_eq!(code, Some(2));
     assert!(stderr.contains("/nonexistent.toml"), "{stderr}");
@@ -175,18 +183,17 @@ fn a_crash_is_code_1_with_registers_and_leaves_the_other_alone() {
     assert_eq!(stdout, "[bob] late\n");
 }
 
-/// Starts a VM that never ends, and returns once it has printed.
+/// Starts VMs that never end, and returns once each has printed.
 fn endless(folder: &TempDir) -> Child {
     let mut child = byway(&["run", &file(folder)])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    assert_eq!(line, "[alice] up\n");
+    let lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+    let mut up: Vec<_> = lines.take(2).map(Result::unwrap).collect();
+    up.sort_unstable();
+    assert_eq!(up, ["[alice] up", "[bob] up"]);
     child
 }
 
@@ -195,7 +202,8 @@ fn signals_stop_everything_with_code_0() {
     if !kvm_is_here() {
         return;
     }
-    let folder = folder(&[("alice", says_and("up\n", &[]))]);
+    let up = || says_and("up\n", &[]);
+    let folder = folder(&[("alice", up()), ("bob", up())]);
     for signal in [libc::SIGINT, libc::SIGTERM] {
         let mut child = endless(&folder);
         // SAFETY: the child is ours and has not been waited for.
