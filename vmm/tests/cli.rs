@@ -220,6 +220,43 @@ fn signals_stop_everything_with_code_0() {
     }
 }
 
+#[test]
+fn audits_are_written_on_request_and_at_the_end() {
+    if !kvm_is_here() {
+        return;
+    }
+    let folder = folder(&[("alice", says_and("up\n", &[]))]);
+    let audit = folder.path().join("audit.json");
+    let mut child = byway(&["run", "--audit", audit.to_str().unwrap(), &file(&folder)])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "[alice] up\n");
+    let mut taken = 0;
+    for signal in [libc::SIGUSR1, libc::SIGTERM] {
+        // SAFETY: the child is ours and has not been waited for.
+        unsafe { libc::kill(child.id() as i32, signal) };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        taken = loop {
+            let text = fs::read_to_string(&audit).unwrap_or_else(|_| "{}".to_owned());
+            let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+            match json["taken_ms"].as_u64() {
+                Some(now) if now > taken => {
+                    assert_eq!(json["domains"]["alice"]["live_total"], 0, "{json}");
+                    break now;
+                }
+                _ => assert!(Instant::now() < deadline, "signal {signal}: no audit"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
 /// Signals that arrive in the middle of work end it soon, with VMs stopped, one line and no report.
 #[test]
 fn signals_stop_demo_and_bench_with_code_1() {

@@ -4,6 +4,7 @@
 //! `SKIPPED:` where there is no KVM. None asserts how long something takes.
 
 mod accessed_dirty;
+mod audit;
 mod changes;
 mod exits;
 mod faults;

@@ -5,9 +5,11 @@
 //! one running. Afterwards this thread is an event loop for the slow things (console input,
 //! ends of VMs, signals); data never passes through it.
 
+mod audit;
 mod launch;
 mod supervisor;
 
+pub use audit::{AuditError, AuditFile, AuditReport};
 pub use launch::{Fleet, launch};
 
 use std::io;
@@ -22,7 +24,7 @@ use crate::host;
 /// Arguments of `byway run`.
 #[derive(Debug, Clone, Parser)]
 #[command(
-    after_help = "Examples:\n  byway run vms.toml          run its VMs until they end or Ctrl-C\n  byway run --check vms.toml  only look for mistakes"
+    after_help = "Examples:\n  byway run vms.toml          run its VMs until they end or Ctrl-C\n  byway run --check vms.toml  only look for mistakes\n  byway run --audit audit.json vms.toml\n                              who gave what to whom: at the end, and on SIGUSR1"
 )]
 pub struct Args {
     /// The VMs to run, as TOML; see vmm/README.md for its keys
@@ -30,6 +32,9 @@ pub struct Args {
     /// Check the file and do nothing else
     #[arg(long)]
     pub check: bool,
+    /// Write who gave what to whom, what went through it and how it ended, as JSON: at the end, and on SIGUSR1
+    #[arg(long, value_name = "FILE")]
+    pub audit: Option<PathBuf>,
 }
 
 /// Carries the command out.
@@ -52,5 +57,6 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let signals = supervisor::Signals::install().map_err(Failure::failed)?;
     let mut fleet = launch(config)?;
     fleet.start()?;
-    supervisor::supervise(fleet, signals, &io::stdin())
+    let audit = args.audit.clone().map(AuditFile);
+    supervisor::supervise(fleet, signals, audit, &io::stdin())
 }

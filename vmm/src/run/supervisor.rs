@@ -9,26 +9,29 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::{SigId, flag, low_level};
 
+use super::audit::{AuditError, AuditFile};
 use super::launch::Fleet;
 use crate::exit_status::Failure;
 
 /// Event data: which descriptor became ready. VMs are numbered from [`FIRST_VM`].
 const SIGNAL: u32 = 0;
 const INPUT: u32 = 1;
-const FIRST_VM: u32 = 2;
+const AUDIT: u32 = 2;
+const FIRST_VM: u32 = 3;
 
 /// How long to wait before input that did not fit into the guest's FIFO is offered again.
 const INPUT_RETRY_MS: i32 = 20;
 /// Console input kept for a guest that does not read; what is typed beyond it is lost.
 const INPUT_MAX: usize = 64 << 10;
 
-/// Ctrl-C and SIGTERM as something to wait for. A second signal ends the process at once
-/// with code 1, should stopping take too long.
+/// Ctrl-C and SIGTERM as something to wait for, and SIGUSR1 as another. A second one of the former ends the process
+/// at once with code 1, should stopping take too long.
 pub struct Signals {
     receiver: UnixStream,
+    audit: UnixStream,
     ids: Vec<SigId>,
 }
 
@@ -52,7 +55,14 @@ impl Signals {
             ids.push(flag::register(signal, Arc::clone(&asked_before))?);
             ids.push(low_level::pipe::register(signal, sender.try_clone()?)?);
         }
-        Ok(Self { receiver, ids })
+        let (audit, sender) = UnixStream::pair()?;
+        audit.set_nonblocking(true)?;
+        ids.push(low_level::pipe::register(SIGUSR1, sender)?);
+        Ok(Self {
+            receiver,
+            audit,
+            ids,
+        })
     }
 }
 
@@ -68,6 +78,7 @@ impl Drop for Signals {
 struct Supervisor {
     fleet: Fleet,
     signals: Signals,
+    audit: Option<AuditFile>,
     input: RawFd,
     /// Typed, but not yet taken by the first VM's FIFO.
     pending: Vec<u8>,
@@ -79,11 +90,17 @@ struct Supervisor {
 ///
 /// # Errors
 /// [`Failure::Failed`] when a VM crashed or the loop itself cannot work.
-pub fn supervise(fleet: Fleet, signals: Signals, input: &impl AsRawFd) -> Result<(), Failure> {
+pub fn supervise(
+    fleet: Fleet,
+    signals: Signals,
+    audit: Option<AuditFile>,
+    input: &impl AsRawFd,
+) -> Result<(), Failure> {
     let supervisor = Rc::new(RefCell::new(Supervisor {
         running: fleet.vms.len(),
         fleet,
         signals,
+        audit,
         input: input.as_raw_fd(),
         pending: Vec::new(),
         stopping: false,
@@ -100,14 +117,32 @@ pub fn supervise(fleet: Fleet, signals: Signals, input: &impl AsRawFd) -> Result
         supervisor.borrow_mut().offer_input();
     }
     let clean = supervisor.borrow_mut().fleet.stop();
+    // Now every capability has an end.
+    let audited = supervisor.borrow().write_audit();
     if clean {
-        Ok(())
+        audited.map_err(Failure::failed)
     } else {
+        report(audited);
         Err(Failure::failed("a guest crashed; its report is above"))
     }
 }
 
+/// Says what kept an audit from being written.
+fn report(audited: Result<(), AuditError>) {
+    if let Err(error) = audited {
+        eprintln!("byway: {}", Failure::failed(error));
+    }
+}
+
 impl Supervisor {
+    fn write_audit(&self) -> Result<(), AuditError> {
+        let Some(file) = &self.audit else {
+            return Ok(());
+        };
+        let names = self.fleet.vms.iter().map(|vm| vm.name().to_owned());
+        file.write(self.fleet.engine.as_ref(), names)
+    }
+
     fn goes_on(&self) -> bool {
         self.running > 0 && !self.stopping
     }
@@ -158,6 +193,7 @@ impl MutEventSubscriber for Supervisor {
                 .map_err(|error| (fd, error))
         };
         let mut result = add(self.signals.receiver.as_raw_fd(), SIGNAL);
+        result = result.and_then(|()| add(self.signals.audit.as_raw_fd(), AUDIT));
         for (data, vm) in (FIRST_VM..).zip(&self.fleet.vms) {
             result = result.and_then(|()| add(vm.ended_event().as_raw_fd(), data));
         }
@@ -178,6 +214,12 @@ impl MutEventSubscriber for Supervisor {
                 let _ = self.signals.receiver.read(&mut bytes);
                 eprintln!("byway: stopping");
                 self.stopping = true;
+            }
+            AUDIT => {
+                let mut bytes = [0; 16];
+                // As above.
+                let _ = self.signals.audit.read(&mut bytes);
+                report(self.write_audit());
             }
             INPUT => {
                 if !self.read_input() {
