@@ -150,7 +150,8 @@ show_end_of() {
     local from
     from=$(grep -n -m 1 -E '^(failures:|error(\[|:))' "$1" | cut -d : -f 1) || true
     if [[ -n $from ]]; then
-        tail -n "+$from" "$1" | head -n 80 | sed 's/^/    | /'
+        # Read to the end: under `pipefail` a reader that leaves early ends this run.
+        tail -n "+$from" "$1" | sed -n '1,80s/^/    | /p'
     else
         tail -n 40 "$1" | sed 's/^/    | /'
     fi
