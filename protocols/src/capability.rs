@@ -21,11 +21,13 @@ impl Rights {
     pub const ALL: Self = Self(7);
     /// All that there are over a key.
     pub const KEY: Self = Self(4 | 8 | 16);
+    /// Every right that this ABI has, whatever it is over.
+    pub const KNOWN: Self = Self(Self::ALL.0 | Self::KEY.0);
 
     /// The rights with these bits, or `None` when a bit is not of this ABI.
     #[must_use]
     pub const fn from_bits(bits: u32) -> Option<Self> {
-        if bits & !(Self::ALL.0 | Self::KEY.0) == 0 {
+        if bits & !Self::KNOWN.0 == 0 {
             Some(Self(bits))
         } else {
             None

@@ -394,6 +394,7 @@ pub const NOT_LISTED: &[&str] = &[
     "C_COUNT",
     "C_TYPE",
     "KEY",
+    "KNOWN",
     "LAYOUT",
     "NONE",
     "SIZE",

@@ -7,7 +7,7 @@ mod guest;
 
 use byway_agent::commands::*;
 use byway_agent::{Failure, Process, Status};
-use byway_protocols::{Completion, ControlStatus, Descriptor, Flags, Opcode, Word0};
+use byway_protocols::{Completion, ControlStatus, Descriptor, Flags, Opcode, Rights, Word0};
 use guest::Guest;
 
 const APP: Process = Process::App;
@@ -243,7 +243,8 @@ fn two_vms_exchange_memory_until_it_is_revoked() {
 
     let peer = bob.lookup(APP, "alice").unwrap();
     assert_eq!(peer.domain, alice.call(APP, QueryEngine {}).domain);
-    assert_eq!((peer.rights_in, peer.rights_out), (7, 7));
+    let every = u64::from(Rights::KNOWN.0);
+    assert_eq!((peer.rights_in, peer.rights_out), (every, every));
     assert_eq!(
         bob.lookup(APP, "carol").unwrap_err(),
         refusal(ControlStatus::NoLink)

@@ -150,7 +150,7 @@ fn typed(event: &Event) -> DriverEvent {
             offer: OfferId(event.id),
             label: event.label,
             length: event.length,
-            rights: Rights(event.rights).intersection(Rights::ALL | Rights::KEY),
+            rights: Rights(event.rights).intersection(Rights::KNOWN),
         },
         Some(EventKind::CapabilityRevoked) => DriverEvent::CapabilityRevoked(CapSlot {
             context: ContextId(event.context),

@@ -67,7 +67,7 @@ fn values_out_of_the_abi_break_the_device() {
     let (world, mut device) = attached();
     let reply = LookupReply {
         domain: 1,
-        rights_out: 8,
+        rights_out: u32::MAX,
         ..LookupReply::default()
     };
     answer(&world, move |_, _| (0, reply.to_bytes().to_vec()));
