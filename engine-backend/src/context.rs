@@ -10,8 +10,9 @@ use std::sync::Arc;
 use byway_protocols::{Rights, Status};
 
 use crate::address_space::AddressSpace;
-use crate::capability::{Capability, Key, SlotTable};
+use crate::capability::{Capability, Key, Owner, SlotTable};
 use crate::epoch::ChunkGuard;
+use crate::port::Port;
 
 /// A process's address space and capability table. Owned by its domain; queues share it.
 #[derive(Debug)]
@@ -64,6 +65,38 @@ impl KeyUse<'_> {
     /// Counts bytes that were encrypted or decrypted with it, once they were.
     pub fn account(&self, bytes: u64) {
         self.capability.account(bytes, 0);
+    }
+}
+
+/// A port that may be used until the end of the chunk.
+#[derive(Debug)]
+pub struct PortUse<'g> {
+    /// The port.
+    pub port: Arc<Port>,
+    /// Its owner's epoch, of before the right was checked.
+    pub epoch: u64,
+    capability: &'g Capability,
+}
+
+impl PortUse<'_> {
+    /// Whose the port is.
+    #[must_use]
+    pub fn owner(&self) -> &Arc<Owner> {
+        self.capability.owner()
+    }
+    /// What receivers are told of whoever sends by it.
+    #[must_use]
+    pub fn badge(&self) -> u64 {
+        self.capability.badge()
+    }
+    /// Whether its limits allow so many bytes more.
+    #[must_use]
+    pub fn within_limits(&self, bytes: u64) -> bool {
+        self.capability.within_limits(bytes)
+    }
+    /// Counts bytes received and sent, once they were.
+    pub fn account(&self, received: u64, sent: u64) {
+        self.capability.account(received, sent);
     }
 }
 
@@ -160,6 +193,40 @@ impl Context {
         // this moment.
         let key = capability.key().ok_or(Status::Revoked)?;
         Ok(KeyUse { key, capability })
+    }
+
+    /// Checks that the context may use the port in slot `slot` for `bytes` bytes, with the
+    /// right `need`, at this moment.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`]; what is no port: [`Status::MissingRight`].
+    pub fn resolve_port<'g>(
+        &'g self,
+        guard: &'g ChunkGuard<'_>,
+        slot: u16,
+        bytes: u64,
+        need: Rights,
+    ) -> Result<PortUse<'g>, Status> {
+        let capability = self.slots.get(guard, slot).ok_or(Status::NoCapability)?;
+        // Before the checks: whoever waits notices every revocation that they do not.
+        let epoch = capability.owner().epoch();
+        if !capability.is_valid() || !capability.space().is_alive() || capability.has_expired() {
+            return Err(Status::Revoked);
+        }
+        if !capability.rights().contains(need) {
+            return Err(Status::MissingRight);
+        }
+        if !capability.within_limits(bytes) {
+            return Err(Status::Revoked);
+        }
+        // Rights to use a port are never given over anything else; gone, if so, in this
+        // moment.
+        let port = capability.port().ok_or(Status::Revoked)?;
+        Ok(PortUse {
+            port,
+            epoch,
+            capability,
+        })
     }
 
     #[inline]

@@ -24,6 +24,7 @@ mod invalidation;
 pub mod iotlb;
 pub mod memory;
 pub mod ops;
+pub mod port;
 pub mod queue;
 pub mod stage1;
 pub mod stage2;

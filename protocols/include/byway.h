@@ -88,6 +88,10 @@ typedef uint64_t __le64;
 #define BYWAY_TAG_BYTES 0x10U
 /* room for a key in KEY_LOAD, in bytes */
 #define BYWAY_KEY_BYTES_MAX 0x40U
+/* most messages that wait in one port */
+#define BYWAY_PORT_DEPTH_MAX 0x40U
+/* longest message, in bytes */
+#define BYWAY_PORT_MESSAGE_MAX 0x1000U
 
 /* Operations: bits 24-31 of byway_descriptor.flags_opcode (section 4) */
 /* does nothing but complete */
@@ -198,6 +202,8 @@ typedef uint64_t __le64;
 #define BYWAY_FLAG_STRICT_ORDER 0x2000U
 /* the pattern has 16 bytes, the upper 8 in op0 */
 #define BYWAY_FLAG_FILL_16 0x4000U
+/* end in status 0x64 instead of waiting for the other side of a port */
+#define BYWAY_FLAG_NO_WAIT 0x8000U
 
 /* Statuses: bits 0-6 of byway_completion.status (section 6) */
 /* done */
@@ -297,6 +303,8 @@ typedef uint64_t __le64;
 #define BYWAY_STATUS_ABORTED 0x62U
 /* user program trapped */
 #define BYWAY_STATUS_PROGRAM_TRAP 0x63U
+/* the port has no room for a message, or no message */
+#define BYWAY_STATUS_NOT_READY 0x64U
 
 /* byway_completion.result of CREATE_DELTA (section 4.10) */
 /* the sources are equal; the record is empty */
@@ -422,6 +430,10 @@ typedef uint64_t __le64;
 #define BYWAY_RIGHT_ENCRYPT 0x8U
 /* to decrypt with it; keys only */
 #define BYWAY_RIGHT_DECRYPT 0x10U
+/* to send messages to it; ports only */
+#define BYWAY_RIGHT_SEND 0x20U
+/* to receive messages from it; ports only */
+#define BYWAY_RIGHT_RECEIVE 0x40U
 
 /* byway_cap_query_reply.state (section 7.6) */
 /* usable */
@@ -470,6 +482,8 @@ typedef uint64_t __le64;
 #define BYWAY_REQUEST_ENDPOINT_OPEN 0x12U
 /* puts a key into a slot */
 #define BYWAY_REQUEST_KEY_LOAD 0x18U
+/* creates a port for messages */
+#define BYWAY_REQUEST_PORT_CREATE 0x19U
 
 /* byway_reply_header.status (section 8.1) */
 /* done */
@@ -1151,6 +1165,25 @@ struct byway_key_load_request {
 } __attribute__((aligned(8)));
 
 struct byway_key_load_reply {
+	/* Slot that was filled */
+	__le32 slot;
+	__le32 reserved4;
+} __attribute__((aligned(4)));
+
+struct byway_port_create_request {
+	/* Context that receives it */
+	__le32 context;
+	/* Slot there; 0 = the lowest empty one */
+	__le32 slot;
+	/* Messages that may wait in it, 1 to PORT_DEPTH_MAX */
+	__le32 depth;
+	/* Longest message in bytes, 1 to PORT_MESSAGE_MAX */
+	__le32 bytes;
+	/* Told to whoever receives what is sent by way of it */
+	__le64 badge;
+} __attribute__((aligned(8)));
+
+struct byway_port_create_reply {
 	/* Slot that was filled */
 	__le32 slot;
 	__le32 reserved4;

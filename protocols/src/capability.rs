@@ -17,12 +17,18 @@ impl Rights {
     pub const ENCRYPT: Self = Self(8);
     /// The engine may decrypt for the holder with this key.
     pub const DECRYPT: Self = Self(16);
+    /// The holder may send messages to this port.
+    pub const SEND: Self = Self(32);
+    /// The holder may receive messages from this port.
+    pub const RECEIVE: Self = Self(64);
     /// All that there are over memory.
     pub const ALL: Self = Self(7);
     /// All that there are over a key.
     pub const KEY: Self = Self(4 | 8 | 16);
+    /// All that there are over a port.
+    pub const PORT: Self = Self(4 | 32 | 64);
     /// Every right that this ABI has, whatever it is over.
-    pub const KNOWN: Self = Self(Self::ALL.0 | Self::KEY.0);
+    pub const KNOWN: Self = Self(Self::ALL.0 | Self::KEY.0 | Self::PORT.0);
 
     /// The rights with these bits, or `None` when a bit is not of this ABI.
     #[must_use]
@@ -62,7 +68,13 @@ impl core::fmt::Display for Rights {
         for (right, letter) in [(Self::READ, "r"), (Self::WRITE, "w"), (Self::GRANT, "g")] {
             f.write_str(if self.contains(right) { letter } else { "-" })?;
         }
-        for (right, letter) in [(Self::ENCRYPT, "e"), (Self::DECRYPT, "d")] {
+        let of_objects = [
+            (Self::ENCRYPT, "e"),
+            (Self::DECRYPT, "d"),
+            (Self::SEND, "s"),
+            (Self::RECEIVE, "m"),
+        ];
+        for (right, letter) in of_objects {
             f.write_str(if self.contains(right) { letter } else { "" })?;
         }
         Ok(())

@@ -75,6 +75,8 @@ requests! {
     EndpointOpen = 18,
     /// Puts a key into a slot: [`KeyLoadRequest`] -> [`KeyLoadReply`].
     KeyLoad = 24,
+    /// Creates a port for messages: [`PortCreateRequest`] -> [`PortCreateReply`].
+    PortCreate = 25,
 }
 
 /// Feature bits of QUERY.
@@ -517,6 +519,30 @@ wire_struct! {
 wire_struct! {
     /// Reply to KEY_LOAD.
     pub struct KeyLoadReply: 8 align 4 {
+        /// Slot that was filled.
+        slot: u32 = 0,
+        /// 0.
+        reserved4: u32 = 4,
+    }
+}
+wire_struct! {
+    /// PORT_CREATE: a port becomes a capability of the domain's own, with all rights to it.
+    pub struct PortCreateRequest: 24 align 8 {
+        /// Context that receives it.
+        context: u32 = 0,
+        /// Slot there; 0 = the lowest empty one.
+        slot: u32 = 4,
+        /// Messages that may wait in it, 1 to [`crate::port::PORT_DEPTH_MAX`].
+        depth: u32 = 8,
+        /// Longest message in bytes, 1 to [`crate::port::PORT_MESSAGE_MAX`].
+        bytes: u32 = 12,
+        /// Told to whoever receives what is sent by way of it.
+        badge: u64 = 16,
+    }
+}
+wire_struct! {
+    /// Reply to PORT_CREATE.
+    pub struct PortCreateReply: 8 align 4 {
         /// Slot that was filled.
         slot: u32 = 0,
         /// 0.

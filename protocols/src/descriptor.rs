@@ -101,6 +101,8 @@ impl Flags {
     pub const STRICT_ORDER: Self = Self(0x2000);
     /// FILL: the pattern has 16 bytes, the upper 8 in `op0`.
     pub const FILL_16: Self = Self(0x4000);
+    /// SEND, RECEIVE: end in status 64 instead of waiting for the other side.
+    pub const NO_WAIT: Self = Self(0x8000);
     /// All 24 bits.
     pub const MASK: u32 = 0x00ff_ffff;
 

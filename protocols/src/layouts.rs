@@ -51,4 +51,6 @@ pub const ALL: &[StructLayout] = &[
     control::PageResponseRequest::LAYOUT,
     control::KeyLoadRequest::LAYOUT,
     control::KeyLoadReply::LAYOUT,
+    control::PortCreateRequest::LAYOUT,
+    control::PortCreateReply::LAYOUT,
 ];

@@ -24,6 +24,7 @@ pub mod invalidation;
 pub mod layouts;
 pub mod opcode;
 pub mod operands;
+pub mod port;
 pub mod ring;
 pub mod status;
 

@@ -140,6 +140,8 @@ statuses! {
     Aborted = 0x62, "aborted by reset, destroy or detach";
     /// User program trapped.
     ProgramTrap = 0x63, "user program trapped";
+    /// The port has no room, or no message.
+    NotReady = 0x64, "the port has no room for a message, or no message";
 }
 
 impl Status {

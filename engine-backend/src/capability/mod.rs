@@ -25,6 +25,7 @@ mod limits;
 mod link;
 mod meter;
 mod node;
+mod object;
 mod owner;
 mod record;
 mod slots;

@@ -1,14 +1,16 @@
 //! [`Capability`]: one node of a derivation tree, as workers read it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 
 use byway_protocols::Rights;
 
 use super::limits::{Limits, monotonic_ns};
+use super::object::{Object, WeakObject};
 use super::tree::{EntryId, Holder};
 use super::{Charge, DEPTH_MAX, Held, Key, Link, Owner};
 use crate::address_space::AddressSpace;
+use crate::port::Port;
 
 /// What a derived capability is to be.
 #[derive(Debug, Clone, Default)]
@@ -101,7 +103,7 @@ pub struct Capability {
     depth: u32,
     entry: EntryId,
     /// What it is to; `None` for memory.
-    key: Option<Weak<Key>>,
+    object: Option<WeakObject>,
 }
 
 /// Never an epoch: those count up from 0.
@@ -136,7 +138,7 @@ impl Capability {
             badge: 0,
             depth: 0,
             entry,
-            key: None,
+            object: None,
         });
         tree.fill(entry, &capability, Holder::Root, None, None);
         drop(tree);
@@ -157,11 +159,11 @@ impl Capability {
             return Err(DeriveError::MissingRight);
         }
         let is_whole = terms.base == 0 && terms.length == self.length;
-        if self.key.is_some() && !is_whole {
+        if self.object.is_some() && !is_whole {
             return Err(DeriveError::Bounds);
         }
-        let key = self.key.as_ref().map(Weak::upgrade);
-        self.derive_object(terms, holder, charge, key)
+        let object = self.object.as_ref().map(WeakObject::upgrade);
+        self.derive_object(terms, holder, charge, object)
     }
 
     /// Puts a key under a context's root, with these rights.
@@ -182,20 +184,45 @@ impl Capability {
             badge,
             ..Terms::default()
         };
-        self.derive_object(terms, holder, charge, Some(Some(Arc::new(key))))
+        self.derive_object(
+            terms,
+            holder,
+            charge,
+            Some(Some(Object::Key(Arc::new(key)))),
+        )
     }
 
-    /// Derives memory, or a key; one that is gone already cannot be derived from.
+    /// Puts a port under a context's root, with all rights to it.
+    ///
+    /// # Errors
+    /// See [`DeriveError`].
+    pub fn derive_port(
+        self: &Arc<Self>,
+        port: Arc<Port>,
+        badge: u64,
+        holder: Holder,
+        charge: Option<Charge>,
+    ) -> Result<Held, DeriveError> {
+        let terms = Terms {
+            length: port.message_max() as u64,
+            rights: Rights::PORT,
+            badge,
+            ..Terms::default()
+        };
+        self.derive_object(terms, holder, charge, Some(Some(Object::Port(port))))
+    }
+
+    /// Derives memory, or an object; one that is gone already cannot be derived from.
     fn derive_object(
         self: &Arc<Self>,
         terms: Terms,
         holder: Holder,
         charge: Option<Charge>,
-        key: Option<Option<Arc<Key>>>,
+        object: Option<Option<Object>>,
     ) -> Result<Held, DeriveError> {
-        let key = match key {
+        let object = match object {
             Some(None) => return Err(DeriveError::Revoked),
-            Some(key) => key,
+            Some(object) => object,
             None => None,
         };
         let end = terms.base.checked_add(terms.length);
@@ -247,9 +274,9 @@ impl Capability {
             badge: terms.badge,
             depth: self.depth + 1,
             entry,
-            key: key.as_ref().map(Arc::downgrade),
+            object: object.as_ref().map(Object::downgrade),
         });
-        tree.fill(entry, &capability, holder, charge, key);
+        tree.fill(entry, &capability, holder, charge, object);
         drop(tree);
         Ok(Held::new(capability))
     }
@@ -296,7 +323,18 @@ impl Capability {
     /// The key that it is to, for as long as a capability to it lives.
     #[must_use]
     pub fn key(&self) -> Option<Arc<Key>> {
-        self.key.as_ref()?.upgrade()
+        match self.object.as_ref()?.upgrade()? {
+            Object::Key(key) => Some(key),
+            Object::Port(_) => None,
+        }
+    }
+    /// The port that it is to, for as long as a capability to it lives.
+    #[must_use]
+    pub fn port(&self) -> Option<Arc<Port>> {
+        match self.object.as_ref()?.upgrade()? {
+            Object::Port(port) => Some(port),
+            Object::Key(_) => None,
+        }
     }
     /// The links that it was given along.
     pub(super) fn has_ended_link(&self) -> bool {

@@ -15,8 +15,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
+use super::object::Object;
 use super::record::{Audit, End, Ending, Record, Trail, wall_ms};
-use super::{Capability, Charge, Key, Traffic, Usage};
+use super::{Capability, Charge, Traffic, Usage};
 
 /// Who holds a capability, to be told when it is revoked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -79,8 +80,8 @@ struct Node {
     /// Given back when the entry goes, not when the tombstone does: else whoever keeps
     /// tombstones would use up another domain's quota.
     _charge: Option<Charge>,
-    /// Of a key: entries alone keep it, so that it goes with the last of them.
-    _key: Option<Arc<Key>>,
+    /// Entries alone keep it, so that it goes with the last of them.
+    _object: Option<Object>,
 }
 
 /// The slab.
@@ -144,7 +145,7 @@ impl Tree {
         capability: &Arc<Capability>,
         holder: Holder,
         charge: Option<Charge>,
-        key: Option<Arc<Key>>,
+        object: Option<Object>,
     ) {
         // It was linked in last, so the sentinel comes next.
         let home = self.at(id.index).next;
@@ -173,7 +174,7 @@ impl Tree {
             below: 0,
             record,
             _charge: charge,
-            _key: key,
+            _object: object,
         });
         if counts(holder) {
             self.held += 1;

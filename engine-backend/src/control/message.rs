@@ -4,8 +4,8 @@ use byway_protocols::control::{
     BindRequest, CapAcceptReply, CapAcceptRequest, CapDeriveReply, CapDeriveRequest, CapOfferReply,
     CapOfferRequest, CapQueryReply, CapSlotRequest, ContextCreateReply, ContextCreateRequest,
     ContextDestroyRequest, InvalidateReply, InvalidateRequest, KeyLoadReply, KeyLoadRequest,
-    LookupReply, LookupRequest, PageResponseRequest, QueryReply, QueryRequest, QueueCreateReply,
-    QueueCreateRequest, QueueRequest, UnbindRequest,
+    LookupReply, LookupRequest, PageResponseRequest, PortCreateReply, PortCreateRequest,
+    QueryReply, QueryRequest, QueueCreateReply, QueueCreateRequest, QueueRequest, UnbindRequest,
 };
 use byway_protocols::{ControlStatus, StructLayout};
 use zeroize::Zeroize;
@@ -63,6 +63,8 @@ messages!(
     InvalidateReply,
     PageResponseRequest,
     KeyLoadReply,
+    PortCreateRequest,
+    PortCreateReply,
 );
 
 impl Message for KeyLoadRequest {

@@ -10,6 +10,7 @@ mod contexts;
 mod keys;
 mod message;
 mod pages;
+mod ports;
 mod query;
 mod queues;
 mod spaces;
@@ -154,5 +155,6 @@ fn dispatch(call: Call<'_>) -> Result<usize, ControlStatus> {
         RequestKind::PageResponse => call.run(pages::respond),
         RequestKind::EndpointOpen => Err(ControlStatus::Unsupported),
         RequestKind::KeyLoad => call.run(keys::load),
+        RequestKind::PortCreate => call.run(ports::create),
     }
 }

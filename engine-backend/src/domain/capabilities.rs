@@ -8,6 +8,7 @@ use byway_protocols::{ControlStatus, Event, Rights};
 
 use super::Domain;
 use super::exchange::Offer;
+use super::ports;
 use crate::capability::{
     Capability, Charge, DeriveError, Ending, Holder, Key, Link, SlotError, State, Terms, Usage,
 };
@@ -71,7 +72,7 @@ pub struct CapabilityReport {
     pub usage: Usage,
 }
 
-fn derive_status(e: DeriveError) -> ControlStatus {
+pub(super) fn derive_status(e: DeriveError) -> ControlStatus {
     match e {
         DeriveError::Bounds => ControlStatus::Bounds,
         DeriveError::MissingRight => ControlStatus::MissingRight,
@@ -80,7 +81,7 @@ fn derive_status(e: DeriveError) -> ControlStatus {
     }
 }
 
-fn slot_status(e: SlotError) -> ControlStatus {
+pub(super) fn slot_status(e: SlotError) -> ControlStatus {
     match e {
         SlotError::OutOfRange => ControlStatus::BadArgument,
         SlotError::InUse => ControlStatus::InUse,
@@ -183,7 +184,7 @@ impl Domain {
         self.need_grant(&capability)?;
         for link in links.iter().flatten() {
             let terms = link.terms();
-            if !terms.rights.contains(rights) {
+            if !terms.rights.contains(ports::over_link(rights)) {
                 return Err(ControlStatus::MissingRight);
             }
             if capability.length() > terms.max_bytes {
@@ -305,6 +306,8 @@ impl Domain {
     ) -> Result<(), ControlStatus> {
         let capability = self.capability(context, slot)?;
         let owner = capability.owner();
+        // Not from afterwards: it may go with the capability.
+        let port = capability.port();
         let how = Ending::Revoked { by: self.id };
         let grave = if descendants_only {
             owner.revoke_descendants(&capability, how)
@@ -312,6 +315,9 @@ impl Domain {
             owner.revoke(&capability, how)
         };
         self.core.epochs().synchronize();
+        if let Some(port) = port {
+            port.wake();
+        }
         let knows = Holder::Slot {
             domain: self.id,
             context,
@@ -376,7 +382,11 @@ impl Domain {
     }
 
     /// What a slot holds; the root for slot 0.
-    fn capability(&self, context: u32, slot: u32) -> Result<Arc<Capability>, ControlStatus> {
+    pub(super) fn capability(
+        &self,
+        context: u32,
+        slot: u32,
+    ) -> Result<Arc<Capability>, ControlStatus> {
         self.slots_of(context, slot)?;
         let tables = self.tables();
         tables
@@ -394,7 +404,7 @@ impl Domain {
         Err(ControlStatus::MissingRight)
     }
 
-    fn charge(&self) -> Result<Charge, ControlStatus> {
+    pub(super) fn charge(&self) -> Result<Charge, ControlStatus> {
         self.derived.charge().ok_or(ControlStatus::Quota)
     }
 }

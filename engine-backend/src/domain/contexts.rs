@@ -1,7 +1,7 @@
 //! Contexts of a domain: create, destroy.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use byway_protocols::ControlStatus;
 
@@ -9,6 +9,7 @@ use super::Domain;
 use super::core::next_number;
 use crate::capability::{Capability, Ending, Grave, Held};
 use crate::context::Context;
+use crate::port::Port;
 
 /// An open context.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub(super) struct Open {
     /// What is derived from slot 0 hangs from here.
     root: Held,
     pasid: u32,
+    /// Ports that it has created, some of which may be gone.
+    ports: Vec<Weak<Port>>,
 }
 
 /// Open contexts by number.
@@ -37,6 +40,13 @@ impl Contexts {
     }
     pub(super) fn roots(&self) -> impl Iterator<Item = &Capability> {
         self.by_id.values().map(|open| &*open.root)
+    }
+    /// Notes a port of a context's.
+    pub(super) fn add_port(&mut self, id: u32, port: &Arc<Port>) {
+        if let Some(open) = self.by_id.get_mut(&id) {
+            open.ports.retain(|port| port.strong_count() > 0);
+            open.ports.push(Arc::downgrade(port));
+        }
     }
     /// What a slot means for deriving: the root for 0.
     pub(super) fn capability(&self, id: u32, slot: u32) -> Option<Arc<Capability>> {
@@ -67,6 +77,7 @@ impl Domain {
             root: Capability::root(&self.owner, Arc::clone(&space)),
             context: Arc::new(Context::new(id, self.id, space, slots)),
             pasid,
+            ports: Vec::new(),
         };
         tables.spaces.enter(pasid);
         tables.contexts.by_id.insert(id, open);
@@ -105,6 +116,10 @@ impl Domain {
         );
         let grave = self.owner.revoke(&open.root, Ending::ContextDestroyed);
         self.core.epochs().synchronize();
+        for port in open.ports.iter().filter_map(Weak::upgrade) {
+            // Peers' descriptors that wait there find that the right to it has ended.
+            port.wake();
+        }
         open.context.slots().clear(self.core.epochs());
         Ok(grave)
     }

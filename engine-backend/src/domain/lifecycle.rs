@@ -96,6 +96,8 @@ impl Core {
             .map(|domain| domain.owner.bury_ended())
             .collect();
         self.epochs().synchronize();
+        // Descriptors that wait at ports find that the right to them has ended.
+        self.workers().wake_all();
         for grave in graves {
             self.bury(grave, None);
         }

@@ -30,6 +30,7 @@ mod latency;
 mod lifecycle;
 mod pages;
 mod peers;
+mod ports;
 mod queues;
 mod spaces;
 
@@ -80,6 +81,8 @@ pub struct Domain {
     offered: Arc<Meter>,
     /// Queues of its that never park.
     unparked: Arc<Meter>,
+    /// Ports that it has created.
+    ports: Arc<Meter>,
     /// Descriptors of its that wait for pages.
     waiting: Arc<Waiting>,
     attached: AtomicBool,
@@ -124,6 +127,7 @@ impl Domain {
             derived: Meter::new(quotas.capabilities),
             offered: Meter::new(quotas.offers),
             unparked: Meter::new(quotas.no_park_queues),
+            ports: Meter::new(ports::PORTS_MAX),
             account: Account::new(&quotas.share),
             waiting: Arc::new(Waiting::new(quotas.parked)),
             attached: AtomicBool::new(false),

@@ -5,6 +5,7 @@ mod audit;
 mod changes;
 mod invalidation;
 mod lifetime;
+mod messages;
 mod negatives;
 mod pages;
 mod shares;

@@ -14,7 +14,7 @@
 //! locked instruction and one store. Waiting is the control threads' part, and it is
 //! as long as one chunk at most.
 
-mod sync;
+pub(crate) mod sync;
 
 pub(crate) use sync::{Ordering, fence};
 

@@ -17,6 +17,7 @@ use crate::context::{Context, Target};
 use crate::epoch::ChunkGuard;
 use crate::iotlb::Iotlb;
 use crate::memory::{HostAddr, sigbus};
+use crate::port::Await;
 use crate::queue::PageNeed;
 use crate::stage2::Access;
 
@@ -135,6 +136,8 @@ pub struct Chunk<'a, B> {
     pub regions_lost: u64,
     /// The last fault that somebody may mend, until whoever it ended was looked at.
     pub missing: Option<Missing>,
+    /// What a descriptor waits for that said [`Step::Waits`](super::Step::Waits).
+    pub awaits: Option<Await>,
     /// What transforming operations work with.
     pub codecs: &'a mut Codecs,
 }

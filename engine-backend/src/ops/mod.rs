@@ -32,6 +32,7 @@ mod fill;
 mod flush;
 pub mod lease;
 mod memmove;
+mod message;
 pub mod missing;
 mod rare;
 mod segment;
@@ -91,6 +92,9 @@ pub enum Step {
     More,
     /// The rest needs a page: another step after [`Execution::answer`].
     Blocked(PageNeed),
+    /// The rest needs the other side of a port, as [`Chunk::awaits`] tells: another step when
+    /// that wait is over.
+    Waits,
     /// The end.
     Done(Outcome),
 }

@@ -14,6 +14,7 @@ use super::dif::Dif;
 use super::dualcast::Dualcast;
 use super::fetch::Fetch;
 use super::flush::CacheFlush;
+use super::message::Transit;
 use super::signal::Signal;
 use super::xor::Xor;
 use crate::backend::Backend;
@@ -47,6 +48,8 @@ pub enum Rare {
     Atomic(Atomic),
     /// SIGNAL.
     Signal(Signal),
+    /// SEND and RECEIVE.
+    Transit(Transit),
 }
 
 // Between chunks it lies in the worker's queue, and in a batch: none may grow unnoticed.
@@ -70,6 +73,7 @@ impl Rare {
             Self::CopyRows(copy) => copy.step(chunk),
             Self::Atomic(atomic) => atomic.step(chunk),
             Self::Signal(signal) => signal.step(chunk),
+            Self::Transit(transit) => transit.step(chunk),
         }
     }
 
@@ -88,7 +92,7 @@ impl Rare {
             Self::CopySg(copy) => copy.done,
             Self::CopyRows(copy) => copy.done,
             // Done in one go, or not at all.
-            Self::Atomic(_) | Self::Signal(_) => 0,
+            Self::Atomic(_) | Self::Signal(_) | Self::Transit(_) => 0,
         }
     }
 }

@@ -6,6 +6,7 @@ mod checksum;
 mod delta;
 mod dif;
 mod gather;
+mod messages;
 mod places;
 
 use byway_protocols::codec::{CodecWord, Compression};
@@ -64,6 +65,8 @@ pub const SUPPORTED: &[Opcode] = &[
     Opcode::DixVerify,
     Opcode::Atomic64,
     Opcode::Signal,
+    Opcode::Send,
+    Opcode::Receive,
     Opcode::Decrypt,
     Opcode::Encrypt,
     Opcode::Decompress,
@@ -106,7 +109,12 @@ pub fn request(d: &Descriptor) -> Result<Request, Status> {
     if d.code() == Opcode::Batch as u8 {
         batch(d)
     } else {
-        operation(d).map(Request::Operation)
+        let operation = operation(d).or_else(|status| match status {
+            // Not for batches: one that waits would hold up elements that may come before it.
+            Status::BadOpcode => messages::transit(d).map(Operation::Rare),
+            status => Err(status),
+        });
+        operation.map(Request::Operation)
     }
 }
 

@@ -70,6 +70,7 @@ impl Stepper {
                 budget: &mut budget,
                 regions_lost: sigbus::generation(),
                 missing: None,
+                awaits: None,
                 codecs: &mut self.codecs,
             };
             let step = match &mut execution {

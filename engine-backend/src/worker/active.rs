@@ -13,6 +13,7 @@ use crate::ops::chunk::Chunk;
 use crate::ops::{
     Budget, Codecs, Execution, Outcome, Staging, Step, Verdict, try_short, wants_interrupt,
 };
+use crate::port::{Await, Seat};
 use crate::queue::{Served, Ticket, WorkQueue};
 
 /// From so many descriptors in a row on it is worth fetching ahead. A single one must not:
@@ -78,7 +79,8 @@ fn advance<B: Backend>(
     loop {
         match execution.step(chunk) {
             Step::Done(outcome) => return Advance::Done(outcome),
-            Step::More => return Advance::Paused(Next::Turns),
+            // Polled for, when it waits: see `Active::has_work`.
+            Step::More | Step::Waits => return Advance::Paused(Next::Turns),
             Step::Blocked(need) => {
                 *waits_for = served.ask_for(&need);
                 if waits_for.is_some() {
@@ -98,6 +100,10 @@ pub(super) struct Active {
     flight: Option<Flight>,
     /// Number of the page request that the flight waits for.
     waits_for: Option<u64>,
+    /// What the flight waits for at a port.
+    awaits: Option<Await>,
+    /// Where it is rung for while it is parked.
+    seat: Option<Seat>,
     /// Served since the last look at the clock.
     worked: bool,
     /// Tick of the last look at the clock at which it had worked.
@@ -112,6 +118,8 @@ impl Active {
             served,
             flight: None,
             waits_for: None,
+            awaits: None,
+            seat: None,
             worked: true,
             last_worked: 0,
             reported_dead: false,
@@ -136,7 +144,10 @@ impl Active {
     /// Whether a chunk would find something to do: one load.
     #[inline(always)]
     pub(super) fn has_work(&self) -> bool {
-        self.served.poll().is_some() || self.flight.is_some()
+        match &self.awaits {
+            None => self.served.poll().is_some() || self.flight.is_some(),
+            Some(awaits) => awaits.is_over(),
+        }
     }
 
     /// One chunk of work: the rest of a long descriptor, or as many small ones as fit.
@@ -149,11 +160,13 @@ impl Active {
     ) -> Next {
         self.worked = true;
         self.served.watch_log();
+        self.awaits = None;
         let Self {
             queue,
             served,
             flight,
             waits_for,
+            awaits,
             ..
         } = self;
         let mut chunk = Chunk {
@@ -165,6 +178,7 @@ impl Active {
             budget,
             regions_lost: tools.regions_lost,
             missing: None,
+            awaits: None,
             codecs: &mut tools.codecs,
         };
         // In place: it is moved when it begins and when it ends only.
@@ -174,6 +188,7 @@ impl Active {
                 Advance::Paused(next) => {
                     // Streamed bytes, too, are out before the chunk is over.
                     chunk.backend.finish();
+                    *awaits = chunk.awaits;
                     return next;
                 }
             };
@@ -211,6 +226,7 @@ impl Active {
                 }
                 Advance::Paused(next) => {
                     chunk.backend.finish();
+                    *awaits = chunk.awaits;
                     *flight = Some(Flight { ticket, execution });
                     return next;
                 }
@@ -252,7 +268,7 @@ impl Active {
 
     /// A look at the clock: whether the queue has been idle for `limit` ticks.
     pub(super) fn is_idle_for(&mut self, now: u64, limit: u64) -> bool {
-        if self.worked || self.flight.is_some() {
+        if self.worked || (self.flight.is_some() && self.awaits.is_none()) {
             self.worked = false;
             self.last_worked = now;
         }
@@ -260,13 +276,23 @@ impl Active {
     }
 
     /// Asks for a kick. False: work came meanwhile, it stays polled.
-    pub(super) fn park(&self) -> bool {
-        self.served.park()
+    ///
+    /// One that waits at a port needs no kick, since its ring is not looked at: it takes a
+    /// seat there.
+    pub(super) fn park(&mut self) -> bool {
+        match &self.awaits {
+            None => self.served.park(),
+            Some(awaits) => {
+                self.seat = awaits.park(self.queue.domain());
+                self.seat.is_some()
+            }
+        }
     }
 
     /// Polled again: asks for no kick, and its idle time starts anew.
     pub(super) fn unpark(&mut self) {
         self.worked = true;
+        self.seat = None;
         self.served.unpark();
     }
 

@@ -86,6 +86,12 @@ impl Inbox {
         self.notify();
     }
 
+    /// The doorbells of all domains.
+    pub(super) fn ring_all(&self) {
+        self.wake_all.store(true, Ordering::Release);
+        self.notify();
+    }
+
     fn notify(&self) {
         self.pending.store(true, Ordering::Release);
         if let Some(thread) = self.thread.get() {

@@ -166,6 +166,26 @@ impl Registry {
     }
 }
 
+/// Rings for domains' parked queues, from any thread, workers included. Neither waits nor
+/// allocates; a system call only where a worker sleeps.
+#[derive(Debug, Clone)]
+pub struct Doorbell(Arc<[Arc<Inbox>]>);
+
+impl Doorbell {
+    /// Has the domain's parked queues looked at.
+    pub fn ring(&self, domain: u32) {
+        for inbox in self.0.iter() {
+            inbox.ring(domain);
+        }
+    }
+
+    /// That of no worker.
+    #[cfg(test)]
+    pub(crate) fn silent() -> Self {
+        Self(Arc::new([]))
+    }
+}
+
 /// All workers of an engine, as control threads see them. Dropping it stops the
 /// threads; queues still attached are aborted.
 ///
@@ -346,6 +366,19 @@ impl Workers {
     pub fn wake(&self, domain: u32) {
         for handle in &self.handles {
             handle.inbox.ring(domain);
+        }
+    }
+
+    /// The doorbells, for objects that queues wait for.
+    #[must_use]
+    pub fn doorbell(&self) -> Doorbell {
+        Doorbell(self.handles.iter().map(|h| h.inbox.clone()).collect())
+    }
+
+    /// All domains' parked queues are looked at.
+    pub fn wake_all(&self) {
+        for handle in &self.handles {
+            handle.inbox.ring_all();
         }
     }
 

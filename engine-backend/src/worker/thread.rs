@@ -249,7 +249,7 @@ impl<B: Backend> Thread<B> {
             }
         }
         while let Some(key) = self.quiet.pop() {
-            if let Some(Some(queue)) = self.queues.get(key)
+            if let Some(Some(queue)) = self.queues.get_mut(key)
                 && queue.park()
             {
                 let domain = queue.domain();

@@ -13,7 +13,7 @@ use byway_protocols::operands::{
 use byway_protocols::ring::QueueState;
 use byway_protocols::{
     ABI_VERSION, Completion, ControlStatus, Flags, Opcode, PAGE_SIZE, Rights, Status, Word0,
-    capability, codec, config, control, descriptor, invalidation, ring,
+    capability, codec, config, control, descriptor, invalidation, port, ring,
 };
 
 /// Names that belong together.
@@ -64,6 +64,7 @@ pub fn groups() -> Vec<Group> {
                 ("CACHE_CONTROL", Flags::CACHE_CONTROL.0.into()),
                 ("STRICT_ORDER", Flags::STRICT_ORDER.0.into()),
                 ("FILL_16", Flags::FILL_16.0.into()),
+                ("NO_WAIT", Flags::NO_WAIT.0.into()),
             ],
         ),
         Group {
@@ -218,6 +219,8 @@ pub fn groups() -> Vec<Group> {
                 ("GRANT", Rights::GRANT.0.into()),
                 ("ENCRYPT", Rights::ENCRYPT.0.into()),
                 ("DECRYPT", Rights::DECRYPT.0.into()),
+                ("SEND", Rights::SEND.0.into()),
+                ("RECEIVE", Rights::RECEIVE.0.into()),
             ],
         ),
         codes(
@@ -395,6 +398,7 @@ pub const NOT_LISTED: &[&str] = &[
     "C_TYPE",
     "KEY",
     "KNOWN",
+    "PORT",
     "LAYOUT",
     "NONE",
     "SIZE",
@@ -442,6 +446,8 @@ fn constants() -> Group {
             ("AAD_BYTES_MAX", codec::AAD_BYTES_MAX.into()),
             ("TAG_BYTES", codec::TAG_BYTES.into()),
             ("KEY_BYTES_MAX", codec::KEY_BYTES_MAX as u64),
+            ("PORT_DEPTH_MAX", port::PORT_DEPTH_MAX.into()),
+            ("PORT_MESSAGE_MAX", port::PORT_MESSAGE_MAX.into()),
         ],
     }
 }

@@ -4,8 +4,9 @@ use byway_protocols::control::{
     BindRequest, CapAcceptReply, CapAcceptRequest, CapDeriveReply, CapDeriveRequest, CapOfferReply,
     CapOfferRequest, CapQueryReply, CapSlotRequest, ContextCreateReply, ContextCreateRequest,
     ContextDestroyRequest, InvalidateReply, InvalidateRequest, KeyLoadReply, KeyLoadRequest,
-    LookupReply, LookupRequest, PageResponseRequest, QueryReply, QueryRequest, QueueCreateReply,
-    QueueCreateRequest, QueueRequest, RequestKind, UnbindRequest, features,
+    LookupReply, LookupRequest, PageResponseRequest, PortCreateReply, PortCreateRequest,
+    QueryReply, QueryRequest, QueueCreateReply, QueueCreateRequest, QueueRequest, RequestKind,
+    UnbindRequest, features,
 };
 use byway_protocols::{ABI_VERSION, ControlStatus, StructLayout};
 use proptest::prelude::*;
@@ -48,6 +49,11 @@ fn table() -> Vec<(RequestKind, StructLayout, usize)> {
         ),
         (K::PageResponse, PageResponseRequest::LAYOUT, 0),
         (K::KeyLoad, KeyLoadRequest::LAYOUT, KeyLoadReply::SIZE),
+        (
+            K::PortCreate,
+            PortCreateRequest::LAYOUT,
+            PortCreateReply::SIZE,
+        ),
     ]
 }
 

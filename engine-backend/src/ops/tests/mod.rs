@@ -104,6 +104,7 @@ impl Rig {
                 budget: &mut budget,
                 regions_lost: sigbus::generation(),
                 missing: None,
+                awaits: None,
                 codecs: &mut self.codecs,
             };
             if self.short
@@ -131,7 +132,7 @@ impl Rig {
                         execution.answer(verdict);
                     }
                 }
-                Step::More => {}
+                Step::More | Step::Waits => {}
             }
             drop(guard);
             between(self, self.chunks);
@@ -152,6 +153,7 @@ impl Rig {
                 budget: &mut budget,
                 regions_lost: sigbus::generation(),
                 missing: None,
+                awaits: None,
                 codecs: &mut self.codecs,
             };
             if let Step::Done(outcome) = execution.step(&mut chunk) {

@@ -100,6 +100,7 @@ impl<B: Backend> World<B> {
                 budget: &mut budget,
                 regions_lost: sigbus::generation(),
                 missing: None,
+                awaits: None,
                 codecs: &mut self.codecs,
             };
             if execution.is_none()

@@ -1,0 +1,62 @@
+//! Loom model of parking at a port: no change of the port is missed by a queue that parks.
+
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicBool, Ordering};
+use loom::thread;
+
+use super::seats::Seats;
+
+/// A side of a port, its readiness and the doorbell reduced to a flag each.
+struct Model {
+    seats: Seats,
+    ready: AtomicBool,
+    rung: AtomicBool,
+}
+
+fn change(model: &Model) {
+    model.ready.store(true, Ordering::Relaxed);
+    model
+        .seats
+        .for_each(|_| model.rung.store(true, Ordering::Relaxed));
+}
+
+/// Whether the queue stays parked.
+fn park(model: &Model, domain: u32) -> bool {
+    let Some(seat) = model.seats.take(domain) else {
+        return false;
+    };
+    if model.ready.load(Ordering::Relaxed) {
+        model.seats.leave(seat);
+        return false;
+    }
+    true
+}
+
+fn check(parkers: u32) {
+    loom::model(move || {
+        let model = Arc::new(Model {
+            seats: Seats::new(),
+            ready: AtomicBool::new(false),
+            rung: AtomicBool::new(false),
+        });
+        let threads: Vec<_> = (1..=parkers)
+            .map(|domain| {
+                let model = model.clone();
+                thread::spawn(move || park(&model, domain))
+            })
+            .collect();
+        change(&model);
+        let is_parked = threads.into_iter().any(|t| t.join().unwrap());
+        assert!(!is_parked || model.rung.load(Ordering::Relaxed));
+    });
+}
+
+#[test]
+fn loom_who_parks_is_rung_for() {
+    check(1);
+}
+
+#[test]
+fn loom_two_who_park_are_rung_for() {
+    check(2);
+}
