@@ -49,6 +49,7 @@ replies!(
     CapQueryReply,
     InvalidateReply,
     KeyLoadReply,
+    PortCreateReply,
 );
 
 /// Several kinds share a body, so each pairing is a type of its own around it.
@@ -85,4 +86,5 @@ requests! {
     Invalidate(InvalidateRequest) -> control::InvalidateReply = Invalidate;
     PageResponse(PageResponseRequest) -> () = PageResponse;
     KeyLoad(KeyLoadRequest) -> control::KeyLoadReply = KeyLoad;
+    PortCreate(PortCreateRequest) -> control::PortCreateReply = PortCreate;
 }

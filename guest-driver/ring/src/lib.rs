@@ -24,6 +24,7 @@ pub mod error;
 #[cfg(all(loom, test))]
 mod loom_model;
 mod memory;
+mod message;
 pub mod queue;
 pub mod request;
 mod resume;
@@ -32,6 +33,7 @@ mod transform;
 pub use byway_protocols::{Completion, Descriptor, Flags, Opcode, Status};
 pub use error::{QueueError, SubmitError, UnknownTicket, WaitError};
 pub use memory::QueueMemory;
+pub use message::Received;
 pub use queue::{Burst, Options, Queue, Submit, Ticket};
 pub use request::{Address, Pattern, Request, RequestError, Slot};
 pub use resume::resume;

@@ -304,7 +304,7 @@ impl Request {
     #[inline]
     pub fn blocking_on_fault(self) -> Result<Self, RequestError> {
         use Opcode::{Batch, Compare, CompareValue, Fill, Memmove};
-        use Opcode::{Compress, Decompress, Decrypt, Encrypt};
+        use Opcode::{Compress, Decompress, Decrypt, Encrypt, Receive, Send};
         self.with_if(
             Flags::BLOCK_ON_FAULT,
             &[
@@ -317,6 +317,8 @@ impl Request {
                 Decompress,
                 Encrypt,
                 Decrypt,
+                Send,
+                Receive,
             ],
         )
     }
@@ -358,7 +360,7 @@ impl Request {
         self
     }
 
-    fn with_if(self, flags: Flags, takes_it: &[Opcode]) -> Result<Self, RequestError> {
+    pub(crate) fn with_if(self, flags: Flags, takes_it: &[Opcode]) -> Result<Self, RequestError> {
         match Opcode::from_code(self.0.code()) {
             Some(opcode) if !takes_it.contains(&opcode) => Err(RequestError::Flag(opcode)),
             _ => Ok(self.with(flags)),

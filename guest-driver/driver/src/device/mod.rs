@@ -10,6 +10,7 @@ mod capabilities;
 mod events;
 mod keys;
 mod pages;
+mod ports;
 mod queues;
 #[cfg(feature = "raw-messages")]
 mod raw;
@@ -20,6 +21,7 @@ pub use capabilities::{Accepted, CapabilityInfo, Derive, Peer};
 pub use events::DriverEvent;
 pub use keys::KeyLoad;
 pub use pages::{PageOutcome, PageRequest};
+pub use ports::PortCreate;
 pub use session::{EngineInfo, Name};
 
 use crate::dma::Dma;

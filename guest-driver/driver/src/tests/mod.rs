@@ -8,5 +8,6 @@ mod hostile;
 mod invalidation;
 mod keys;
 mod mmio;
+mod ports;
 mod queues;
 mod virtqueue;
