@@ -11,6 +11,7 @@ mod faults;
 mod interrupts;
 mod kill;
 mod lost_memory;
+mod messages;
 mod page_requests;
 mod page_tables;
 mod parking;

@@ -162,6 +162,23 @@ impl Guest {
         slot_of(derived.capability)
     }
 
+    /// Creates a port for `depth` messages of up to `bytes` bytes; returns its slot.
+    ///
+    /// # Errors
+    /// When the guest refuses or does not answer.
+    pub fn create_port(&self, process: Process, depth: u64, bytes: u64) -> Result<u16> {
+        let created = self.call(
+            process,
+            commands::CreatePort {
+                target: capability(self.context(process)?, 0),
+                depth,
+                bytes,
+                badge: 0,
+            },
+        )?;
+        slot_of(created.capability)
+    }
+
     /// Looks `peer` up and offers it the capability in `slot`.
     ///
     /// # Errors

@@ -43,7 +43,13 @@ fn derive_refuses_what_would_be_wider() {
     let cases = [
         (CapDeriveRequest { length: 0, ..from }, BadArgument),
         (CapDeriveRequest { rights: 0, ..from }, BadArgument),
-        (CapDeriveRequest { rights: 32, ..from }, BadArgument),
+        (
+            CapDeriveRequest {
+                rights: 128,
+                ..from
+            },
+            BadArgument,
+        ),
         (CapDeriveRequest { slot: 8, ..from }, BadArgument),
         (
             CapDeriveRequest {
@@ -320,7 +326,13 @@ fn offer_refuses_what_makes_no_sense() {
         (CapOfferRequest { slot: 0, ..good }, BadArgument),
         (CapOfferRequest { slot: 8, ..good }, BadArgument),
         (CapOfferRequest { rights: 0, ..good }, BadArgument),
-        (CapOfferRequest { rights: 64, ..good }, BadArgument),
+        (
+            CapOfferRequest {
+                rights: 128,
+                ..good
+            },
+            BadArgument,
+        ),
         (
             CapOfferRequest {
                 domain: w.alice.domain.id(),

@@ -318,6 +318,21 @@ commands! {
         rights,
     }
 
+    /// Creates a port for messages, with all rights to it.
+    0x215 create_port: CreatePort {
+        /// Where it goes ([`capability`]); slot 0 = the lowest empty one.
+        target,
+        /// Messages that may wait in it.
+        depth,
+        /// Bytes of the longest.
+        bytes,
+        /// Badge.
+        badge,
+    } => PortCreated {
+        /// The port.
+        capability,
+    }
+
     /// Sends control messages of random bytes, many of them nearly right. What they destroy is the sender's own.
     /// Afterwards [`DeviceReset`] is the way back.
     0x220 noise: Noise {

@@ -5,12 +5,12 @@
 
 use byway_agent::commands::{
     Accept, Accepted, ArmQueue, Armed, AwaitOffer, BindRoot, Bound, CapabilityIs, CloseContext,
-    ContextClosed, ContextOpened, CreateQueue, CreateQueueAt, Derive, Derived, DestroyQueue,
-    DeviceIsReset, DeviceReset, Doorbell, DropCapability, Dropped, EngineCommands, EngineIs,
-    EventWas, Invalidate, Invalidated, Lookup, NextEvent, Noise, NoiseMade, Offer, OfferCame,
-    Offered, OpenContext, PASID_OWN, Peer, QueryCapability, QueryEngine, QueueCreated,
-    QueueCreatedAt, QueueDestroyed, Revoke, Revoked, Rung, Unbind, Unbound, capability,
-    capability_context, capability_slot,
+    ContextClosed, ContextOpened, CreatePort, CreateQueue, CreateQueueAt, Derive, Derived,
+    DestroyQueue, DeviceIsReset, DeviceReset, Doorbell, DropCapability, Dropped, EngineCommands,
+    EngineIs, EventWas, Invalidate, Invalidated, Lookup, NextEvent, Noise, NoiseMade, Offer,
+    OfferCame, Offered, OpenContext, PASID_OWN, Peer, PortCreated, QueryCapability, QueryEngine,
+    QueueCreated, QueueCreatedAt, QueueDestroyed, Revoke, Revoked, Rung, Unbind, Unbound,
+    capability, capability_context, capability_slot,
 };
 use byway_agent::layout::Process;
 use byway_agent::{Failure, Status};
@@ -361,6 +361,19 @@ impl EngineCommands for Machine {
         let derived = self.byway()?.device().derive(&derive).map_err(failure)?;
         Ok(Derived {
             capability: name(derived),
+        })
+    }
+
+    fn create_port(&mut self, request: CreatePort) -> Result<PortCreated, Failure> {
+        let port = byway_driver::PortCreate {
+            target: slot(request.target),
+            depth: narrow(1, request.depth)?,
+            bytes: narrow(2, request.bytes)?,
+            badge: request.badge,
+        };
+        let created = self.byway()?.device().create_port(&port).map_err(failure)?;
+        Ok(PortCreated {
+            capability: name(created),
         })
     }
 
