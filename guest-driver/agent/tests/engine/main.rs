@@ -243,7 +243,8 @@ fn two_vms_exchange_memory_until_it_is_revoked() {
 
     let peer = bob.lookup(APP, "alice").unwrap();
     assert_eq!(peer.domain, alice.call(APP, QueryEngine {}).domain);
-    let every = u64::from(Rights::KNOWN.0);
+    // Those to ports follow from them.
+    let every = u64::from((Rights::ALL | Rights::KEY).0);
     assert_eq!((peer.rights_in, peer.rights_out), (every, every));
     assert_eq!(
         bob.lookup(APP, "carol").unwrap_err(),
