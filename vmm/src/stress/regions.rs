@@ -2,14 +2,15 @@
 //! engine has answered, it does not touch what it lost.
 //!
 //! The region is one that the engine knows and KVM does not, so that the VM itself has no part in it; bob's
-//! process maps it and gives it to alice, and the host looks at its file.
+//! process maps it and gives it to alice, and the host looks at its file. Then pages of bob's own RAM go, as a
+//! balloon takes them: the host finds them empty for as long as they are gone.
 
 use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use byway_agent::commands::{ALLOC_EMPTY, Alloc, MapPages};
+use byway_agent::commands::{ALLOC_EMPTY, Alloc, MapPages, Ran};
 use byway_engine::interface::MemoryRegion;
 use byway_protocols::Status;
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
@@ -46,7 +47,7 @@ const LEAF: u64 = 7;
 pub fn run(plan: &Plan<'_>) -> Result<CaseRow> {
     let cast = Cast::new(&["alice", "bob"], POLLED)?;
     let alice = cast.boot("alice", BUFFER, ENTRIES)?;
-    let bob = cast.boot("bob", 0, ENTRIES)?;
+    let bob = cast.boot("bob", PAGE_2M, ENTRIES)?;
     let mut stage = Stage::set(alice, bob, plan)?;
     let mut row = CaseRow {
         changes: Some(0),
@@ -77,6 +78,8 @@ struct Stage {
     bob: Guest,
     buffer: u64,
     slot: u16,
+    /// Guest-physical address of a page of 2 MiB in bob's RAM, and alice's slot for it.
+    balloon: (u64, u16),
     file: Arc<File>,
     /// The host's own view of the file.
     memory: GuestMemoryMmap,
@@ -114,7 +117,17 @@ impl Stage {
             },
         )?;
         let (_, slot) = give(&bob, &alice, va, REGION_BYTES, ALL)?;
+        let page = bob.call(
+            APP,
+            Alloc {
+                bytes: PAGE_2M,
+                page_size: PAGE_2M,
+                flags: 0,
+            },
+        )?;
+        let (_, page_slot) = give(&bob, &alice, page.va, PAGE_2M, ALL)?;
         Ok(Self {
+            balloon: (page.gpa, page_slot),
             alice,
             bob,
             buffer,
@@ -175,21 +188,7 @@ impl Stage {
             self.one_change(row)?;
         }
         let ran = self.alice.stop_flood(flood).context("alice's copies")?;
-        let first = ran.first_failure as u8 & !Status::WRITE_FAULT;
-        let explained = [
-            Status::RemoteFault,
-            Status::PageRefused,
-            Status::PageResponseTimeout,
-            Status::RegionGone,
-        ];
-        if ran.failures != 0 && !explained.iter().any(|status| *status as u8 == first) {
-            row.violation(format!(
-                "a copy to memory that was gone ended with {}",
-                status_name(ran.first_failure as u8)
-            ));
-        }
-        row.transfers += ran.completed - ran.failures;
-        *row.refused.get_or_insert(0) += ran.failures;
+        self.judge(row, &ran);
 
         // With the region back all is as before.
         self.change(State::Writable)?;
@@ -208,7 +207,61 @@ impl Stage {
         if sent != arrived {
             row.violation("a put to memory that is back did not arrive there");
         }
+        self.balloon(row)
+    }
+
+    /// Pages of bob's RAM go and come back.
+    fn balloon(&mut self, row: &mut CaseRow) -> Result<()> {
+        let (page, slot) = self.balloon;
+        let put = memmove((0, self.buffer), (slot, 0), PAGE_2M.min(BUFFER));
+        let flood = self.alice.start_flood(APP, &put, DEPTH)?;
+        for _ in 0..CHANGES {
+            let pages = 1 + self.dice.below(PAGE_2M / PAGE_4K);
+            let taken = pages * PAGE_4K;
+            let at = page + self.dice.below((PAGE_2M - taken) / PAGE_4K + 1) * PAGE_4K;
+            self.bob.vm_mut().inflate_balloon(at, taken)?;
+            std::thread::sleep(Duration::from_micros(self.dice.below(500)));
+            let mut found = vec![0; taken as usize];
+            let memory = self.bob.vm().ram().memory();
+            memory.read_slice(&mut found, GuestAddress(at))?;
+            if let Some(offset) = found.iter().position(|byte| *byte != 0) {
+                row.violation(format!(
+                    "the engine wrote at {:#x} of bob's RAM while the balloon had it",
+                    at + offset as u64
+                ));
+            }
+            self.bob.vm_mut().deflate_balloon(at, taken)?;
+            *row.changes.get_or_insert(0) += 2;
+        }
+        let ran = self.alice.stop_flood(flood).context("alice's copies")?;
+        self.judge(row, &ran);
+        let done = self.alice.execute_one(APP, &put)?;
+        if done.status() != Some(Status::Success) {
+            row.violation(format!(
+                "a put to RAM that the balloon gave back ended with {}",
+                status_of(&done)
+            ));
+        }
         Ok(())
+    }
+
+    /// Counts copies; those that failed must have met memory that was gone.
+    fn judge(&self, row: &mut CaseRow, ran: &Ran) {
+        let first = ran.first_failure as u8 & !Status::WRITE_FAULT;
+        let explained = [
+            Status::RemoteFault,
+            Status::PageRefused,
+            Status::PageResponseTimeout,
+            Status::RegionGone,
+        ];
+        if ran.failures != 0 && !explained.iter().any(|status| *status as u8 == first) {
+            row.violation(format!(
+                "a copy to memory that was gone ended with {}",
+                status_name(ran.first_failure as u8)
+            ));
+        }
+        row.transfers += ran.completed - ran.failures;
+        *row.refused.get_or_insert(0) += ran.failures;
     }
 
     /// One change, and a look at what the engine does to memory that it may not write.

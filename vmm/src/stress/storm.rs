@@ -135,5 +135,7 @@ pub fn run(plan: &Plan<'_>) -> Result<CaseRow> {
         row
     });
     row.seconds = clock.seconds();
+    let domains = cast.engine.stats().domains;
+    row.parked_max = domains.iter().map(|domain| domain.parked_max.into()).max();
     Ok(row)
 }

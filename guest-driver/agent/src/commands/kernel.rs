@@ -156,7 +156,8 @@ commands! {
 
     /// Makes 4096-byte pages of [`Alloc`] not present until somebody wants them: the process by a
     /// page fault, or a transfer by a page request, which the guest kernel answers as the policy
-    /// says. Contents are kept. Requests for pages that are not lazy are refused.
+    /// says. Contents are kept. Requests for pages that are
+    /// not lazy are refused, unless [`Churn`] has discarded them.
     0x110 make_lazy: MakeLazy {
         /// Virtual address; a multiple of 4096.
         va,

@@ -10,15 +10,17 @@ use byway_agent::commands::{
     CHURN_BREAK_SHARE, CHURN_DISCARD, CHURN_FILL, CHURN_MOVE, CHURN_REUSE_TOO_EARLY, CHURN_SHARE,
     Churn, Churned, SHARED_PAGES,
 };
+use byway_agent::layout::Process;
 use byway_agent::{Failure, Status, checksum};
-use byway_driver::Invalidation;
+use byway_driver::{Invalidation, Rights};
 
 use super::device::{failure, own_pasid, ticks};
-use super::frames::direct;
+use super::frames::{Frames, direct};
 use super::machine::Machine;
 use super::space::heap_bits;
 use super::strangers::{Damage, Strangers};
 use super::tables::{ACCESSED, DIRTY, Entry, PRESENT, WRITABLE};
+use super::task::Task;
 use crate::layout::{GIVEN, PAGE};
 
 /// What a fresh page is mapped with: nobody has used it yet, so that the engine has to say so.
@@ -70,6 +72,50 @@ fn frame_checksum(gpa: u64) -> u64 {
 fn copy_frame(from: u64, to: u64) {
     // SAFETY: two different frames, `to` just taken from the allocator.
     unsafe { direct::<u8>(to).copy_from_nonoverlapping(direct::<u8>(from), PAGE as usize) };
+}
+
+/// A transfer of `process` wants the page at `va` for what `access` says: true when it may try again. A page that
+/// was discarded comes back zeroed, as a fault of the process itself would bring it; one that was only on its way to
+/// another frame is there by now.
+pub fn give_wanted(machine: &mut Machine, process: Process, va: u64, access: Rights) -> bool {
+    let is_shared = machine.ledger.shared_at(va).is_some();
+    let (task, frames) = machine.task_and_frames(process);
+    if task.space.check_pages(va, 1).is_err() {
+        return false;
+    }
+    if task.space.frame_of(va).is_none() {
+        return map_zeroed(task, frames, va).is_ok();
+    }
+    let Some(entry) = task.space.tables.walk(frames, va, 1) else {
+        return false;
+    };
+    let bits = atomic(entry).load(Ordering::Relaxed);
+    let may_write = bits & WRITABLE != 0 && !is_shared;
+    entry.level == 1 && bits & PRESENT != 0 && (may_write || !access.contains(Rights::WRITE))
+}
+
+/// A frame for a process, filled by `contents` and mapped at `va`.
+fn map_fresh(
+    task: &mut Task,
+    frames: &mut Frames,
+    va: u64,
+    contents: impl FnOnce(u64),
+) -> Result<(), Failure> {
+    let gpa = frames
+        .take_run(1)
+        .ok_or(Failure::new(Status::NoMemory, PAGE))?;
+    contents(gpa);
+    task.space.set_frame(va, gpa);
+    let entry = task.space.tables.entry(frames, va, 1)?;
+    atomic(entry).store(gpa | FRESH, Ordering::Release);
+    Ok(())
+}
+
+fn map_zeroed(task: &mut Task, frames: &mut Frames, va: u64) -> Result<(), Failure> {
+    map_fresh(task, frames, va, |new| {
+        // SAFETY: just taken from the allocator.
+        unsafe { direct::<u8>(new).write_bytes(0, PAGE as usize) };
+    })
 }
 
 /// One [`Churn`] under way.
@@ -174,14 +220,7 @@ impl Work<'_> {
     /// A frame for the process, mapped at `va`.
     fn map_fresh(&mut self, va: u64, contents: impl FnOnce(u64)) -> Result<(), Failure> {
         let (task, frames) = self.machine.current();
-        let gpa = frames
-            .take_run(1)
-            .ok_or(Failure::new(Status::NoMemory, PAGE))?;
-        contents(gpa);
-        task.space.set_frame(va, gpa);
-        let entry = task.space.tables.entry(frames, va, 1)?;
-        atomic(entry).store(gpa | FRESH, Ordering::Release);
-        Ok(())
+        map_fresh(task, frames, va, contents)
     }
 
     /// The frame goes to the other process.
@@ -227,10 +266,8 @@ impl Work<'_> {
     fn fill(&mut self) -> Result<(), Failure> {
         for va in self.addresses() {
             if self.page(va).is_none() {
-                self.map_fresh(va, |new| {
-                    // SAFETY: just taken from the allocator.
-                    unsafe { direct::<u8>(new).write_bytes(0, PAGE as usize) };
-                })?;
+                let (task, frames) = self.machine.current();
+                map_zeroed(task, frames, va)?;
                 self.pages += 1;
             }
         }

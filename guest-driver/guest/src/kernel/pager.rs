@@ -9,6 +9,7 @@ use byway_agent::layout::Process;
 use byway_agent::{Failure, Status};
 use byway_driver::{ControlStatus, Error, PageOutcome, PageRequest};
 
+use super::churn;
 use super::device::{failure, own_pasid};
 use super::machine::Machine;
 use crate::layout::PAGE;
@@ -137,6 +138,12 @@ impl Machine {
                 PageOutcome::RetryLater
             }
             (Some(process), Some(Policy::Map)) if self.give_page(process, request.address) => {
+                self.pager.counts.mapped += 1;
+                PageOutcome::Resolved
+            }
+            (Some(process), None)
+                if churn::give_wanted(self, process, request.address, request.access) =>
+            {
                 self.pager.counts.mapped += 1;
                 PageOutcome::Resolved
             }

@@ -23,8 +23,9 @@ use super::transfer::ring_doorbell;
 
 const OWN_PAGES: usize = (CELLS * CELL / PAGE) as usize;
 const FLIGHTS: usize = DEPTH as usize;
-/// Fruitless polls at the end before what is outstanding is given up.
-const LAST_POLLS: u32 = 1 << 28;
+/// Fruitless polls in a row before what is outstanding at the end is given up. One that waits for pages asks for
+/// one after the other, and each answer takes the turns of several threads on a busy host.
+const LAST_POLLS: u32 = 1 << 30;
 /// Most pages of one change.
 const PAGES_AT_ONCE: u64 = 16;
 
@@ -218,12 +219,17 @@ impl State<'_> {
         if busy {
             return None;
         }
+        // Some wait for pages that are away, the others end in a fault.
+        let flags = match self.dice.below(16) {
+            0 => Flags::BLOCK_ON_FAULT,
+            _ => Flags::NONE,
+        };
         let descriptor = Descriptor {
             word0: Word0::new(from.0, to.0, false).0,
             src: from.1,
             dst: to.1,
             size: bytes as u32,
-            ..Descriptor::new(Opcode::Memmove, Flags::NONE)
+            ..Descriptor::new(Opcode::Memmove, flags)
         };
         let flight = Flight {
             origin,
@@ -311,7 +317,10 @@ impl State<'_> {
         let mut polls = 0;
         while self.queue.outstanding() != 0 {
             match self.queue.poll() {
-                Some((ticket, completion)) => self.judge(ticket, &completion),
+                Some((ticket, completion)) => {
+                    self.judge(ticket, &completion);
+                    polls = 0;
+                }
                 None => polls += 1,
             }
             if polls == LAST_POLLS {
@@ -339,6 +348,7 @@ impl State<'_> {
             Some(
                 byway_ring::Status::PageFault
                 | byway_ring::Status::PageRefused
+                | byway_ring::Status::PageResponseTimeout
                 | byway_ring::Status::Stage1NotPresent
                 | byway_ring::Status::Stage1Permission
                 | byway_ring::Status::RemoteFault,
