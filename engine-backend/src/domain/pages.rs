@@ -44,7 +44,8 @@ struct Waiter {
     queue: u32,
     /// Number of the wait.
     wait: u64,
-    _charge: Charge,
+    /// The unit of the submitter's quota.
+    charge: Charge,
 }
 
 /// A worker's note.
@@ -93,7 +94,7 @@ impl Waiting {
         let waiter = Waiter {
             queue,
             wait,
-            _charge: charge,
+            charge,
         };
         // There are no more units than room.
         let note = Note {
@@ -237,7 +238,13 @@ impl PageRequests {
 
 impl Core {
     fn end_wait(&self, waiter: Waiter, verdict: Verdict) {
-        let Waiter { queue, wait, .. } = waiter;
+        let Waiter {
+            queue,
+            wait,
+            charge,
+        } = waiter;
+        // Before the worker is told: whoever sees the completion finds the unit given back.
+        drop(charge);
         self.workers().answer(queue, wait, verdict);
     }
 
