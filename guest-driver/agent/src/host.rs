@@ -9,7 +9,8 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crate::commands::{Failure, Request, Status, Words};
 use crate::layout::{
-    BULK_BYTES, CHANNELS, ChannelPage, GuestState, Header, MAGIC, MAILBOX_BYTES, Process, VERSION,
+    BULK_BYTES, CHANNELS, ChannelPage, GuestState, Header, MAGIC, MAILBOX_BYTES, Process, RUN_ALL,
+    VERSION,
 };
 
 /// Why a call has no result.
@@ -141,9 +142,18 @@ impl<'m> HostMailbox<'m> {
         Process::from_index(self.header().running.load(Acquire))
     }
 
-    /// Asks for `process` to run. Takes effect between two commands of the one that runs now.
+    /// Lets every process run at any time: on a machine with a CPU for each.
+    pub fn run_all(&self) {
+        self.header().run.process.store(RUN_ALL, Release);
+    }
+
+    /// Asks for `process` to run. Takes effect between two commands of the one that runs now; does
+    /// nothing where all run ([`Self::run_all`]).
     pub fn run(&self, process: Process) {
-        self.header().run.process.store(process as u32, Release);
+        let run = &self.header().run.process;
+        if run.load(Relaxed) != RUN_ALL {
+            run.store(process as u32, Release);
+        }
     }
 
     /// Why the guest kernel gave up; meaningful in [`GuestState::Crashed`].

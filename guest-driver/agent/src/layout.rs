@@ -151,11 +151,14 @@ pub struct Header {
     pub run: RunLine,
 }
 
+/// [`RunLine::process`]: each process runs on a CPU of its own, and none gives way.
+pub const RUN_ALL: u32 = u32::MAX;
+
 /// The host's line in the header.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct RunLine {
-    /// A [`Process`].
+    /// A [`Process`], or [`RUN_ALL`].
     pub process: AtomicU32,
 }
 

@@ -20,4 +20,5 @@ mod refusals;
 mod reset;
 mod revoke;
 mod rings;
+mod smp;
 mod world;

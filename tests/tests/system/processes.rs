@@ -28,6 +28,7 @@ fn neither_reaches_the_other_but_by_capability() -> Result<()> {
         name: "alice".to_owned(),
         memory_bytes: 64 * MIB,
         pin: None,
+        cpus: 1,
     };
     let vm = Guest::boot(&spec, &engine)?;
     let half = BYTES / 2;

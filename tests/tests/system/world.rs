@@ -129,6 +129,7 @@ impl Party {
             name: name.to_owned(),
             memory_bytes: (OTHER_RAM + bytes).next_multiple_of(PAGE_2M),
             pin: None,
+            cpus: 1,
         };
         let guest = Guest::boot(&spec, engine)?;
         guest.open_context(APP)?;

@@ -39,8 +39,10 @@ pub struct GuestSpec {
     pub name: String,
     /// RAM in bytes, the mailbox included.
     pub memory_bytes: u64,
-    /// Host core of the vCPU.
+    /// Host core of the first vCPU.
     pub pin: Option<usize>,
+    /// vCPUs: with 1 the processes take turns, with 2 each has its own.
+    pub cpus: u8,
 }
 
 /// A VM with the built-in image.
@@ -72,13 +74,13 @@ impl Guest {
             name: spec.name.clone(),
             kernel: KernelSource::Image(crate::guest_image()),
             initrd: None,
-            cmdline: String::new(),
+            cmdline: format!("cpus={}", spec.cpus),
             ram: RamConfig {
                 size: spec.memory_bytes,
                 huge_pages: HugePages::Auto,
                 populate: true,
             },
-            cpus: 1,
+            cpus: spec.cpus,
             pin: spec.pin.into_iter().collect(),
             serial: SerialSink::Capture(console.clone()),
             device_id: crate::devices::byway::DEFAULT_DEVICE_ID,
@@ -110,6 +112,9 @@ impl Guest {
             vm,
         };
         guest.wait_ready()?;
+        if spec.cpus > 1 {
+            guest.mailbox.run_all();
+        }
         Ok(guest)
     }
 

@@ -120,6 +120,7 @@ impl Stage {
             name: name.to_owned(),
             memory_bytes: spec.memory_bytes,
             pin: Some(guest_core),
+            cpus: 1,
         };
         let alice = Guest::boot(&guest("alice"), &engine)?;
         let bob = Guest::boot(&guest("bob"), &engine)?;

@@ -82,6 +82,7 @@ impl Cast {
             name: name.to_owned(),
             memory_bytes: (OTHER_RAM + bytes).next_multiple_of(2 << 20),
             pin: Some(self.guest_core),
+            cpus: 1,
         };
         let guest = Guest::boot(&spec, &self.engine)?;
         guest.open_context(APP)?;

@@ -68,6 +68,8 @@ pub struct BootInfo {
     pub mailbox: Option<Range>,
     /// `wake_irq=<number>`: the interrupt that ends a sleep.
     pub wake_irq: Option<u32>,
+    /// `cpus=<number>`: CPUs to use, 1 or 2; 1 where it says nothing.
+    pub cpus: u32,
 }
 
 impl BootInfo {
@@ -85,7 +87,10 @@ impl BootInfo {
         if start.version < 1 {
             return Err("hvm_start_info has version 0, without a memory map");
         }
-        let mut info = Self::default();
+        let mut info = Self {
+            cpus: 1,
+            ..Self::default()
+        };
         for index in 0..u64::from(start.memory_map_entries) {
             let entry = DIRECT_MAP + start.memory_map + index * size_of::<MemoryMapEntry>() as u64;
             // SAFETY: the loader's memory map has that many entries.
@@ -124,6 +129,9 @@ impl BootInfo {
                     .filter(|irq| *irq < 24)
                     .ok_or("wake_irq= wants 0 to 23")?;
                 self.wake_irq = Some(irq as u32);
+            } else if let Some(value) = word.strip_prefix(b"cpus=") {
+                let cpus = number(value).filter(|cpus| (1..=2).contains(cpus));
+                self.cpus = cpus.ok_or("cpus= wants 1 or 2")? as u32;
             } else if let Some(value) = word.strip_prefix(b"virtio_mmio.device=") {
                 let device = mmio_device(value)
                     .ok_or("virtio_mmio.device= wants <size>@<address>:<interrupt>")?;

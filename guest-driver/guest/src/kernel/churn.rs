@@ -232,7 +232,10 @@ impl Work<'_> {
         ledger
             .strangers
             .give(frames, &owner.space, gpa, damage)
-            .map_err(Failure::from)
+            .map_err(Failure::from)?;
+        // The frame that came back is nobody's before the other process has lost it.
+        self.machine.flush_second();
+        Ok(())
     }
 
     /// Unmaps what is mapped and gives its frames away; pages that are `kept` get their contents in another

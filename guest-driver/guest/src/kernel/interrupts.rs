@@ -4,7 +4,7 @@
 //! local APIC is driven by MSRs; where it is a page of registers, [`Interrupts::end`] does.
 
 use crate::layout::MMIO_MAP;
-use crate::ring0::{self, BootFacts};
+use crate::ring0::BootFacts;
 
 /// First vector of device interrupts; the vector of interrupt `n` is this plus `n`.
 pub const FIRST_VECTOR: u64 = 0x20;
@@ -76,11 +76,5 @@ impl Interrupts {
             write_register(LOCAL_APIC + APIC_EOI, 0);
         }
         u32::try_from(vector - FIRST_VECTOR).ok()
-    }
-
-    /// Sleeps until an interrupt, and ends it.
-    pub fn wait(&mut self) -> Option<u32> {
-        let vector = ring0::halt();
-        self.end(vector)
     }
 }

@@ -17,6 +17,7 @@ use super::frames::Frames;
 use super::interrupts::{FIRST_VECTOR, IO_APIC, Interrupts, LOCAL_APIC};
 use super::mailbox::Mailbox;
 use super::pager::Pager;
+use super::second::Second;
 use super::space::{image, map_image, map_kernel_data};
 use super::tables::{
     ACCESSED, DIRTY, NO_EXECUTE, OutOfFrames, PRESENT, Tables, UNCACHED, USER, WRITABLE,
@@ -53,6 +54,7 @@ pub struct Machine {
     pub ledger: Ledger,
     tasks: [Task; CHANNELS],
     current: Process,
+    second: Option<Second>,
 }
 
 impl Machine {
@@ -83,6 +85,11 @@ impl Machine {
         }
         // SAFETY: called once, after both controllers were mapped and the table filled.
         let interrupts = unsafe { Interrupts::new(facts) };
+        let second = match info.cpus {
+            1 => None,
+            // SAFETY: called once; what the loader put into low memory has been read.
+            _ => Some(unsafe { Second::start(facts) }?),
+        };
         let mut task = |process| {
             Task::new(
                 &mut frames,
@@ -113,6 +120,7 @@ impl Machine {
             ledger: Ledger::new(),
             tasks,
             current: Process::App,
+            second,
         })
     }
 
@@ -125,11 +133,14 @@ impl Machine {
         let roots = Process::ALL.map(|process| self.task(process).space.tables.root);
         let levels = self.task(self.current).space.tables.levels;
         mailbox.publish(tsc_hz(), roots, levels);
+        self.resume_second();
         loop {
+            self.serve_second();
             let current = self.current;
             let trap = self.task(current).run();
             match trap.frame.vector {
-                BREAKPOINT => self.call(),
+                BREAKPOINT => _ = self.call(),
+                ring0::second::VECTOR => {}
                 vector if vector >= FIRST_VECTOR => {
                     let irq = self.interrupts.end(vector);
                     self.interrupted(irq);
@@ -178,18 +189,60 @@ impl Machine {
         }
     }
 
-    /// A call of the current process.
-    fn call(&mut self) {
+    /// Serves the second CPU, if its process has trapped.
+    fn serve_second(&mut self) {
+        let Some(trap) = self.second.as_mut().and_then(Second::trap) else {
+            return;
+        };
+        let interrupted = core::mem::replace(&mut self.current, Process::Peer);
+        self.task(Process::Peer).trapped(&trap);
+        let is_answered = match (trap.frame.vector, self.mailbox) {
+            (BREAKPOINT, _) => self.call(),
+            (_, Some(mailbox)) => {
+                self.faulted(mailbox, &trap);
+                true
+            }
+            // Nothing runs without a mailbox.
+            (_, None) => false,
+        };
+        self.current = interrupted;
+        if is_answered {
+            self.resume_second();
+        }
+    }
+
+    fn resume_second(&mut self) {
+        if let Some(second) = &mut self.second {
+            let peer = &self.tasks[Process::Peer as usize];
+            second.resume(peer.frame(), peer.space.tables.root);
+        }
+    }
+
+    /// After a change of page tables by which the second CPU may run.
+    pub fn flush_second(&self) {
+        if let Some(second) = &self.second {
+            second.flush();
+        }
+    }
+
+    /// A call of the current process. False: it is answered later.
+    fn call(&mut self) -> bool {
         let current = self.current;
         let (number, words) = self.task(current).call();
         let (status, results) = match number {
             call::YIELD => {
-                self.switch();
+                if self.second.is_none() {
+                    self.switch();
+                }
                 (0, [0; 8])
             }
             // One that came after the process last looked has woken it already.
             call::AWAIT_INTERRUPT => {
                 if words[0] == self.interrupts.taken {
+                    if let (Process::Peer, Some(second)) = (current, &mut self.second) {
+                        second.awaits_interrupt = true;
+                        return false;
+                    }
                     self.sleep_until(|_| true);
                 }
                 (0, [0; 8])
@@ -203,6 +256,7 @@ impl Machine {
             },
         };
         self.task(current).answer(status, results);
+        true
     }
 
     /// Runs the process that the host wants next.
@@ -219,7 +273,12 @@ impl Machine {
     pub fn sleep_until(&mut self, wakes: impl Fn(Option<u32>) -> bool) {
         self.set_state(GuestState::Sleeping);
         loop {
-            let irq = self.interrupts.wait();
+            let vector = ring0::halt();
+            if vector == ring0::second::VECTOR {
+                self.serve_second();
+                continue;
+            }
+            let irq = self.interrupts.end(vector);
             self.interrupted(irq);
             if wakes(irq) {
                 break;
@@ -241,6 +300,12 @@ impl Machine {
         }
         if let Some(mailbox) = self.mailbox {
             mailbox.count_interrupts(self.interrupts.taken);
+        }
+        if let Some(second) = &mut self.second
+            && core::mem::take(&mut second.awaits_interrupt)
+        {
+            self.task(Process::Peer).answer(0, [0; 8]);
+            self.resume_second();
         }
     }
 

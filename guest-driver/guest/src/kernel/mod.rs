@@ -14,6 +14,7 @@ pub mod machine;
 pub mod mailbox;
 pub mod noise;
 pub mod pager;
+pub mod second;
 pub mod space;
 pub mod strangers;
 pub mod tables;

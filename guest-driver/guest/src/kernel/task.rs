@@ -57,12 +57,22 @@ impl Task {
     pub fn run(&mut self) -> Trap {
         // SAFETY: `Space::new` maps ring 0's sections in every process.
         let trap = unsafe { ring0::resume(&self.frame, self.space.tables.root, &mut self.fp) };
+        self.trapped(&trap);
+        trap
+    }
+
+    /// Registers with which it goes on.
+    pub const fn frame(&self) -> &Frame {
+        &self.frame
+    }
+
+    /// Takes the registers over with which it trapped.
+    pub fn trapped(&mut self, trap: &Trap) {
         self.frame = trap.frame;
         // What the hypervisor says about selectors and flags is not taken back into the process.
         self.frame.cs = USER_CODE;
         self.frame.ss = USER_DATA;
         self.frame.rflags = (trap.frame.rflags & 0xcd5) | USER_FLAGS;
-        trap
     }
 
     /// Number and arguments of the call that it trapped with.

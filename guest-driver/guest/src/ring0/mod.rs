@@ -4,11 +4,14 @@
 //! process's alone: the others cannot reach the trap area, and an `int3` of theirs means something
 //! else ([`crate::process::call`]).
 
+pub mod second;
+
 use core::arch::{global_asm, naked_asm};
 use core::ptr::{addr_of, addr_of_mut};
 
 global_asm!(include_str!("boot.s"));
 global_asm!(include_str!("traps.s"));
+global_asm!(include_str!("second.s"));
 
 /// Registers of an interrupted process, as the stubs save them.
 #[derive(Debug, Clone, Copy, Default)]
@@ -80,6 +83,21 @@ struct Gate {
 
 const VECTORS: usize = 64;
 
+impl Gate {
+    /// An interrupt gate to `address`, on interrupt stack `stack`. Open to ring 3: for `int3` only.
+    const fn new(address: u64, stack: u8, is_open: bool) -> Self {
+        Self {
+            offset_low: address as u16,
+            selector: 0x10,
+            ist: stack,
+            kind: if is_open { 0xee } else { 0x8e },
+            offset_middle: (address >> 16) as u16,
+            offset_high: (address >> 32) as u32,
+            reserved: 0,
+        }
+    }
+}
+
 unsafe extern "C" {
     static boot_start_info: u64;
     static x2apic_id: u64;
@@ -128,16 +146,8 @@ pub fn boot_facts() -> BootFacts {
 pub unsafe fn fill_idt() {
     for vector in 0..VECTORS {
         let address = trap_stubs as *const () as u64 + vector as u64 * 16;
-        let gate = Gate {
-            offset_low: address as u16,
-            selector: 0x10,
-            ist: 1,
-            // Interrupt gate; only int3 may be executed from ring 3.
-            kind: if vector == 3 { 0xee } else { 0x8e },
-            offset_middle: (address >> 16) as u16,
-            offset_high: (address >> 32) as u32,
-            reserved: 0,
-        };
+        // Only int3 may be executed from ring 3.
+        let gate = Gate::new(address, 1, vector == 3);
         // SAFETY: inside the table, which nothing else touches now.
         unsafe {
             addr_of_mut!(idt)

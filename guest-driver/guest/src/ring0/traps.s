@@ -7,6 +7,7 @@
 #   0 RESUME   load resume_frame and the page tables in resume_cr3
 #   1 HALT     sti; hlt; the interrupt that ends it comes back like any trap
 #   2 RETURN   nothing but the entry itself: reloads CR3
+#   3 IPI      sends the interrupt command in ipi_command, where there is x2APIC
 # An int3 of any other process is a trap like the rest; what it means is the kernel's matter.
 #
 # src/ring0/mod.rs describes the trap area to Rust; the two must agree.
@@ -100,7 +101,10 @@ return_to_kernel:
 kernel_call:
     cmp eax, 1
     je kernel_halt
-    ja return_to_kernel
+    cmp eax, 3
+    je kernel_interrupts
+    test eax, eax
+    jnz return_to_kernel
     # RESUME
     mov dword ptr [in_kernel], 0
     mov rax, qword ptr [resume_cr3]
@@ -124,6 +128,14 @@ kernel_call:
     add rsp, 16                     # vector, error code
     iretq
 
+kernel_interrupts:
+    mfence                          # what the other CPU is told of, before it is told
+    mov ecx, 0x830                  # interrupt command
+    mov eax, dword ptr [ipi_command]
+    mov edx, dword ptr [ipi_command + 4]
+    wrmsr
+    jmp return_to_kernel
+
 kernel_halt:
     mov dword ptr [in_kernel], 0
     sti
@@ -141,6 +153,26 @@ kernel_failed:
     cli
     hlt
     jmp 2b
+
+# A task-state segment: stacks for traps, and for interrupts of the second CPU.
+.macro task_segment traps, interrupts
+    .long 0
+    .quad \traps                    # rsp0
+    .quad 0, 0, 0
+    .quad \traps                    # IST1
+    .quad \interrupts               # IST2
+    .quad 0, 0, 0, 0, 0, 0
+    .word 0
+    .word 104
+    # Ports, from byte 104 on: 0 = allowed in ring 3.
+    .skip 12, 0xff                  # 0x00-0x5f
+    .byte 0xef                      # 0x60-0x67: 0x64, reset
+    .skip 3, 0xff                   # 0x68-0x7f
+    .byte 0xfe                      # 0x80-0x87: 0x80, the exit on purpose
+    .skip 110, 0xff                 # 0x88-0x3f7
+    .byte 0x00                      # 0x3f8-0x3ff: serial port
+    .byte 0xff                      # the CPU reads one byte past the last
+.endm
 
 .section .ring0.trap_area, "aw"
     .balign 4096
@@ -162,6 +194,8 @@ kernel_cr3:         .quad boot_pml4
 resume_cr3:         .quad 0
 .global trap_cr2
 trap_cr2:           .quad 0
+.global ipi_command
+ipi_command:        .long 0, 0      # command, destination
 .global kernel_iret
 kernel_iret:        .quad kernel_entry, 0x33, 2, stack_end - 8, 0x2b
 .global crash_iret
@@ -183,6 +217,10 @@ gdt:
 gdt_tss:                            # 0x40
     .quad 0x0000890000000000 + (tss_end - tss - 1)
     .quad 0
+    .quad 0x00cf9b000000ffff        # 0x50 ring-0 code, 32 bits
+gdt_second_tss:                     # 0x58
+    .quad 0x0000890000000000 + (second_tss_end - second_tss - 1)
+    .quad 0
 gdt_end:
 .global gdt_pointer
 gdt_pointer:
@@ -196,21 +234,7 @@ idt_pointer:
     .balign 128
 .global tss
 tss:
-    .long 0
-    .quad trap_stack_end            # rsp0
-    .quad 0, 0, 0
-    .quad trap_stack_end            # IST1
-    .quad 0, 0, 0, 0, 0, 0, 0
-    .word 0
-    .word tss_io_bitmap - tss
-tss_io_bitmap:                      # 0 = allowed in ring 3
-    .skip 12, 0xff                  # 0x00-0x5f
-    .byte 0xef                      # 0x60-0x67: 0x64, reset
-    .skip 3, 0xff                   # 0x68-0x7f
-    .byte 0xfe                      # 0x80-0x87: 0x80, the exit on purpose
-    .skip 110, 0xff                 # 0x88-0x3f7
-    .byte 0x00                      # 0x3f8-0x3ff: serial port
-    .byte 0xff                      # the CPU reads one byte past the last
+    task_segment trap_stack_end, 0
 tss_end:
 
     .balign 16
