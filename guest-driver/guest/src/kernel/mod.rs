@@ -1,4 +1,4 @@
-//! The kernel process: owns the machine, and runs the unprivileged processes one at a time.
+//! The kernel process: owns the machine, and runs the unprivileged processes, one on each CPU.
 //!
 //! It is an ordinary ring-3 program that can write page tables (all RAM is mapped for it), device
 //! registers and the trap area. Its main loop resumes a process; when that traps, the loop goes on.

@@ -97,9 +97,10 @@ second_wait:
     jmp second_wait
 
 second_resume:
-    mov dword ptr [second_go], 0
-    # Before the page tables: who changes them from here on sends an interrupt.
+    # Before the page tables: who changes them from here on sends an interrupt. And before second_go: whoever finds
+    # that taken back and a trap has found a new one.
     mov dword ptr [second_state], 2
+    mov dword ptr [second_go], 0
     mfence
     mov rax, qword ptr [second_cr3]
     mov cr3, rax
