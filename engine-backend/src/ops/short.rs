@@ -6,7 +6,7 @@
 //! simple - refused, faulting, across a page's end - is left to the long way, from its
 //! beginning.
 
-use byway_protocols::{Completion, Descriptor, Opcode, Rights};
+use byway_protocols::{Completion, Descriptor, Opcode, PAGE_SIZE, Rights};
 
 use super::chunk::Chunk;
 use super::memmove::decide;
@@ -32,6 +32,10 @@ pub fn try_short<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -> Option
     let src = chunk.resolve(memmove.src, size, Rights::READ).ok()?;
     let dst = chunk.resolve(memmove.dst, size, Rights::WRITE).ok()?;
     let order = decide(&src, &dst, size, memmove.strict).ok()?;
+    // Its end comes first: the beginning's page must not be marked dirty if the end's is missing.
+    if order == Order::Descending && dst.addr % PAGE_SIZE + size > PAGE_SIZE {
+        return None;
+    }
     let from = chunk.page(&src, 0, Access::Read).ok()?;
     if from.len < size {
         return None;

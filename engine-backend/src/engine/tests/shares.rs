@@ -54,8 +54,10 @@ fn a_limit_stops_a_domain_and_nobody_else_until_it_is_lifted() {
     // In one chunk, however long the host keeps the worker from it.
     let large = copy((0, BUFFER), (0, BUFFER + (4 << 20)), 4096);
     alice.submit(&large);
-    alice.submit(&large);
     assert_eq!(alice.queue.wait().status(), Some(Status::Success));
+    // The chunk is over when bob has had one.
+    assert_eq!(bob.run_for(&small), Status::Success);
+    alice.submit(&large);
     for _ in 0..100 {
         assert_eq!(bob.run_for(&small), Status::Success);
     }

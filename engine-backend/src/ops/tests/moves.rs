@@ -289,3 +289,11 @@ fn strict_order_refuses_to_run_backwards_and_nothing_else() {
         assert_eq!(c.result, 0);
     }
 }
+
+/// A copy that runs backwards and faults at its end has not touched the page of its beginning.
+#[test]
+fn a_short_move_that_faults_at_once_marks_nothing() {
+    let mut kinds = vec![Kind::Good; PAGES];
+    kinds[6] = Kind::ReadOnly;
+    check_move(&kinds, 24_317, 24_391, 186, PAGE, true);
+}
