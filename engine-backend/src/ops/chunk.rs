@@ -136,8 +136,9 @@ pub struct Chunk<'a, B> {
     pub regions_lost: u64,
     /// The last fault that somebody may mend, until whoever it ended was looked at.
     pub missing: Option<Missing>,
-    /// What a descriptor waits for that said [`Step::Waits`](super::Step::Waits).
-    pub awaits: Option<Await>,
+    /// What a descriptor waits for that said [`Step::Waits`](super::Step::Waits). Elsewhere, so that nothing has to be
+    /// dropped with a chunk: that would be on the way of every short transfer.
+    pub awaits: &'a mut Option<Await>,
     /// What transforming operations work with.
     pub codecs: &'a mut Codecs,
 }

@@ -70,7 +70,7 @@ impl Stepper {
                 budget: &mut budget,
                 regions_lost: sigbus::generation(),
                 missing: None,
-                awaits: None,
+                awaits: &mut None,
                 codecs: &mut self.codecs,
             };
             let step = match &mut execution {

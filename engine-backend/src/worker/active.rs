@@ -92,6 +92,65 @@ fn advance<B: Backend>(
     }
 }
 
+/// Begins with a descriptor that the short way has left. `Some` when it pauses; it is `flight` then.
+///
+/// Apart from the short way on purpose: an execution may hold what has to be dropped, and the
+/// code for that would cost every small message a quarter.
+#[inline(never)]
+fn begin<B: Backend>(
+    descriptor: &Descriptor,
+    ticket: Ticket,
+    chunk: &mut Chunk<'_, B>,
+    served: &mut Served,
+    flight: &mut Option<Flight>,
+    waits_for: &mut Option<u64>,
+) -> Option<Next> {
+    let mut execution = match Execution::new(descriptor) {
+        Ok(execution) => execution,
+        Err(status) => {
+            served.refuse(ticket, status, wants_interrupt(descriptor));
+            return None;
+        }
+    };
+    match advance(&mut execution, chunk, served, waits_for) {
+        Advance::Done(outcome) => {
+            complete(served, chunk, ticket, &outcome, execution.interrupt());
+            None
+        }
+        Advance::Paused(next) => {
+            // Streamed bytes, too, are out before the chunk is over.
+            chunk.backend.finish();
+            *flight = Some(Flight { ticket, execution });
+            Some(next)
+        }
+    }
+}
+
+/// Goes on with the descriptor in flight, in place: it is moved when it begins and when it ends
+/// only. `Some` when it pauses again.
+#[inline(never)]
+fn go_on<B: Backend>(
+    chunk: &mut Chunk<'_, B>,
+    served: &mut Served,
+    flight: &mut Option<Flight>,
+    waits_for: &mut Option<u64>,
+) -> Option<Next> {
+    let resumed = flight.as_mut()?;
+    match advance(&mut resumed.execution, chunk, served, waits_for) {
+        Advance::Done(outcome) => {
+            let interrupt = resumed.execution.interrupt();
+            if let Some(Flight { ticket, .. }) = flight.take() {
+                complete(served, chunk, ticket, &outcome, interrupt);
+            }
+            None
+        }
+        Advance::Paused(next) => {
+            chunk.backend.finish();
+            Some(next)
+        }
+    }
+}
+
 /// One queue of a worker.
 #[derive(Debug)]
 pub(super) struct Active {
@@ -160,7 +219,9 @@ impl Active {
     ) -> Next {
         self.worked = true;
         self.served.watch_log();
-        self.awaits = None;
+        if self.awaits.is_some() {
+            self.awaits = None;
+        }
         let Self {
             queue,
             served,
@@ -178,24 +239,13 @@ impl Active {
             budget,
             regions_lost: tools.regions_lost,
             missing: None,
-            awaits: None,
+            awaits,
             codecs: &mut tools.codecs,
         };
-        // In place: it is moved when it begins and when it ends only.
-        if let Some(resumed) = flight {
-            let outcome = match advance(&mut resumed.execution, &mut chunk, served, waits_for) {
-                Advance::Done(outcome) => outcome,
-                Advance::Paused(next) => {
-                    // Streamed bytes, too, are out before the chunk is over.
-                    chunk.backend.finish();
-                    *awaits = chunk.awaits;
-                    return next;
-                }
-            };
-            let interrupt = resumed.execution.interrupt();
-            if let Some(Flight { ticket, .. }) = flight.take() {
-                complete(served, &mut chunk, ticket, &outcome, interrupt);
-            }
+        if flight.is_some()
+            && let Some(next) = go_on(&mut chunk, served, flight, waits_for)
+        {
+            return next;
         }
         let mut burst = 0_u32;
         while !chunk.budget.is_over() {
@@ -213,23 +263,8 @@ impl Active {
             }
             // A copy: the original stays in registers, where the short way had it.
             let descriptor = Descriptor { ..descriptor };
-            let mut execution = match Execution::new(&descriptor) {
-                Ok(execution) => execution,
-                Err(status) => {
-                    served.refuse(ticket, status, wants_interrupt(&descriptor));
-                    continue;
-                }
-            };
-            match advance(&mut execution, &mut chunk, served, waits_for) {
-                Advance::Done(outcome) => {
-                    complete(served, &mut chunk, ticket, &outcome, execution.interrupt());
-                }
-                Advance::Paused(next) => {
-                    chunk.backend.finish();
-                    *awaits = chunk.awaits;
-                    *flight = Some(Flight { ticket, execution });
-                    return next;
-                }
+            if let Some(next) = begin(&descriptor, ticket, &mut chunk, served, flight, waits_for) {
+                return next;
             }
         }
         Next::Turns

@@ -104,7 +104,7 @@ impl Rig {
                 budget: &mut budget,
                 regions_lost: sigbus::generation(),
                 missing: None,
-                awaits: None,
+                awaits: &mut None,
                 codecs: &mut self.codecs,
             };
             if self.short
@@ -153,7 +153,7 @@ impl Rig {
                 budget: &mut budget,
                 regions_lost: sigbus::generation(),
                 missing: None,
-                awaits: None,
+                awaits: &mut None,
                 codecs: &mut self.codecs,
             };
             if let Step::Done(outcome) = execution.step(&mut chunk) {

@@ -100,7 +100,7 @@ impl<B: Backend> World<B> {
                 budget: &mut budget,
                 regions_lost: sigbus::generation(),
                 missing: None,
-                awaits: None,
+                awaits: &mut None,
                 codecs: &mut self.codecs,
             };
             if execution.is_none()
