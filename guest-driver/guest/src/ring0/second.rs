@@ -125,7 +125,7 @@ pub unsafe fn resume(apic_id: u32, frame: &Frame, root: u64) {
     unsafe {
         addr_of_mut!(second_resume_frame).write_volatile(*frame);
         addr_of_mut!(second_cr3).write_volatile(root);
-        (&second_go).store(1, Ordering::Release);
+        second_go.store(1, Ordering::Release);
     }
     send(apic_id, FIXED);
     // So that an old trap is not taken for a new one.
