@@ -10,8 +10,8 @@ use std::time::Duration;
 use byway_protocols::codec::{KEY_BYTES_MAX, KeyAlgorithm, KeyBytes};
 use byway_protocols::control::{
     CapAcceptRequest, CapDeriveReply, CapDeriveRequest, CapOfferRequest, CapQueryReply,
-    CapSlotRequest, ContextCreateReply, ContextCreateRequest, KeyLoadRequest, PortCreateRequest,
-    RequestKind, revoke_flags,
+    CapSlotRequest, ContextCreateReply, ContextCreateRequest, InvalidateRequest, KeyLoadRequest,
+    PortCreateRequest, RequestKind, invalidate_scope, revoke_flags,
 };
 use byway_protocols::{
     Completion, ControlStatus, Descriptor, Flags, Opcode, Rights, Status, Word0,
@@ -22,6 +22,7 @@ use deeds::{Deed, ELEMENTS, LIST, OWN_KEY, OWN_PORT, STATUSES};
 use super::world::{BUFFER, PASID, Queue, Vm, create, engine, link};
 use crate::Engine;
 use crate::interface::{Action, Admin};
+use crate::testing::pte;
 
 /// Bytes of each piece of memory: more than any operation here touches.
 const LENGTH: u64 = 1024;
@@ -477,14 +478,29 @@ impl World {
         drop(std::mem::replace(&mut self.vm(BOB).device, idle));
     }
 
-    /// Carries a deed out and tells how it ended.
+    /// Submits a descriptor and tells how it ended.
     fn run(&mut self, actor: usize, descriptor: &Descriptor) -> Status {
+        self.complete(actor, descriptor).status().unwrap()
+    }
+    fn complete(&mut self, actor: usize, descriptor: &Descriptor) -> Completion {
         let queue = self.actors[actor].queue.take().expect("a queue");
         let vm = self.vms[self.actors[actor].vm].as_mut().unwrap();
         let idle = std::mem::replace(&mut vm.queue, queue);
-        let status = vm.run_for(descriptor);
+        let completion = vm.run(descriptor);
         self.actors[actor].queue = Some(std::mem::replace(&mut vm.queue, idle));
-        status
+        completion
+    }
+
+    /// Bob's kernel changes the entry of a page of his process's.
+    fn set_page(&mut self, va: u64, entry: u64) {
+        let bob = self.vm(BOB);
+        bob.process.change_entry(va, |_| entry);
+        let everything = InvalidateRequest {
+            scope: invalidate_scope::DOMAIN,
+            ..InvalidateRequest::default()
+        };
+        bob.ask::<8>(RequestKind::Invalidate, &everything.to_bytes())
+            .unwrap();
     }
 
     fn paint(&self, object: Object, actor: usize) {
@@ -696,6 +712,64 @@ fn no_operation_is_left_out() {
             assert_eq!(world.run(owner, &d), refused, "{opcode:?}");
         }
     }
+}
+
+/// What may be wrong with a page.
+type Spoil = fn(u64) -> u64;
+
+const SPOILS: [Spoil; 5] = [
+    |entry| entry & !pte::P,
+    |entry| entry & !pte::US,
+    |entry| entry | 1 << 51,
+    |entry| entry & !pte::FRAME | 0x3f_0000_0000,
+    // Wrong for those that write only: the last one.
+    |entry| entry & !pte::RW,
+];
+
+/// Whatever is wrong with a peer's page, the completion is the same, to the bit: by no
+/// operation and by no field of its result does a submitter learn of its cause, or of an
+/// address.
+#[test]
+fn no_operation_tells_what_is_wrong_with_a_peers_page() {
+    let mut world = World::new(State::Live);
+    let all = |object: &Object| object.kind == Kind::Memory && object.rights == Rights::ALL;
+    let object = objects().into_iter().find(all).unwrap();
+    let holder = world.actor(Who::Holder);
+    let page = (BUFFER + object.place()) & !0xfff;
+    let good = world.vm(BOB).process.entry_of(page).unwrap();
+    let (mut told, mut deeds_that_fault) = (Vec::new(), 0);
+    for deed in deeds::all(object.given() as u16) {
+        let is_to_memory = |(right, _): &(Rights, u64)| right_is_to_memory(*right);
+        if !deed.needs.iter().all(is_to_memory) {
+            continue;
+        }
+        told.clear();
+        for spoil in &SPOILS[..SPOILS.len() - usize::from(deed.only_reads())] {
+            world.paint(object, holder);
+            world.set_page(page, spoil(good));
+            let vm = world.vms[world.actors[holder].vm].as_ref().unwrap();
+            put_list(vm, &deed, LIST);
+            let done = world.complete(holder, &deed.descriptor).with_phase(false);
+            world.set_page(page, good);
+            told.push(done);
+        }
+        let (name, first) = (deed.name, told[0]);
+        let case = format!("{:?}, {name}: {told:?}", deed.opcode());
+        let same = |c: &Completion| c.to_bytes() == first.to_bytes();
+        assert!(told.iter().all(same), "{case}");
+        let status = first.status().unwrap();
+        if status == Status::RemoteFault {
+            assert!(first.fault_addr < LENGTH, "{case}");
+            deeds_that_fault += 1;
+        } else {
+            // Those that find something wrong with what is their own before.
+            assert!(deed.ends.contains(&status), "{case}");
+        }
+    }
+    assert!(
+        deeds_that_fault > 40,
+        "only {deeds_that_fault} met the page"
+    );
 }
 
 /// Failures that apply; which of several is told is not promised.
