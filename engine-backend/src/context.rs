@@ -180,7 +180,8 @@ impl Context {
         need: Rights,
     ) -> Result<KeyUse<'g>, Status> {
         let capability = self.slots.get(guard, slot).ok_or(Status::NoCapability)?;
-        if !capability.is_valid() || !capability.space().is_alive() {
+        // Expiry before rights, as for memory.
+        if !capability.is_valid() || !capability.space().is_alive() || capability.has_expired() {
             return Err(Status::Revoked);
         }
         if !capability.rights().contains(need) {

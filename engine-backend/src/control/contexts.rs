@@ -1,5 +1,7 @@
 //! CONTEXT_CREATE and CONTEXT_DESTROY.
 
+use std::time::Duration;
+
 use byway_protocols::ControlStatus;
 use byway_protocols::control::{
     ContextCreateReply, ContextCreateRequest, ContextDestroyRequest, PASID_MAX,
@@ -19,6 +21,11 @@ pub(super) fn create(
         context: domain.create_context(q.pasid, q.slots)?,
         reserved4: 0,
     })
+}
+
+/// Does a part of [`destroy`]; true when more is to be done before the rest.
+pub(super) fn begin_destroying(domain: &Domain, q: &ContextDestroyRequest, time: Duration) -> bool {
+    domain.begin_destroying_context(q.context, time)
 }
 
 pub(super) fn destroy(domain: &Domain, q: &ContextDestroyRequest) -> Result<(), ControlStatus> {

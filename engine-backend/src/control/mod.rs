@@ -18,8 +18,12 @@ mod spaces;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::time::Duration;
+
 use byway_protocols::ControlStatus;
-use byway_protocols::control::{MESSAGE_BYTES_MAX, ReplyHeader, RequestHeader, RequestKind};
+use byway_protocols::control::{
+    ContextDestroyRequest, MESSAGE_BYTES_MAX, ReplyHeader, RequestHeader, RequestKind,
+};
 
 pub use query::is_domain_name;
 
@@ -64,6 +68,37 @@ pub struct Handled {
     pub reply: Reply,
     /// Something was revoked.
     pub revoked: bool,
+}
+
+/// Does a part of a request that may take very long, for about `time`; true when it is to be
+/// called again, with the same request, before [`handle`]. So that other domains' requests
+/// are carried out in between.
+#[must_use]
+pub fn begin(domain: &Domain, request: &[u8], room: usize, time: Duration) -> bool {
+    let header = (request.len() <= MESSAGE_BYTES_MAX)
+        .then(|| request.split_first_chunk())
+        .flatten();
+    let Some((header, body)) = header else {
+        return false;
+    };
+    let header = RequestHeader::from_bytes(header);
+    if header.kind != RequestKind::ContextDestroy as u16 {
+        return false;
+    }
+    let call = Call {
+        domain,
+        header,
+        body,
+        room: room.saturating_sub(ReplyHeader::SIZE),
+        out: &mut [0; MESSAGE_BYTES_MAX],
+    };
+    let mut has_more = false;
+    // What is wrong with it is found again, and told, when it is handled.
+    let begun = call.run(|domain, q: &ContextDestroyRequest| {
+        has_more = contexts::begin_destroying(domain, q, time);
+        Ok(())
+    });
+    begun.is_ok() && has_more
 }
 
 /// Carries out one request of a domain's driver. `request` is the readable part of the

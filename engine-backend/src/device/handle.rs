@@ -163,6 +163,9 @@ impl Device {
 
     fn stop_vring(&self, state: &mut State, index: usize) -> Result<u16, DomainError> {
         let slot = vring_slot(state, index)?;
+        if slot == usize::from(CONTROL_QUEUE) {
+            self.finish_request(state);
+        }
         let base = self.drop_vring(state, slot);
         // A domain whose driver cannot speak is stopped as a whole (GET_VRING_BASE).
         state.stopped |= slot == usize::from(CONTROL_QUEUE);
@@ -183,6 +186,7 @@ impl Device {
             self.drop_vring(state, slot);
         }
         state.pending = None;
+        state.unfinished = None;
         state.sequence = 0;
         state.features = 0;
         self.domain.reset();

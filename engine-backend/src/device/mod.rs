@@ -29,6 +29,7 @@ use byway_protocols::config::QUEUE_COUNT;
 
 use crate::domain::Domain;
 use ram::Ram;
+use serve::Request;
 use vring::Running;
 
 /// A domain with its virtqueues.
@@ -52,6 +53,8 @@ struct State {
     /// The workers were told to serve none of its queues.
     quiet: bool,
     features: u64,
+    /// A request of which a part is done; the next in turn.
+    unfinished: Option<Request>,
     /// An event that waits for a buffer.
     pending: Option<Event>,
     /// Number of the next event.

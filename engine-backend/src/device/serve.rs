@@ -14,13 +14,17 @@ use crate::domain::Stopwatch;
 
 /// Requests carried out before the next domain has its turn.
 const REQUESTS_PER_TURN: usize = 16;
-/// No request is begun after this much of a turn: some take longer than others.
+/// No request is begun after this much of a turn, and none that takes longer is finished in
+/// it.
 const TURN_MAX: Duration = Duration::from_millis(1);
 /// Events delivered before the next domain has its turn.
 const EVENTS_PER_TURN: usize = 256;
 
 /// One byte more than the longest message, to tell a longer one.
 const COPY_MAX: usize = MESSAGE_BYTES_MAX + 1;
+
+/// A chain of the control virtqueue.
+pub(super) type Request = Chain<COPY_MAX>;
 
 impl Device {
     /// Does a turn's work for the driver; true when there may be more.
@@ -44,7 +48,12 @@ impl Device {
     }
 
     fn serve_requests(&self, state: &mut State) -> bool {
-        let State { ram, vrings, .. } = state;
+        let State {
+            ram,
+            vrings,
+            unfinished,
+            ..
+        } = state;
         let Some(vring) = serviceable(&mut vrings[usize::from(CONTROL_QUEUE)]) else {
             return false;
         };
@@ -54,15 +63,22 @@ impl Device {
             if stopwatch.started().duration_since(turn) > TURN_MAX {
                 break;
             }
-            let outcome = vring.take(ram).and_then(|chain| {
+            let next = unfinished
+                .take()
+                .map_or_else(|| vring.take(ram), |chain| Ok(Some(chain)));
+            let outcome = next.and_then(|chain| {
                 let Some(chain) = chain else { return Ok(None) };
+                if self.begin(&chain) {
+                    *unfinished = Some(chain);
+                    return Ok(None);
+                }
                 let (bytes, revoked) = self.carry_out(&chain);
                 let bytes = bytes.as_ref().map_or(&[][..], control::Reply::bytes);
                 vring.put(ram, &chain, bytes)?;
                 Ok(Some(revoked))
             });
             match outcome {
-                Ok(None) => return false,
+                Ok(None) => return unfinished.is_some(),
                 Ok(Some(revoked)) => {
                     if revoked {
                         self.domain.core().revokes().record(stopwatch);
@@ -78,8 +94,22 @@ impl Device {
         true
     }
 
+    /// Does a turn's part of a request that takes longer; true when it has more parts.
+    fn begin(&self, chain: &Request) -> bool {
+        chain.room() >= ReplyHeader::SIZE
+            && control::begin(&self.domain, chain.readable(), chain.room(), TURN_MAX)
+    }
+
+    /// Finishes the request that is under way, if one is: its virtqueue is about to stop, and
+    /// whoever goes on with that takes it for answered.
+    pub(super) fn finish_request(&self, state: &mut State) {
+        while state.unfinished.is_some() {
+            self.serve_requests(state);
+        }
+    }
+
     /// The reply to a chain, if it gets one, and whether something was revoked.
-    fn carry_out(&self, chain: &Chain<COPY_MAX>) -> (Option<control::Reply>, bool) {
+    fn carry_out(&self, chain: &Request) -> (Option<control::Reply>, bool) {
         if chain.readable().is_empty() || chain.room() < ReplyHeader::SIZE {
             // A bare doorbell, or no room to say anything.
             return (None, false);
@@ -180,6 +210,7 @@ impl Device {
                 "guest memory lost its backing (truncated, punched or failed): detached"
             );
             self.domain.reset();
+            state.unfinished = None;
             state
                 .vrings
                 .iter_mut()

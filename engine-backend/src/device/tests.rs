@@ -4,7 +4,10 @@ pub(crate) mod driver;
 
 use std::sync::Arc;
 
-use byway_protocols::control::{ContextCreateRequest, RequestKind};
+use byway_protocols::control::{
+    ContextCreateReply, ContextCreateRequest, ContextDestroyRequest, QueueCreateRequest,
+    RequestKind,
+};
 use byway_protocols::event::EventKind;
 use byway_protocols::{ConfigSpace, ControlStatus};
 
@@ -401,6 +404,88 @@ fn stopping_a_virtqueue_tells_where_to_go_on() {
     w.serve();
     assert!(w.driver.control.used().is_some());
     assert_eq!(w.device.domain().info().contexts, 1, "nothing was lost");
+}
+
+/// A context with so many queues that their end takes longer than a turn.
+fn with_many_queues() -> (World, ContextDestroyRequest) {
+    const QUEUES: usize = 2000;
+    let mut w = World::new();
+    w.query();
+    let reply = w.create_context().unwrap();
+    let context = ContextCreateReply::from_bytes(&reply.try_into().unwrap()).context;
+    let place = |bytes| w.driver.guest.alloc(bytes, 64);
+    // They may well share a ring: it is the guest's own matter.
+    let q = QueueCreateRequest {
+        context,
+        entries: 2,
+        ring: place(128),
+        completions: place(64),
+        header: place(64),
+        ..QueueCreateRequest::default()
+    };
+    for _ in 0..QUEUES {
+        w.call(RequestKind::QueueCreate, &q.to_bytes()).unwrap();
+    }
+    assert_eq!(w.device.domain().info().queues as usize, QUEUES);
+    let reserved4 = 0;
+    (w, ContextDestroyRequest { context, reserved4 })
+}
+
+#[test]
+fn a_request_that_takes_long_leaves_others_their_turns() {
+    let (mut w, q) = with_many_queues();
+    w.driver.post(RequestKind::ContextDestroy, &q.to_bytes());
+    let mut turns = 0;
+    loop {
+        let has_more = w.device.serve();
+        turns += 1;
+        if w.driver.control.used().is_some() {
+            break;
+        }
+        assert!(has_more, "it is not over and has no more turns");
+    }
+    assert!(turns > 1, "all of it in one turn");
+    let info = w.device.domain().info();
+    assert_eq!((info.queues, info.contexts), (0, 0));
+    assert!(w.is_answered(), "the next request");
+}
+
+#[test]
+fn a_request_under_way_ends_with_its_virtqueue() {
+    let (mut w, q) = with_many_queues();
+    w.driver.post(RequestKind::ContextDestroy, &q.to_bytes());
+    assert!(w.device.serve());
+    assert!(w.driver.control.used().is_none());
+    w.handle.stop_vring(0).unwrap();
+    assert!(
+        w.driver.control.used().is_some(),
+        "it was taken and not answered"
+    );
+    assert_eq!(w.device.domain().info().contexts, 0);
+
+    let (mut w, q) = with_many_queues();
+    w.driver.post(RequestKind::ContextDestroy, &q.to_bytes());
+    assert!(w.device.serve());
+    w.handle.reset();
+    w.driver.start(&mut w.handle);
+    w.query();
+    assert!(
+        w.create_context().is_ok(),
+        "the old request was carried out once more"
+    );
+}
+
+#[test]
+fn a_wrong_request_to_destroy_ends_nothing() {
+    let (mut w, q) = with_many_queues();
+    let before = w.device.domain().info();
+    let reserved4 = 1;
+    let wrong = ContextDestroyRequest { reserved4, ..q };
+    assert!(
+        w.call(RequestKind::ContextDestroy, &wrong.to_bytes())
+            .is_err()
+    );
+    assert_eq!(w.device.domain().info().queues, before.queues);
 }
 
 #[test]

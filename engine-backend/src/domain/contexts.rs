@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use byway_protocols::ControlStatus;
 
@@ -82,6 +83,12 @@ impl Domain {
         tables.spaces.enter(pasid);
         tables.contexts.by_id.insert(id, open);
         Ok(id)
+    }
+
+    /// The first part of CONTEXT_DESTROY, which may be all but endless: ends some of the
+    /// context's queues, for `time` and one queue at most. True when there are more.
+    pub fn begin_destroying_context(&self, id: u32, time: Duration) -> bool {
+        self.destroy_some_queues_of(id, time)
     }
 
     /// CONTEXT_DESTROY: its queues end, its slots are emptied, and what was derived from

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use byway_protocols::{Completion, ControlStatus, Descriptor, QueueHeader, RingPosition, Status};
 
@@ -58,6 +59,10 @@ impl Queues {
     }
     pub(super) fn ids(&self) -> Vec<u32> {
         self.by_id.keys().copied().collect()
+    }
+    fn first_of(&self, context: u32) -> Option<u32> {
+        let mut all = self.by_id.iter();
+        all.find(|(_, e)| e.context == context).map(|(&id, _)| id)
     }
     fn ids_of(&self, context: u32) -> Vec<u32> {
         let of = self.by_id.iter().filter(|(_, e)| e.context == context);
@@ -184,6 +189,21 @@ impl Domain {
             queue.arm();
         }
         Ok(())
+    }
+
+    /// Ends queues of a context until there are none, or for `time` at most but one in any
+    /// case; true when there are more.
+    pub(super) fn destroy_some_queues_of(&self, context: u32, time: Duration) -> bool {
+        let started = Instant::now();
+        loop {
+            let first = self.tables().queues.first_of(context);
+            let Some(id) = first else { return false };
+            // Gone meanwhile is as good.
+            let _ = self.destroy_queue(id);
+            if started.elapsed() >= time {
+                return self.tables().queues.first_of(context).is_some();
+            }
+        }
     }
 
     pub(super) fn destroy_queues_of(&self, context: u32) {

@@ -49,3 +49,23 @@ fn loom_who_parks_is_rung_for() {
         assert!(!is_parked || model.rung.load(Ordering::Relaxed));
     });
 }
+
+#[test]
+fn loom_who_shares_a_seat_keeps_it_when_the_other_leaves() {
+    loom::model(|| {
+        let model = Arc::new(Model {
+            seats: Seats::new(),
+            ready: AtomicBool::new(false),
+            rung: AtomicBool::new(false),
+        });
+        let first = model.seats.take(1).expect("all are free");
+        let parker = thread::spawn({
+            let model = model.clone();
+            move || park(&model, 1)
+        });
+        model.seats.leave(first);
+        change(&model);
+        let is_parked = parker.join().unwrap();
+        assert!(!is_parked || model.rung.load(Ordering::Relaxed));
+    });
+}

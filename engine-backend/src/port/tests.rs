@@ -84,3 +84,24 @@ fn who_finds_no_seat_stays_polled() {
     seats.remove(5);
     assert!(wait.park(33).is_some());
 }
+
+#[test]
+fn queues_of_one_domain_share_a_seat() {
+    let (port, owner) = (port(1), Owner::new(3));
+    let wait = Await::new(port.clone(), Side::Receiver, &owner, owner.epoch());
+    let rung = || {
+        let mut rung = Vec::new();
+        port.receivers.for_each(|domain| rung.push(domain));
+        rung
+    };
+    let mut many: Vec<_> = (0..1000).map(|_| wait.park(7)).collect();
+    assert!(many.iter().all(Option::is_some));
+    let other = wait.park(8);
+    assert_eq!(rung(), [7, 8]);
+    many.truncate(1);
+    assert_eq!(rung(), [7, 8]);
+    many.clear();
+    assert_eq!(rung(), [8]);
+    drop(other);
+    assert!(rung().is_empty());
+}

@@ -26,12 +26,17 @@ struct Pair {
     vm: Guest,
     app: u64,
     peer: u64,
-    _engine: Engine,
+    engine: Engine,
 }
 
 impl Pair {
-    fn boot() -> Result<Self> {
-        let engine = engine(EngineConfig::default(), &["alice"])?;
+    /// With so many workers: each queue has one of its own, if there are two.
+    fn boot(workers: u32) -> Result<Self> {
+        let config = EngineConfig {
+            workers,
+            ..EngineConfig::default()
+        };
+        let engine = engine(config, &["alice"])?;
         let spec = GuestSpec {
             name: "alice".to_owned(),
             memory_bytes: 96 * MIB,
@@ -47,7 +52,7 @@ impl Pair {
             vm,
             app,
             peer,
-            _engine: engine,
+            engine,
         })
     }
 
@@ -103,7 +108,17 @@ fn first_failure(ran: &Ran) -> u8 {
 #[test]
 fn processes_on_two_vcpus_submit_at_the_same_time() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
-    let pair = Pair::boot()?;
+    submit_at_the_same_time(1)
+}
+
+#[test]
+fn processes_on_two_vcpus_are_served_by_two_workers() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    submit_at_the_same_time(2)
+}
+
+fn submit_at_the_same_time(workers: u32) -> Result<()> {
+    let pair = Pair::boot(workers)?;
     let half = BYTES / 2;
     for (process, seed) in [(APP, 1), (PEER, 2)] {
         pair.fill(process, 0, half, seed)?;
@@ -127,6 +142,11 @@ fn processes_on_two_vcpus_submit_at_the_same_time() -> Result<()> {
     assert_eq!(first_failure(&ran), Status::Success as u8);
     assert!(ran.completed > 0);
     assert!(pair.holds(PEER, half, COPY, 2)?);
+    let served = pair.engine.stats().workers;
+    assert!(
+        served.iter().all(|worker| worker.descriptors > 0),
+        "{served:?}"
+    );
     Ok(())
 }
 
@@ -151,7 +171,18 @@ fn churn(pair: &Pair, rounds: u64, flags: u64) -> Result<u64> {
 #[test]
 fn pages_move_on_one_vcpu_under_the_transfers_of_the_other() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
-    let pair = Pair::boot()?;
+    pages_move(1)
+}
+
+/// Invalidations have to reach a worker other than that of whoever sends them.
+#[test]
+fn pages_move_under_the_transfers_of_two_workers() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    pages_move(2)
+}
+
+fn pages_move(workers: u32) -> Result<()> {
+    let pair = Pair::boot(workers)?;
     let slot = pair.share(APP, PEER)?;
     pair.fill(APP, 0, BYTES, 1)?;
     pair.fill(PEER, 0, BYTES, 2)?;
@@ -188,7 +219,7 @@ fn pages_move_on_one_vcpu_under_the_transfers_of_the_other() -> Result<()> {
 #[test]
 fn a_process_ends_with_work_in_flight_and_the_other_goes_on() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
-    let pair = Pair::boot()?;
+    let pair = Pair::boot(1)?;
     let half = BYTES / 2;
     let own = memmove((0, pair.app), (0, pair.app + half), COPY);
     pair.fill(APP, 0, half, 1)?;
@@ -212,7 +243,7 @@ fn a_process_ends_with_work_in_flight_and_the_other_goes_on() -> Result<()> {
 #[test]
 fn the_device_is_reset_under_the_load_of_both() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
-    let pair = Pair::boot()?;
+    let pair = Pair::boot(1)?;
     let half = BYTES / 2;
     for seed in 0..3 {
         let copies = |process| {

@@ -80,8 +80,10 @@ fn rounds(engine: &Engine, parties: &[Party], clock: Clock<'_>, row: &mut CaseRo
     // Descriptors of the victim that found the flood over count too: they are few, and the 99th percentile is
     // of the others.
     let p99 = |samples| Quantiles::new(samples).p99() as f64;
-    let share = 2.0 * p99(alone);
-    row.victim_p99_ratio = Some(p99(beside) / share.max(1.0));
+    if !alone.is_empty() && !beside.is_empty() {
+        let share = 2.0 * p99(alone);
+        row.victim_p99_ratio = Some(p99(beside) / share.max(1.0));
+    }
     row.jain = jain.iter().copied().reduce(f64::min);
     Ok(())
 }

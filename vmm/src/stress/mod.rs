@@ -118,9 +118,17 @@ impl Case {
 /// Runs the cases and prints what they found.
 ///
 /// # Errors
-/// When the host lacks something, or anything happened that must not. The JSON file is written in the second case
-/// too.
+/// When the host lacks something, anything happened that must not, or it was told to stop before the end. The JSON
+/// file is written in the latter two cases too.
 pub fn run(args: &StressArgs) -> Result<()> {
+    if let Some(path) = &args.json {
+        // Before hours of work: what is there stays until there is something to put in its place.
+        std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
     let seed = args.seed.unwrap_or_else(fresh_seed);
     let report = play(args, seed)?;
     println!("{report}");
@@ -130,6 +138,7 @@ pub fn run(args: &StressArgs) -> Result<()> {
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     match report.violations() {
+        0 if report.interrupted => bail!("told to stop before the end: no violation until then"),
         0 => Ok(()),
         violations => bail!("{violations} violations; see above"),
     }

@@ -6,7 +6,7 @@ use byway_protocols::{
     Completion, ControlStatus, Descriptor, Flags, Opcode, Rights, Status, Word0,
 };
 
-use super::world::{BUFFER, Vm, copy, create, link, until};
+use super::world::{BUFFER, Queue, Vm, copy, create, link, until};
 use crate::{Engine, EngineConfig};
 
 const DEPTH: u32 = 4;
@@ -334,5 +334,29 @@ fn those_that_wait_end_with_their_queue_and_leave_the_port() {
             assert_eq!(w.bob.run_for(&more), Status::Success);
         }
         assert_eq!(w.bob.run_for(&no_wait(more)), Status::NotReady);
+    }
+}
+
+/// Many more than a port has seats: none of them keeps a worker polling.
+#[test]
+fn however_many_queues_wait_at_a_port_the_worker_sleeps() {
+    let mut w = world(1, 1);
+    let mut queues = Vec::new();
+    for i in 0..100 {
+        w.bob.create_queue();
+        w.bob.submit(&receive(w.port, 64 * i, 64));
+        let fresh = Queue::new(&w.bob.guest);
+        queues.push(std::mem::replace(&mut w.bob.queue, fresh));
+    }
+    let sleeps = || w.engine.stats().workers[0].sleeps;
+    let before = sleeps();
+    // It is awake at least once more from now on.
+    w.alice.driver.control.kick();
+    until("the worker sleeps", || sleeps() > before);
+    for _ in &queues {
+        assert_eq!(w.alice.run_for(&send(w.to, 0, 64)), Status::Success);
+    }
+    for mut queue in queues {
+        assert_eq!(status(&queue.wait()), Status::Success);
     }
 }
