@@ -6,7 +6,7 @@ use byway_protocols::codec::{
 };
 use byway_protocols::{Descriptor, Opcode};
 
-use crate::request::{Address, Request, RequestError, Slot, apart, sized};
+use crate::request::{Address, Request, RequestError, Slot, apart, sized, transfer_bytes};
 
 /// Bytes of a block of AES.
 const BLOCK: u32 = 16;
@@ -242,6 +242,9 @@ fn operands(
     (dst, room): (Address, u64),
     (src, size): (Address, u64),
 ) -> Result<(Descriptor, u32), RequestError> {
+    for bytes in [size, room] {
+        transfer_bytes(bytes)?;
+    }
     let mut descriptor = sized(opcode, Some(src), None, size)?;
     // The room is checked as if it were the size: it must not wrap either.
     let with_room = sized(opcode, None, Some(dst), room)?;
