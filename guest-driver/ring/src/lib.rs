@@ -20,12 +20,16 @@
 #[cfg(test)]
 extern crate std;
 
+#[cfg(feature = "async")]
+pub mod asynchronous;
 mod batch;
 mod bits;
 mod checksum;
 mod delta;
 pub mod error;
 mod gather;
+#[cfg(feature = "async")]
+mod lock;
 #[cfg(all(loom, test))]
 mod loom_model;
 mod memory;

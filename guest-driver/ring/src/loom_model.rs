@@ -157,3 +157,52 @@ fn loom_a_polled_queue_keeps_its_last_completion_as_it_dies() {
         engine.join().unwrap();
     });
 }
+
+/// Futures: a task that has polled is woken by the turn that finds its completion, whichever thread
+/// takes it and whenever it is written. Nobody polls without having been woken, so a wake-up that
+/// is lost would leave the model without an end.
+#[cfg(feature = "async")]
+#[test]
+fn loom_a_task_is_woken_by_whoever_finds_its_completion() {
+    use crate::asynchronous::Driver;
+    use core::future::Future;
+    use core::pin::pin;
+    use core::task::{Context, Poll, Waker};
+    use loom::sync::atomic::AtomicBool;
+
+    struct Flag(AtomicBool);
+    impl std::task::Wake for Flag {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+
+    loom::model(|| {
+        let (queue, lines) = queue(2);
+        let driver = std::sync::Arc::new(Driver::<_, 1>::new(queue, || ()));
+        let other = driver.clone();
+        let submission = driver.submit(descriptor(7)).unwrap();
+        let engine = thread::spawn(move || complete(&lines, start(2), 7));
+        let turner = thread::spawn(move || {
+            while other.outstanding() != 0 {
+                other.sweep();
+                thread::yield_now();
+            }
+        });
+        let flag = std::sync::Arc::new(Flag(AtomicBool::new(true)));
+        let waker = Waker::from(flag.clone());
+        let mut submission = pin!(submission);
+        let completion = loop {
+            if !flag.0.swap(false, Ordering::AcqRel) {
+                thread::yield_now();
+                continue;
+            }
+            if let Poll::Ready(done) = submission.as_mut().poll(&mut Context::from_waker(&waker)) {
+                break done;
+            }
+        };
+        assert_eq!(completion.fault_addr, 7);
+        engine.join().unwrap();
+        turner.join().unwrap();
+    });
+}
