@@ -6,18 +6,23 @@
 //! The guests here are the built-in image, steered from this program; an application in a guest of its own makes the
 //! same descriptors with `byway-ring` (see `guest-driver/ring/README.md`).
 
+use std::process::ExitCode;
+
 use anyhow::{Result, ensure};
 use byway_agent::Process;
 use byway_agent::commands::{ComparePattern, FillPattern, NO_MISMATCH};
+use byway_examples::on_two_vms;
 use byway_protocols::{Completion, Descriptor, Flags, Opcode, Status, Word0};
-use byway_vmm::steer::{PAGE_4K, Stage, StageSpec};
+use byway_vmm::steer::{PAGE_4K, Stage};
 
 const RECORDS: u64 = 64;
 const RECORD_BYTES: u64 = 4096;
 
-fn main() -> Result<()> {
-    let stage = Stage::set(StageSpec::default(), &mut |what| eprintln!("{what}"))?;
+fn main() -> ExitCode {
+    on_two_vms(gather)
+}
 
+fn gather(stage: &mut Stage) -> Result<()> {
     // Bob's table: record i at a place of its own, with a pattern of its own.
     let place = |i: u64| (i * 37 % 1024) * RECORD_BYTES;
     for i in 0..RECORDS {

@@ -46,7 +46,7 @@ impl QueueMemory {
 
 /// The completion from the four words that were loaded.
 #[inline]
-fn completion_of(words: [u64; 4]) -> Completion {
+pub(crate) fn completion_of(words: [u64; 4]) -> Completion {
     Completion {
         status: words[0] as u8,
         result: (words[0] >> 8) as u8,

@@ -63,7 +63,9 @@ impl Request {
     /// The operation is not SEND or RECEIVE.
     #[inline]
     pub fn without_waiting(self) -> Result<Self, RequestError> {
-        self.with_if(Flags::NO_WAIT, &[Opcode::Send, Opcode::Receive])
+        self.with_if(Flags::NO_WAIT, |opcode| {
+            matches!(opcode, Opcode::Send | Opcode::Receive)
+        })
     }
 }
 

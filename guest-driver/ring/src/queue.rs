@@ -324,6 +324,12 @@ impl<const WORDS: usize> Queue<WORDS> {
         self.dead = true;
     }
 
+    /// Slot that the next descriptor goes to.
+    #[cfg(feature = "async")]
+    pub(crate) const fn next_slot(&self) -> u32 {
+        self.head.slot()
+    }
+
     /// The position of an outstanding descriptor.
     #[inline]
     fn position_of(&self, ticket: Ticket) -> Option<RingPosition> {

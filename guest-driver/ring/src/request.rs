@@ -6,7 +6,8 @@
 
 use byway_protocols::descriptor::{BATCH_COUNT_MAX, TRANSFER_BYTES_MAX};
 use byway_protocols::{Completion, Descriptor, Flags, Opcode, Word0};
-use core::fmt;
+
+pub use crate::refusal::RequestError;
 
 /// A capability slot of the context, 0 to 32767; 0 is the context's own address space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,6 +25,11 @@ impl Slot {
         } else {
             None
         }
+    }
+
+    /// The slot in 15 bits of a word that a builder made, or that an engine would cut likewise.
+    pub(crate) const fn cut(number: u16) -> Self {
+        Self(number & Word0::SLOT_MAX)
     }
 
     /// Its number.
@@ -81,59 +87,6 @@ impl Pattern {
         Self::Bytes8([value; 8])
     }
 }
-
-/// Why a request would be refused as malformed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RequestError {
-    /// The size in bytes is 0 or above 2 GiB (status 13).
-    Size(u64),
-    /// The number of descriptors in a batch is 0 or above 1024 (status 14).
-    Count(usize),
-    /// The operand's last byte would lie above 2^64 - 1 (status 49).
-    Wraps(u64),
-    /// The list of a batch is not aligned to 64 bytes (status 18).
-    ListAlignment(u64),
-    /// The statuses of a batch are not aligned to 32 bytes, or lie at address 0 (status 1C).
-    StatusAlignment(u64),
-    /// List and statuses of a batch overlap, or a copy that has to run backwards is to write in
-    /// ascending order (status 16).
-    Overlap,
-    /// The operation does not take that flag (status 11).
-    Flag(Opcode),
-}
-
-impl fmt::Display for RequestError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Size(found) => {
-                write!(
-                    f,
-                    "size of {found} bytes; expected 1 to {TRANSFER_BYTES_MAX}"
-                )
-            }
-            Self::Count(found) => {
-                write!(
-                    f,
-                    "batch of {found} descriptors; expected 1 to {BATCH_COUNT_MAX}"
-                )
-            }
-            Self::Wraps(found) => write!(f, "operand at {found:#x} runs past the last address"),
-            Self::ListAlignment(found) => {
-                write!(f, "batch list at {found:#x}; expected a multiple of 64")
-            }
-            Self::StatusAlignment(found) => {
-                write!(
-                    f,
-                    "batch statuses at {found:#x}; expected a multiple of 32, not 0"
-                )
-            }
-            Self::Overlap => f.write_str("operands overlap in a way that the request rules out"),
-            Self::Flag(opcode) => write!(f, "{} does not take that flag", opcode.name()),
-        }
-    }
-}
-
-impl core::error::Error for RequestError {}
 
 /// A well-formed request. Converts into the [`Descriptor`] that is submitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -257,11 +210,7 @@ impl Request {
         let statuses_bytes = u64::from(number) * Completion::SIZE as u64;
         ends(list, list_bytes)?;
         ends(statuses, statuses_bytes)?;
-        let apart = statuses.addr.wrapping_sub(list.addr) >= list_bytes
-            && list.addr.wrapping_sub(statuses.addr) >= statuses_bytes;
-        if list.slot == statuses.slot && !apart {
-            return Err(RequestError::Overlap);
-        }
+        apart((list, list_bytes), (statuses, statuses_bytes))?;
         let mut descriptor = Descriptor::new(Opcode::Batch, Flags::NONE);
         descriptor.word0 = Word0::new(list.slot.number(), statuses.slot.number(), false).0;
         descriptor.src = list.addr;
@@ -283,17 +232,30 @@ impl Request {
         self.with(Flags::REQUEST_INTERRUPT)
     }
 
-    /// Prefer leaving the destination in the caches.
+    /// Prefer leaving the destination in the caches; of CACHE_FLUSH: leave the lines there when
+    /// they have been written back.
     ///
     /// # Errors
-    /// The operation writes no destination.
+    /// The operation does not take it (SPEC section 3.2).
     #[inline]
     pub fn cached(self) -> Result<Self, RequestError> {
-        use Opcode::{Compress, Decompress, Decrypt, Encrypt, Fill, Memmove};
-        self.with_if(
-            Flags::CACHE_CONTROL,
-            &[Memmove, Fill, Compress, Decompress, Encrypt, Decrypt],
-        )
+        use Opcode::{CacheFlush, Compress, CopyCrc, CopySg, Decompress, Decrypt, Dualcast};
+        use Opcode::{Encrypt, Fill, Memmove};
+        self.with_if(Flags::CACHE_CONTROL, |opcode| {
+            matches!(
+                opcode,
+                Memmove
+                    | Fill
+                    | Compress
+                    | Decompress
+                    | Encrypt
+                    | Decrypt
+                    | CopyCrc
+                    | Dualcast
+                    | CopySg
+                    | CacheFlush
+            )
+        })
     }
 
     /// On a fault in one's own memory ask the guest kernel for the page instead of ending. Without
@@ -303,34 +265,22 @@ impl Request {
     /// The operation touches no memory.
     #[inline]
     pub fn blocking_on_fault(self) -> Result<Self, RequestError> {
-        use Opcode::{Batch, Compare, CompareValue, Fill, Memmove};
-        use Opcode::{Compress, Decompress, Decrypt, Encrypt, Receive, Send};
-        self.with_if(
-            Flags::BLOCK_ON_FAULT,
-            &[
-                Memmove,
-                Fill,
-                Compare,
-                CompareValue,
-                Batch,
-                Compress,
-                Decompress,
-                Encrypt,
-                Decrypt,
-                Send,
-                Receive,
-            ],
-        )
+        self.with_if(Flags::BLOCK_ON_FAULT, |opcode| {
+            !matches!(opcode, Opcode::Nop | Opcode::Drain)
+        })
     }
 
     /// Write the destination in ascending order.
     ///
     /// # Errors
-    /// The operation is not MEMMOVE or FILL, or it is a copy to a place within its source, which
-    /// has to run backwards.
+    /// The operation is not MEMMOVE, FILL or COPY_CRC, or it is a copy to a place within its
+    /// source, which has to run backwards.
     #[inline]
     pub fn strictly_ordered(self) -> Result<Self, RequestError> {
-        let request = self.with_if(Flags::STRICT_ORDER, &[Opcode::Memmove, Opcode::Fill])?;
+        use Opcode::{CopyCrc, Fill, Memmove};
+        let request = self.with_if(Flags::STRICT_ORDER, |opcode| {
+            matches!(opcode, Memmove | Fill | CopyCrc)
+        })?;
         let Descriptor { src, dst, size, .. } = request.0;
         let slots = request.0.slots();
         let copies = request.0.code() == Opcode::Memmove as u8;
@@ -347,22 +297,27 @@ impl Request {
     /// The operation is not COMPARE or COMPARE_VALUE.
     #[inline]
     pub fn expecting_difference(self, expected: bool) -> Result<Self, RequestError> {
-        let mut request = self.with_if(
-            Flags::CHECK_RESULT,
-            &[Opcode::Compare, Opcode::CompareValue],
-        )?;
+        let mut request = self.with_if(Flags::CHECK_RESULT, |opcode| {
+            matches!(opcode, Opcode::Compare | Opcode::CompareValue)
+        })?;
         request.0.op0 = u64::from(expected);
         Ok(request)
     }
 
-    fn with(mut self, flags: Flags) -> Self {
+    #[inline]
+    pub(crate) fn with(mut self, flags: Flags) -> Self {
         self.0.flags_opcode |= flags.0;
         self
     }
 
-    pub(crate) fn with_if(self, flags: Flags, takes_it: &[Opcode]) -> Result<Self, RequestError> {
+    #[inline]
+    pub(crate) fn with_if(
+        self,
+        flags: Flags,
+        takes: impl FnOnce(Opcode) -> bool,
+    ) -> Result<Self, RequestError> {
         match Opcode::from_code(self.0.code()) {
-            Some(opcode) if !takes_it.contains(&opcode) => Err(RequestError::Flag(opcode)),
+            Some(opcode) if !takes(opcode) => Err(RequestError::Flag(opcode)),
             _ => Ok(self.with(flags)),
         }
     }
@@ -376,10 +331,7 @@ pub(crate) fn sized(
     dst: Option<Address>,
     size: u64,
 ) -> Result<Descriptor, RequestError> {
-    let bytes = u32::try_from(size)
-        .ok()
-        .filter(|bytes| (1..=TRANSFER_BYTES_MAX).contains(bytes))
-        .ok_or(RequestError::Size(size))?;
+    let bytes = transfer_bytes(size)?;
     // Spelt out rather than looped over: this is on the path of every transfer.
     if let Some(operand) = src {
         ends(operand, size)?;
@@ -394,9 +346,42 @@ pub(crate) fn sized(
     Ok(descriptor)
 }
 
+/// A size as it fits a descriptor.
+#[inline]
+pub(crate) fn transfer_bytes(size: u64) -> Result<u32, RequestError> {
+    u32::try_from(size)
+        .ok()
+        .filter(|bytes| (1..=TRANSFER_BYTES_MAX).contains(bytes))
+        .ok_or(RequestError::Size(size))
+}
+
+/// As [`sized`], with the addresses set.
+pub(crate) fn placed(
+    opcode: Opcode,
+    src: Option<Address>,
+    dst: Option<Address>,
+    size: u64,
+) -> Result<Descriptor, RequestError> {
+    let mut descriptor = sized(opcode, src, dst, size)?;
+    descriptor.src = src.map_or(0, |operand| operand.addr);
+    descriptor.dst = dst.map_or(0, |operand| operand.addr);
+    Ok(descriptor)
+}
+
+/// Refuses operands of one slot that share a byte. Whether two slots lead to the same bytes, only
+/// the engine knows.
+pub(crate) fn apart(first: (Address, u64), second: (Address, u64)) -> Result<(), RequestError> {
+    let ((a, a_bytes), (b, b_bytes)) = (first, second);
+    let shared = b.addr.wrapping_sub(a.addr) < a_bytes || a.addr.wrapping_sub(b.addr) < b_bytes;
+    if a.slot == b.slot && shared {
+        return Err(RequestError::Overlap);
+    }
+    Ok(())
+}
+
 /// Refuses an operand whose last byte has no address; `size` is not 0.
 #[inline]
-fn ends(operand: Address, size: u64) -> Result<(), RequestError> {
+pub(crate) fn ends(operand: Address, size: u64) -> Result<(), RequestError> {
     match operand.addr.checked_add(size - 1) {
         Some(_) => Ok(()),
         None => Err(RequestError::Wraps(operand.addr)),

@@ -1,9 +1,18 @@
 //! Requests that compress and encrypt (SPEC sections 4.24 to 4.28).
 
-use byway_protocols::codec::{CodecWord, Compression};
+use byway_protocols::codec::{
+    AAD_BYTES_MAX, CodecWord, Compression, GCM_OPEN_BYTES_MAX, LZ4_BLOCK_BYTES_MAX, TAG_BYTES,
+    XTS_UNIT_LOG2_MAX, XTS_UNIT_LOG2_MIN,
+};
 use byway_protocols::{Descriptor, Opcode};
 
-use crate::request::{Address, Request, RequestError, Slot, sized};
+use crate::request::{Address, Request, RequestError, Slot, apart, sized, transfer_bytes};
+
+/// Bytes of a block of AES.
+const BLOCK: u32 = 16;
+/// Most bytes of an LZ4 block without a frame: its data if that does not compress, with the lengths
+/// and the token.
+const LZ4_BLOCK_COMPRESSED_MAX: u32 = LZ4_BLOCK_BYTES_MAX + LZ4_BLOCK_BYTES_MAX / 255 + 16;
 
 /// How ENCRYPT and DECRYPT work, beside the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +57,70 @@ impl Mode {
         }
     }
 
+    /// Of XTS and CBC: whole units or blocks, as many bytes out as in, in place or apart.
+    fn check_blocks(&self, dst: (Address, u64), src: (Address, u64)) -> Result<(), RequestError> {
+        let size = src.1;
+        if let Self::Xts { unit_log2, .. } = *self {
+            if !(XTS_UNIT_LOG2_MIN..=XTS_UNIT_LOG2_MAX).contains(&unit_log2) {
+                return Err(RequestError::Unit(unit_log2));
+            }
+            let unit = 1 << unit_log2;
+            if (1..u64::from(BLOCK)).contains(&(size % u64::from(unit))) {
+                return Err(RequestError::LastUnit { size, unit });
+            }
+        } else if !size.is_multiple_of(BLOCK.into()) {
+            return Err(RequestError::SizeMultiple { size, unit: BLOCK });
+        }
+        if src.0 != dst.0 {
+            apart(src, (dst.0, size))?;
+        }
+        has_room(dst.1, size)
+    }
+
+    /// Of GCM: additional data, text, and of what is opened a tag.
+    fn check_message(
+        &self,
+        opcode: Opcode,
+        dst: (Address, u64),
+        src: (Address, u64),
+    ) -> Result<(), RequestError> {
+        let Self::Gcm {
+            additional, fused, ..
+        } = *self
+        else {
+            return Ok(());
+        };
+        if additional > AAD_BYTES_MAX {
+            return Err(RequestError::Additional(additional));
+        }
+        let opens = opcode == Opcode::Decrypt;
+        let (tag_in, tag_out) = if opens {
+            (TAG_BYTES, 0)
+        } else {
+            (0, TAG_BYTES)
+        };
+        let min = additional + tag_in;
+        let size = src.1;
+        let body = size
+            .checked_sub(min.into())
+            .ok_or(RequestError::SizeMin { size, min })?;
+        if opens {
+            at_most(body, Some(GCM_OPEN_BYTES_MAX))?;
+        }
+        let stream = if opens {
+            Opcode::Decompress
+        } else {
+            Opcode::Compress
+        };
+        at_most(
+            body,
+            fused.and_then(|compression| stream_max(stream, compression)),
+        )?;
+        apart(src, dst)?;
+        let text = if fused.is_none() { body } else { 0 };
+        has_room(dst.1, text + u64::from(tag_out))
+    }
+
     fn word(&self, key: Slot, room: u32) -> CodecWord {
         let word = CodecWord::key(key.number(), room);
         match *self {
@@ -64,8 +137,11 @@ impl Mode {
 impl Request {
     /// COMPRESS: compresses `size` bytes at `src` into at most `room` bytes at `dst`.
     ///
+    /// See [`Transformed::of`](crate::Transformed::of).
+    ///
     /// # Errors
-    /// The size or the room is out of range, or an operand wraps.
+    /// The size or the room is out of range, an operand wraps, or source and room overlap. An LZ4
+    /// block takes 16384 bytes at most.
     pub fn compress(
         dst: Address,
         room: u64,
@@ -79,7 +155,7 @@ impl Request {
     /// DECOMPRESS: the inverse.
     ///
     /// # Errors
-    /// As [`Self::compress`].
+    /// As [`Self::compress`]. An LZ4 block has 16464 bytes at most.
     pub fn decompress(
         dst: Address,
         room: u64,
@@ -94,7 +170,10 @@ impl Request {
     /// bytes at `dst`.
     ///
     /// # Errors
-    /// As [`Self::compress`].
+    /// As [`Self::compress`]; the key's slot is 0; or what the mode asks of sizes does not hold: of
+    /// XTS data units of 512 bytes to 64 KiB and 16 bytes or more in the last, of CBC a multiple of
+    /// 16, of GCM additional data up to 4096 bytes; and room for what comes out. XTS and CBC may
+    /// work in place: then source and destination are the same.
     pub fn encrypt(
         dst: Address,
         room: u64,
@@ -109,7 +188,7 @@ impl Request {
     /// DECRYPT: the inverse.
     ///
     /// # Errors
-    /// As [`Self::compress`].
+    /// As [`Self::encrypt`]; a message of GCM has its tag and 2 MiB of ciphertext at most.
     pub fn decrypt(
         dst: Address,
         room: u64,
@@ -128,6 +207,8 @@ impl Request {
         compression: Compression,
     ) -> Result<Self, RequestError> {
         let (mut descriptor, room) = operands(opcode, dst, src)?;
+        at_most(src.1, stream_max(opcode, compression))?;
+        apart(src, dst)?;
         descriptor.op0 = CodecWord::compression(compression, room).0;
         Ok(Self(descriptor))
     }
@@ -140,6 +221,13 @@ impl Request {
         mode: &Mode,
     ) -> Result<Self, RequestError> {
         let (mut descriptor, room) = operands(opcode, dst, src)?;
+        if key == Slot::OWN {
+            return Err(RequestError::KeySlot);
+        }
+        match mode {
+            Mode::Xts { .. } | Mode::Cbc { .. } => mode.check_blocks(dst, src)?,
+            Mode::Gcm { .. } => mode.check_message(opcode, dst, src)?,
+        }
         descriptor.op0 = mode.word(key, room).0;
         let iv = u128::from_le_bytes(mode.iv());
         descriptor.op1 = iv as u64;
@@ -154,6 +242,9 @@ fn operands(
     (dst, room): (Address, u64),
     (src, size): (Address, u64),
 ) -> Result<(Descriptor, u32), RequestError> {
+    for bytes in [size, room] {
+        transfer_bytes(bytes)?;
+    }
     let mut descriptor = sized(opcode, Some(src), None, size)?;
     // The room is checked as if it were the size: it must not wrap either.
     let with_room = sized(opcode, None, Some(dst), room)?;
@@ -161,4 +252,27 @@ fn operands(
     descriptor.src = src.addr;
     descriptor.dst = dst.addr;
     Ok((descriptor, with_room.size))
+}
+
+/// Most bytes that go into a stream of this representation; `None`: any number.
+const fn stream_max(opcode: Opcode, compression: Compression) -> Option<u32> {
+    match (compression, opcode) {
+        (Compression::Lz4Block, Opcode::Compress) => Some(LZ4_BLOCK_BYTES_MAX),
+        (Compression::Lz4Block, _) => Some(LZ4_BLOCK_COMPRESSED_MAX),
+        _ => None,
+    }
+}
+
+fn at_most(size: u64, max: Option<u32>) -> Result<(), RequestError> {
+    match max {
+        Some(max) if size > u64::from(max) => Err(RequestError::SizeMax { size, max }),
+        _ => Ok(()),
+    }
+}
+
+fn has_room(room: u64, least: u64) -> Result<(), RequestError> {
+    if room < least {
+        return Err(RequestError::Room { room, least });
+    }
+    Ok(())
 }

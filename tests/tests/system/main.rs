@@ -12,6 +12,7 @@ mod interrupts;
 mod kill;
 mod lost_memory;
 mod messages;
+mod operations;
 mod page_requests;
 mod page_tables;
 mod parking;

@@ -9,6 +9,7 @@ use byway_agent::commands::{
     self, COMPLETION_RECORD_BYTES, PASID_OWN, RUN_SAMPLES, RUN_STOP_ON_FAILURE, RUN_TEMPLATE,
     Request, Status as AgentStatus, capability, capability_slot,
 };
+use byway_protocols::codec::KeyAlgorithm;
 use byway_protocols::{Completion, ControlStatus, Descriptor, Rights, Status};
 
 use super::guest::Guest;
@@ -177,6 +178,33 @@ impl Guest {
             },
         )?;
         slot_of(created.capability)
+    }
+
+    /// Loads a key into the lowest empty slot of the process's context; which.
+    ///
+    /// # Errors
+    /// When the guest refuses or does not answer.
+    pub fn load_key(
+        &self,
+        process: Process,
+        algorithm: KeyAlgorithm,
+        key: &[u8],
+        rights: Rights,
+    ) -> Result<u16> {
+        let target = capability(self.context(process)?, 0);
+        self.wake()?;
+        self.mailbox().channel(process).bulk_write(0, key);
+        let loaded = self.call(
+            process,
+            commands::LoadKey {
+                target,
+                algorithm: algorithm as u64,
+                length: key.len() as u64,
+                rights: u64::from(rights.0),
+                badge: 0,
+            },
+        )?;
+        slot_of(loaded.capability)
     }
 
     /// Looks `peer` up and offers it the capability in `slot`.

@@ -1,0 +1,63 @@
+//! A lock for what is done in a few nanoseconds: spins, needs neither `std` nor an allocator.
+//!
+//! Nothing that waits, wakes or calls a stranger's code may run while it is held.
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::Ordering;
+
+#[cfg(not(all(loom, test)))]
+use core::sync::atomic::AtomicBool;
+#[cfg(all(loom, test))]
+use loom::sync::atomic::AtomicBool;
+
+/// A value that one thread at a time reaches.
+#[derive(Debug)]
+pub(crate) struct Lock<T> {
+    held: AtomicBool,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: the value is reached by one thread at a time, which is what `T: Send` allows.
+unsafe impl<T: Send> Sync for Lock<T> {}
+
+impl<T> Lock<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self {
+            held: AtomicBool::new(false),
+            value: UnsafeCell::new(value),
+        }
+    }
+
+    /// Runs `with` with the value to itself. Must not be called from within itself.
+    pub(crate) fn with<R>(&self, with: impl FnOnce(&mut T) -> R) -> R {
+        while self
+            .held
+            .compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed)
+            .is_err()
+        {
+            pause();
+        }
+        let guard = Release(&self.held);
+        // SAFETY: the flag was taken by this call alone, and is given back after `with`, however
+        // that ends: no other reference exists meanwhile.
+        let result = with(unsafe { &mut *self.value.get() });
+        drop(guard);
+        result
+    }
+}
+
+/// Gives the lock back, after a panic too.
+struct Release<'a>(&'a AtomicBool);
+
+impl Drop for Release<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+fn pause() {
+    #[cfg(all(loom, test))]
+    loom::thread::yield_now();
+    #[cfg(not(all(loom, test)))]
+    core::hint::spin_loop();
+}
