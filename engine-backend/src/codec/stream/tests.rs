@@ -97,6 +97,28 @@ proptest! {
     }
 }
 
+/// A transfer that is revoked or faults leaves its stream in the middle.
+#[test]
+fn a_stream_that_was_abandoned_leaves_nothing_to_the_next() {
+    let (stranger, data) = (noise(9000, 3), text(40_000));
+    for &c in Compression::ALL {
+        let data = match c {
+            Compression::Lz4Block => &data[..16384],
+            _ => &data[..],
+        };
+        let kind = StreamKind::Compress(c);
+        let fresh = run(&mut Stream::new(), kind, data, 2048, 4096).unwrap();
+        for (taken, room) in [(1, 4096), (2048, 4096), (9000, 300), (9000, 16384)] {
+            let mut stream = Stream::new();
+            stream.start(kind);
+            let mut out = vec![0; room];
+            stream.run(&stranger[..taken], false, &mut out).unwrap();
+            let next = run(&mut stream, kind, data, 2048, 4096).unwrap();
+            assert!(next == fresh, "{c:?}, abandoned after {taken} bytes");
+        }
+    }
+}
+
 #[test]
 fn a_zlib_stream_is_verified() {
     let mut stream = Stream::new();
