@@ -357,6 +357,9 @@ impl Domain {
         slot: u32,
     ) -> Result<CapabilityReport, ControlStatus> {
         let capability = self.capability(context, slot)?;
+        // Workers count bytes when their chunks end: those of every completion that was
+        // published before this was asked.
+        self.core.epochs().synchronize();
         Ok(CapabilityReport {
             state: capability.state(),
             rights: capability.rights(),
