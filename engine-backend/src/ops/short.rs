@@ -9,7 +9,7 @@
 use byway_protocols::{Completion, Descriptor, Opcode, PAGE_SIZE, Rights, Status};
 
 use super::budget::OPERATION_COST;
-use super::chunk::{Chunk, Failure, seen_as};
+use super::chunk::{Chunk, Failure, Operand, seen_as};
 use super::memmove::{Memmove, apart, decide, decide_in_one};
 use super::window::Windows;
 use super::{Outcome, success, validate};
@@ -38,16 +38,23 @@ pub fn try_short<'a, B: Backend>(
     {
         return None;
     }
-    let memmove = validate::memmove(d).ok()?;
-    let size = u64::from(memmove.size);
-    let (from, to, order) = match through(windows, &memmove, size) {
+    let Memmove {
+        src,
+        dst,
+        size,
+        cached,
+        strict,
+        ..
+    } = validate::memmove(d).ok()?;
+    let size = u64::from(size);
+    let (from, to, order) = match through(windows, src, dst, size, strict) {
         Some(places) => places,
-        None => look(chunk, windows, &memmove, size)?,
+        None => look(chunk, windows, src, dst, size, strict)?,
     };
     let hint = Hint {
         order,
         total: size,
-        cached: memmove.cached,
+        cached,
     };
     // SAFETY: both pages were translated in this chunk, one for reading and one for
     // writing, and hold `size` bytes; guest memory has no references.
@@ -59,20 +66,15 @@ pub fn try_short<'a, B: Backend>(
     if chunk.iotlb.has_writes() {
         chunk.log_writes();
     }
-    let completion = if sigbus::generation() == chunk.regions_lost {
-        Completion {
-            result,
-            ..success(memmove.size)
-        }
-    } else {
-        match lost(chunk, &memmove) {
-            None => Completion {
-                result,
-                ..success(memmove.size)
-            },
-            Some(failure) => failure.completion(result, memmove.size),
-        }
+    let mut completion = Completion {
+        result,
+        ..success(d.size)
     };
+    if sigbus::generation() != chunk.regions_lost
+        && let Some(failure) = lost(chunk, src, dst)
+    {
+        completion = failure.completion(result, d.size);
+    }
     Some(Outcome {
         completion,
         bytes: size,
@@ -81,16 +83,22 @@ pub fn try_short<'a, B: Backend>(
 
 /// Where the operands are, if both lie in their windows; their bytes are counted.
 #[inline(always)]
-fn through(windows: &mut Windows<'_>, memmove: &Memmove, size: u64) -> Option<Places> {
-    let from = windows.src.find(memmove.src, size)?;
-    let to = windows.dst.find(memmove.dst, size)?;
+fn through(
+    windows: &mut Windows<'_>,
+    src: Operand,
+    dst: Operand,
+    size: u64,
+    strict: bool,
+) -> Option<Places> {
+    let from = windows.src.find(src, size)?;
+    let to = windows.dst.find(dst, size)?;
     let order = if windows.are_apart {
-        apart(memmove.strict)
+        apart(strict)
     } else {
         // In one address space, in which the windows know where they are.
-        let src = windows.src.address(memmove.src);
-        let dst = windows.dst.address(memmove.dst);
-        decide_in_one(src, dst, size, memmove.strict).ok()?
+        let src = windows.src.address(src);
+        let dst = windows.dst.address(dst);
+        decide_in_one(src, dst, size, strict).ok()?
     };
     windows.moved(size);
     Some((from, to, order))
@@ -98,16 +106,18 @@ fn through(windows: &mut Windows<'_>, memmove: &Memmove, size: u64) -> Option<Pl
 
 /// Finds out where the operands are; their bytes are counted, and there are windows for them
 /// from now on. `None` when one is not that simple.
-#[inline]
+#[inline(never)]
 fn look<'a, B: Backend>(
     chunk: &mut Chunk<'a, B>,
     windows: &mut Windows<'a>,
-    memmove: &Memmove,
+    src_operand: Operand,
+    dst_operand: Operand,
     size: u64,
+    strict: bool,
 ) -> Option<Places> {
-    let src = chunk.resolve(memmove.src, size, Rights::READ).ok()?;
-    let dst = chunk.resolve(memmove.dst, size, Rights::WRITE).ok()?;
-    let order = decide(&src, &dst, size, memmove.strict).ok()?;
+    let src = chunk.resolve(src_operand, size, Rights::READ).ok()?;
+    let dst = chunk.resolve(dst_operand, size, Rights::WRITE).ok()?;
+    let order = decide(&src, &dst, size, strict).ok()?;
     // Its end comes first: the beginning's page must not be marked dirty if the end's is missing.
     if order == Order::Descending && dst.addr % PAGE_SIZE + size > PAGE_SIZE {
         return None;
@@ -120,17 +130,14 @@ fn look<'a, B: Backend>(
     if to.len < size {
         return None;
     }
-    windows.open(chunk, (memmove.src, &src), (memmove.dst, &dst), size);
+    windows.open(chunk, (src_operand, &src), (dst_operand, &dst), size);
     Some((from.host, to.host, order))
 }
 
 /// Why what was moved may be gone: a region lost its backing meanwhile.
 #[cold]
-fn lost<B: Backend>(chunk: &Chunk<'_, B>, memmove: &Memmove) -> Option<Failure> {
-    let operands = [
-        (memmove.src, Rights::READ, false),
-        (memmove.dst, Rights::WRITE, true),
-    ];
+fn lost<B: Backend>(chunk: &Chunk<'_, B>, src: Operand, dst: Operand) -> Option<Failure> {
+    let operands = [(src, Rights::READ, false), (dst, Rights::WRITE, true)];
     operands.into_iter().find_map(|(operand, need, write)| {
         match chunk.resolve(operand, 0, need) {
             Ok(target) => target.space.memory().is_dead().then(|| Failure {

@@ -153,7 +153,9 @@ fn go_on<B: Backend>(
 }
 
 /// As many descriptors as fit into the chunk. What comes after it.
-#[inline(always)]
+///
+/// A function of its own, so that the registers are its loop's.
+#[inline(never)]
 fn burst<'a, B: Backend>(
     chunk: &mut Chunk<'a, B>,
     windows: &mut Windows<'a>,
