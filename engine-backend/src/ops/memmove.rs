@@ -165,12 +165,7 @@ pub(super) fn decide(
 
 /// The same for two addresses in one address space.
 #[inline(always)]
-pub(super) fn decide_in_one(
-    src: u64,
-    dst: u64,
-    size: u64,
-    strict: bool,
-) -> Result<Order, Failure> {
+pub(super) fn decide_in_one(src: u64, dst: u64, size: u64, strict: bool) -> Result<Order, Failure> {
     // Neither range wraps, so a distance below `size` means that they overlap.
     if dst > src && dst - src < size {
         return if strict {

@@ -296,12 +296,6 @@ impl Served {
         self.ring.take(word)
     }
 
-    /// Fetches the place of the next descriptor's completion.
-    #[inline(always)]
-    pub fn expect_completion(&self) {
-        self.ring.expect_completion();
-    }
-
     /// Fetches ahead for the descriptors that follow in a burst.
     #[inline(always)]
     pub fn prefetch(&self) {

@@ -95,12 +95,6 @@ impl<M: RingMemory> EngineRing<M> {
         (Ticket { slot, phase }, descriptor)
     }
 
-    /// Fetches the line that the next descriptor's completion goes to.
-    #[inline(always)]
-    pub(crate) fn expect_completion(&self) {
-        self.memory.prefetch_completion(self.next.slot());
-    }
-
     /// Fetches what later descriptors of a burst need, while this one is worked on.
     #[inline(always)]
     pub(crate) fn prefetch(&self) {

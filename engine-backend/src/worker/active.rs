@@ -11,8 +11,7 @@ use crate::iotlb::Iotlb;
 use crate::ops::budget::OPERATION_COST;
 use crate::ops::chunk::Chunk;
 use crate::ops::{
-    Budget, Codecs, Execution, Outcome, Staging, Step, Verdict, Windows, try_short,
-    wants_interrupt,
+    Budget, Codecs, Execution, Outcome, Staging, Step, Verdict, Windows, try_short, wants_interrupt,
 };
 use crate::port::{Await, Seat};
 use crate::queue::{Served, Ticket, WorkQueue};
@@ -242,12 +241,6 @@ impl Active {
             None => self.served.poll().is_some() || self.flight.is_some(),
             Some(awaits) => awaits.is_over(),
         }
-    }
-
-    /// Fetches the place of the completion that comes next.
-    #[inline(always)]
-    pub(super) fn expect_completion(&self) {
-        self.served.expect_completion();
     }
 
     /// One chunk of work: the rest of a long descriptor, or as many small ones as fit.

@@ -186,8 +186,6 @@ impl<B: Backend> Thread<B> {
         let Some(queue) = self.queues.get_mut(turn.key).and_then(Option::as_mut) else {
             return false;
         };
-        // Its completion goes where the submitter looks: on the way while the rest is done.
-        queue.expect_completion();
         if self.is_idle {
             // Nobody's time.
             self.free_since = ticks();
