@@ -357,9 +357,7 @@ impl Domain {
         slot: u32,
     ) -> Result<CapabilityReport, ControlStatus> {
         let capability = self.capability(context, slot)?;
-        // Workers count bytes when their chunks end: those of every completion that was
-        // published before this was asked.
-        self.core.epochs().synchronize();
+        // Waits for nobody, so bytes of chunks that have not ended are still to be counted.
         Ok(CapabilityReport {
             state: capability.state(),
             rights: capability.rights(),
