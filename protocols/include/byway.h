@@ -86,6 +86,8 @@ typedef uint64_t __le64;
 #define BYWAY_AAD_BYTES_MAX 0x1000U
 /* an authentication tag, in bytes */
 #define BYWAY_TAG_BYTES 0x10U
+/* most messages that are ever sealed under one key as it was loaded */
+#define BYWAY_SEAL_MESSAGES_MAX 0x10000000000ULL
 /* room for a key in KEY_LOAD, in bytes */
 #define BYWAY_KEY_BYTES_MAX 0x40U
 /* most messages that wait in one port */
@@ -289,6 +291,8 @@ typedef uint64_t __le64;
 #define BYWAY_STATUS_OVERFLOW 0x51U
 /* compressed data is not valid */
 #define BYWAY_STATUS_BAD_DATA 0x52U
+/* number of a sealed message below the lowest that is accepted */
+#define BYWAY_STATUS_REPLAYED 0x53U
 /* stage-2 table misconfigured */
 #define BYWAY_STATUS_STAGE2_MISCONFIGURED 0x58U
 /* stage-2 permission */
@@ -410,6 +414,11 @@ typedef uint64_t __le64;
 #define BYWAY_KEY_AES_GCM128 0x4U
 /* AES-256 in Galois/counter mode, 32 bytes */
 #define BYWAY_KEY_AES_GCM256 0x5U
+/*
+ * a channel key: XAES-256-GCM (section 4.31), 32 bytes; for SEAL_COPY and
+ * OPEN_COPY alone
+ */
+#define BYWAY_KEY_CHANNEL256 0x6U
 
 /* byway_queue_header.state (section 2.3) */
 /* not created yet */
@@ -797,6 +806,14 @@ struct byway_atomic_fields {
 	/* See atomic_kind */
 	__u8 kind;
 	__u8 reserved17[7];
+} __attribute__((aligned(8)));
+
+struct byway_seal_header {
+	/* Drawn at random when the sealing key was loaded */
+	__u8 object[12];
+	__le32 reserved12;
+	/* Counts messages under that key, from 1 */
+	__le64 number;
 } __attribute__((aligned(8)));
 
 struct byway_queue_header {

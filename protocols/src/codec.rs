@@ -1,5 +1,7 @@
 //! Compression and encryption: what `op0` to `op2` of those operations hold, which
-//! algorithms there are, and their limits (SPEC sections 4.24 to 4.28).
+//! algorithms there are, and their limits (SPEC sections 4.24 to 4.28, 4.31 and 4.32).
+
+use crate::wire::wire_struct;
 
 /// How COMPRESS and DECOMPRESS represent data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub enum KeyAlgorithm {
     AesGcm128 = 4,
     /// AES-256 in Galois/counter mode.
     AesGcm256 = 5,
+    /// XAES-256-GCM with nonces that the engine counts, for SEAL_COPY and OPEN_COPY alone.
+    Channel256 = 6,
 }
 
 impl KeyAlgorithm {
@@ -56,6 +60,7 @@ impl KeyAlgorithm {
         Self::AesCbc256,
         Self::AesGcm128,
         Self::AesGcm256,
+        Self::Channel256,
     ];
 
     /// The algorithm with this code, or `None`.
@@ -67,6 +72,7 @@ impl KeyAlgorithm {
             3 => Some(Self::AesCbc256),
             4 => Some(Self::AesGcm128),
             5 => Some(Self::AesGcm256),
+            6 => Some(Self::Channel256),
             _ => None,
         }
     }
@@ -76,7 +82,7 @@ impl KeyAlgorithm {
     pub const fn key_bytes(self) -> usize {
         match self {
             Self::AesXts256 => 64,
-            Self::AesCbc256 | Self::AesGcm256 => 32,
+            Self::AesCbc256 | Self::AesGcm256 | Self::Channel256 => 32,
             Self::AesCbc128 | Self::AesGcm128 => 16,
         }
     }
@@ -84,7 +90,7 @@ impl KeyAlgorithm {
     /// Whether it authenticates what it encrypts.
     #[must_use]
     pub const fn is_aead(self) -> bool {
-        matches!(self, Self::AesGcm128 | Self::AesGcm256)
+        matches!(self, Self::AesGcm128 | Self::AesGcm256 | Self::Channel256)
     }
 }
 
@@ -152,8 +158,22 @@ pub const GCM_OPEN_BYTES_MAX: u32 = 2 << 20;
 pub const AAD_BYTES_MAX: u32 = 4096;
 /// An authentication tag, in bytes.
 pub const TAG_BYTES: u32 = 16;
+/// Most messages that are ever sealed under one key as it was loaded.
+pub const SEAL_MESSAGES_MAX: u64 = 1 << 40;
 /// Room for a key in KEY_LOAD, in bytes.
 pub const KEY_BYTES_MAX: usize = 64;
+
+wire_struct! {
+    /// First 24 bytes of a sealed message: its nonce.
+    pub struct SealHeader: 24 align 8 {
+        /// Drawn at random when the sealing key was loaded.
+        object: [u8; 12] = 0,
+        /// 0.
+        reserved12: u32 = 12,
+        /// Counts messages under that key, from 1.
+        number: u64 = 16,
+    }
+}
 
 /// A key on its way to the engine. Never shown.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! Every wire structure, for the generator of the C header and for tests.
 
 use crate::{
-    StructLayout, completion, config, control, descriptor, event, invalidation, operands, ring,
+    StructLayout, codec, completion, config, control, descriptor, event, invalidation, operands,
+    ring,
 };
 
 /// All structures in the order of the header.
@@ -20,6 +21,7 @@ pub const ALL: &[StructLayout] = &[
     operands::CopySgFields::LAYOUT,
     operands::Segment::LAYOUT,
     operands::AtomicFields::LAYOUT,
+    codec::SealHeader::LAYOUT,
     ring::QueueHeader::LAYOUT,
     invalidation::InvalidationHeader::LAYOUT,
     invalidation::InvalidationRange::LAYOUT,

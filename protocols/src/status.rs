@@ -126,6 +126,8 @@ statuses! {
     Overflow = 0x51, "output does not fit";
     /// Compressed data is not valid.
     BadData = 0x52, "compressed data is not valid";
+    /// Number of a sealed message below the lowest that is accepted.
+    Replayed = 0x53, "number of a sealed message below the lowest that is accepted";
     /// Stage-2 table misconfigured.
     Stage2Misconfigured = 0x58, "stage-2 table misconfigured";
     /// Stage-2 permission.

@@ -1,6 +1,6 @@
 //! [`Cipher`]: one AES mode of AWS-LC with its state allocated beforehand.
 //!
-//! The only place that calls AWS-LC. A context is bound to its algorithm when it is made,
+//! With `channel` the only place that calls AWS-LC. A context is bound to its algorithm when it is made,
 //! which is when AWS-LC allocates; each use after that only expands a key into it and
 //! works in place on the caller's slice. [`Cipher::forget`] overwrites the key.
 
@@ -56,7 +56,7 @@ impl Cipher {
                 KeyAlgorithm::AesCbc128 => lc::EVP_aes_128_cbc(),
                 KeyAlgorithm::AesCbc256 => lc::EVP_aes_256_cbc(),
                 KeyAlgorithm::AesGcm128 => lc::EVP_aes_128_gcm(),
-                KeyAlgorithm::AesGcm256 => lc::EVP_aes_256_gcm(),
+                KeyAlgorithm::AesGcm256 | KeyAlgorithm::Channel256 => lc::EVP_aes_256_gcm(),
             }
         };
         // SAFETY: takes no argument.
@@ -131,7 +131,7 @@ impl Cipher {
             KeyAlgorithm::AesCbc128 | KeyAlgorithm::AesCbc256 => {
                 data.len().is_multiple_of(BLOCK_BYTES)
             }
-            KeyAlgorithm::AesGcm128 | KeyAlgorithm::AesGcm256 => true,
+            KeyAlgorithm::AesGcm128 | KeyAlgorithm::AesGcm256 | KeyAlgorithm::Channel256 => true,
         };
         if !fits || !self.keyed {
             return Err(CipherError);

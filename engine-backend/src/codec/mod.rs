@@ -5,8 +5,9 @@
 //! when it is made, none while it works; a call does a bounded piece of work, so that a
 //! worker can look at its clock between two.
 //!
-//! Libraries do the work: AWS-LC (`cipher`), `lz4_flex` (`lz4`), `zlib-rs` (`deflate`).
+//! Libraries do the work: AWS-LC (`cipher`, `channel`), `lz4_flex` (`lz4`), `zlib-rs` (`deflate`).
 
+pub mod channel;
 pub mod cipher;
 pub mod deflate;
 pub mod lz4;

@@ -3,6 +3,7 @@
 use byway_protocols::{Rights, Status};
 
 use super::chunk::{Chunk, Failure, Operand};
+use super::walk::overlap;
 use super::{Outcome, Step, success};
 use crate::backend::{Backend, Hint, Order};
 use crate::stage2::Access;
@@ -54,11 +55,16 @@ impl CopyRows {
     }
 
     fn run<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Result<(), Failure> {
-        let src = chunk.resolve(self.src, self.extent(self.src_stride)?, Rights::READ)?;
-        let dst = chunk.resolve(self.dst, self.extent(self.dst_stride)?, Rights::WRITE)?;
+        let extents = [self.extent(self.src_stride)?, self.extent(self.dst_stride)?];
+        let src = chunk.resolve(self.src, extents[0], Rights::READ)?;
+        let dst = chunk.resolve(self.dst, extents[1], Rights::WRITE)?;
         let hint = Hint {
-            order: Order::Ascending,
-            total: u64::from(self.row),
+            order: if overlap(&src, extents[0], &dst, extents[1]) {
+                Order::Ascending
+            } else {
+                Order::Disjoint
+            },
+            total: u64::from(self.size),
             cached: self.cached,
         };
         let before = self.done;

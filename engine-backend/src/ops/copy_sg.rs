@@ -5,7 +5,7 @@ use byway_protocols::{Completion, Rights, Status};
 
 use super::chunk::{Chunk, Failure, Operand};
 use super::segment;
-use super::walk::abreast;
+use super::walk::{abreast, overlap};
 use super::{Outcome, Step, success};
 use crate::backend::{Backend, Hint, Order};
 use crate::stage2::Access;
@@ -112,8 +112,12 @@ impl CopySg {
             let src = chunk.resolve(self.src.segment, len, Rights::READ)?;
             let dst = chunk.resolve(self.dst.segment, len, Rights::WRITE)?;
             let hint = Hint {
-                order: Order::Ascending,
-                total: len,
+                order: if overlap(&src, len, &dst, len) {
+                    Order::Ascending
+                } else {
+                    Order::Disjoint
+                },
+                total: u64::from(self.size),
                 cached: self.cached,
             };
             let (at, result) = abreast(chunk, &src, [&dst], len, |backend, [to], from, len| {

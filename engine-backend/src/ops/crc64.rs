@@ -9,6 +9,10 @@ use super::{Outcome, Step, success};
 use crate::backend::Backend;
 use crate::stage2::Access;
 
+/// Bytes that are taken in at a time: they stay in the first cache until the library has gone over them.
+const PIECE: u64 = 16 << 10;
+const _: () = assert!(PIECE as usize <= HALF);
+
 /// A CRC-64 under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Crc64 {
@@ -48,7 +52,7 @@ impl Crc64 {
         let mut at = 0;
         let mut result = Ok(());
         while at < left && result.is_ok() && !(at > 0 && chunk.budget.is_over()) {
-            let len = chunk.room(left - at).min(HALF as u64);
+            let len = chunk.room(left - at).min(PIECE);
             let copied = chunk.copy_in(&src, at, 0..len as usize);
             sum.update(&chunk.staging.bytes()[..copied.bytes]);
             at += copied.bytes as u64;

@@ -128,11 +128,20 @@ impl CreateDelta {
         let (a, b) = (&a[..words * WORD], &b[..words * WORD]);
         let mut found = Found { words, entries: 0 };
         let first = self.done as usize / WORD;
-        for (i, (x, y)) in a.chunks(STRIDE).zip(b.chunks(STRIDE)).enumerate() {
-            if x == y {
+        let (blocks, rest) = (a.as_chunks::<STRIDE>(), b.as_chunks::<STRIDE>());
+        let last = [(blocks.1, rest.1)];
+        let whole = blocks
+            .0
+            .iter()
+            .zip(rest.0)
+            .map(|(x, y)| (x == y, &x[..], &y[..]));
+        let all = whole.chain(last.map(|(x, y)| (x == y, x, y)));
+        for (i, (is_equal, x, y)) in all.enumerate() {
+            if is_equal {
                 continue;
             }
-            for (j, (x, y)) in x.chunks(WORD).zip(y.chunks(WORD)).enumerate() {
+            let words = x.as_chunks::<WORD>().0.iter().zip(y.as_chunks::<WORD>().0);
+            for (j, (x, y)) in words.enumerate() {
                 if x == y {
                     continue;
                 }

@@ -9,7 +9,7 @@ mod gather;
 mod messages;
 mod places;
 
-use byway_protocols::codec::{CodecWord, Compression};
+use byway_protocols::codec::{CodecWord, Compression, GCM_OPEN_BYTES_MAX, SealHeader, TAG_BYTES};
 use byway_protocols::descriptor::{BATCH_COUNT_MAX, TRANSFER_BYTES_MAX, Word0};
 use byway_protocols::{Descriptor, Flags, Opcode, Status};
 
@@ -63,6 +63,8 @@ pub const SUPPORTED: &[Opcode] = &[
     Opcode::CopySg,
     Opcode::DifGen,
     Opcode::DixVerify,
+    Opcode::SealCopy,
+    Opcode::OpenCopy,
     Opcode::Atomic64,
     Opcode::Signal,
     Opcode::Send,
@@ -134,6 +136,8 @@ pub fn operation(d: &Descriptor) -> Result<Operation, Status> {
         Some(Opcode::Decompress) => stream(d, StreamKind::Decompress),
         Some(Opcode::Encrypt) => crypt(d, Direction::Encrypt),
         Some(Opcode::Decrypt) => crypt(d, Direction::Decrypt),
+        Some(Opcode::SealCopy) => channel(d, Direction::Encrypt),
+        Some(Opcode::OpenCopy) => channel(d, Direction::Decrypt),
         Some(opcode) => rare(d, opcode).map(Operation::Rare),
         None => Err(Status::BadOpcode),
     }
@@ -351,6 +355,34 @@ fn crypt(d: &Descriptor, direction: Direction) -> Result<Operation, Status> {
         fused,
         unit_log2: word.unit_log2(),
         iv,
+        channel: false,
+    });
+    transform(d, word, action)
+}
+
+/// SEAL_COPY and OPEN_COPY.
+#[cold]
+fn channel(d: &Descriptor, direction: Direction) -> Result<Operation, Status> {
+    let word = CodecWord(d.op0);
+    let known = CodecWord::key(word.key_slot(), word.capacity());
+    let (lowest, around) = match direction {
+        Direction::Encrypt => (d.op1, 0),
+        Direction::Decrypt => (0, SealHeader::SIZE as u32 + TAG_BYTES),
+    };
+    common(d, TRANSFORMS, d.status_array | word.0 ^ known.0 | lowest)?;
+    if !(around..=around + GCM_OPEN_BYTES_MAX).contains(&d.size) {
+        return Err(Status::BadSize);
+    }
+    let mut iv = [0; 16];
+    iv[..8].copy_from_slice(&d.op1.to_le_bytes());
+    iv[8..].copy_from_slice(&d.op2.to_le_bytes());
+    let action = Action::Crypt(Crypt {
+        direction,
+        key: word.key_slot(),
+        fused: None,
+        unit_log2: 0,
+        iv,
+        channel: true,
     });
     transform(d, word, action)
 }

@@ -16,7 +16,7 @@ use crate::context::Target;
 use crate::stage2::Access;
 
 /// Bytes that are summed up at a time: they stay in the first cache.
-const PIECE: u64 = 16 << 10;
+const PIECE: u64 = 8 << 10;
 const _: () = assert!(PIECE as usize <= HALF);
 
 /// Least of each source that is summed up at a time: with all 16 of them a chunk.

@@ -445,6 +445,7 @@ fn constants() -> Group {
             ("GCM_OPEN_BYTES_MAX", codec::GCM_OPEN_BYTES_MAX.into()),
             ("AAD_BYTES_MAX", codec::AAD_BYTES_MAX.into()),
             ("TAG_BYTES", codec::TAG_BYTES.into()),
+            ("SEAL_MESSAGES_MAX", codec::SEAL_MESSAGES_MAX),
             ("KEY_BYTES_MAX", codec::KEY_BYTES_MAX as u64),
             ("PORT_DEPTH_MAX", port::PORT_DEPTH_MAX.into()),
             ("PORT_MESSAGE_MAX", port::PORT_MESSAGE_MAX.into()),

@@ -6,6 +6,7 @@
 mod exits;
 mod latency;
 mod mechanisms;
+pub mod ops;
 pub mod quiet;
 pub mod report;
 mod revocation;
@@ -44,23 +45,40 @@ pub enum Case {
     IdleQueues,
     /// Floods of different weights, and a victim beside a flood
     Fairness,
+    /// Every operation beside the same library called directly; not part of --quick unless named
+    Ops,
 }
 
 /// What `byway bench` takes.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(
-    after_help = "Examples:\n  byway bench --quick --json bench.json  every figure in under two minutes\n  byway bench revoke memcpy              only these cases"
+    after_help = "Examples:\n  byway bench --quick --json bench.json  every figure in under two minutes\n  byway bench revoke memcpy              only these cases\n  byway bench --case ops --json ops.json every operation beside its library, in under two minutes"
 )]
 pub struct BenchArgs {
     /// Cases to measure, all when none is named
     #[arg(value_name = "CASE")]
     pub cases: Vec<Case>,
+    /// The same, one at a time
+    #[arg(long = "case", value_name = "CASE")]
+    pub more_cases: Vec<Case>,
     /// Measure in under two minutes: fewer sizes and windows
     #[arg(long)]
     pub quick: bool,
     /// Write the results as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+impl BenchArgs {
+    /// Whether a case is to be measured.
+    fn wants(&self, case: Case) -> bool {
+        let mut named = self.cases.iter().chain(&self.more_cases).peekable();
+        if named.peek().is_none() {
+            // What takes too long for a quick look is asked for by name.
+            return !(self.quick && case == Case::Ops);
+        }
+        named.any(|&one| one == case)
+    }
 }
 
 /// Measures and prints.
@@ -125,7 +143,7 @@ fn each_case(
     report: &mut BenchReport,
     progress: Progress<'_>,
 ) -> Result<()> {
-    let wanted = |case| args.cases.is_empty() || args.cases.contains(&case);
+    let wanted = |case| args.wants(case);
     if [Case::Latency, Case::Exits, Case::Memcpy, Case::Sizes]
         .into_iter()
         .any(wanted)
@@ -148,7 +166,19 @@ fn each_case(
             })?
             .or_note(&mut report.not_measured);
     }
-    mechanisms_alone(&wanted, args.quick, report, progress)
+    mechanisms_alone(&wanted, args.quick, report, progress)?;
+    if wanted(Case::Ops) {
+        progress.next("operations")?;
+        let missing = &mut report.not_measured;
+        ops::measure(
+            args.quick,
+            &mut report.rows,
+            &mut report.ratios,
+            missing,
+            progress,
+        )?;
+    }
+    Ok(())
 }
 
 /// What takes two virtual machines with small buffers.

@@ -5,6 +5,7 @@ use std::fmt;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 
+use super::ops::{self, OpsFigures};
 use crate::demo::report::bytes_name;
 
 /// Everything that `byway bench --json FILE` writes.
@@ -47,6 +48,10 @@ pub struct Ratios {
     pub jain: Option<f64>,
     /// A victim's 99th percentile beside a flood over that of its share of the worker; the worst flood.
     pub victim_p99_over_share: Option<f64>,
+    /// Throughput over that of the same library called directly; the worst operation of 64 KiB or more.
+    pub ops_over_library_min: Option<f64>,
+    /// A fused operation's over that of the passes that it replaces, above the last cache; the worst one.
+    pub fused_over_two_passes_min: Option<f64>,
 }
 
 /// One measurement. Figures that do not apply are null; what only some rows have is absent.
@@ -74,6 +79,9 @@ pub struct Row {
     /// Share of samples during which the host took a core away or a page fault came; those are left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disturbed_share: Option<f64>,
+    /// What only rows of operations have.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub ops: Option<OpsFigures>,
     /// Anything else worth knowing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
@@ -88,7 +96,7 @@ struct Target {
 }
 
 impl Ratios {
-    fn targets(&self) -> [Target; 10] {
+    fn targets(&self) -> [Target; 12] {
         let at_most = |name, value, bound| Target {
             name,
             value,
@@ -116,6 +124,16 @@ impl Ratios {
             at_most("put64_16384_idle_over_1", self.put64_16384_idle_over_1, 1.2),
             at_least("jain", self.jain, 0.95),
             at_most("victim_p99_over_share", self.victim_p99_over_share, 2.0),
+            at_least(
+                "ops_over_library_min",
+                self.ops_over_library_min,
+                ops::LIBRARY_MIN,
+            ),
+            at_least(
+                "fused_over_two_passes_min",
+                self.fused_over_two_passes_min,
+                ops::FUSED_MIN,
+            ),
         ]
     }
 }
@@ -140,7 +158,9 @@ impl fmt::Display for BenchReport {
             "disturbed",
             "note",
         ]);
-        for row in &self.rows {
+        // Rows of operations have a table of their own.
+        let others = || self.rows.iter().filter(|row| row.ops.is_none());
+        for row in others() {
             rows.add_row([
                 row.case.clone(),
                 if row.size == 0 {
@@ -172,7 +192,12 @@ impl fmt::Display for BenchReport {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
-        writeln!(f, "{rows}")?;
+        if others().next().is_some() {
+            writeln!(f, "{rows}")?;
+        }
+        if let Some(table) = ops::table(&self.rows) {
+            writeln!(f, "{table}")?;
+        }
         let mut figures = Table::new();
         figures.load_style(presets::UTF8_BORDERS_ONLY);
         figures.set_header(["figure", "measured", "target", ""]);

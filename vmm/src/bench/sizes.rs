@@ -159,7 +159,7 @@ pub fn against_memcpy(stage: &Stage, windows: u32, rows: &mut Vec<Row>) -> Resul
 
 /// Gives `steer` a way to have `work` done on one thread, bound to core `core`, that lives as long as it does: a host
 /// that starts and ends threads is busy with that for milliseconds afterwards.
-fn on_core<T: Send, R>(
+pub(super) fn on_core<T: Send, R>(
     core: usize,
     work: &mut (impl FnMut() -> T + Send),
     steer: impl FnOnce(&dyn Fn() -> Result<T>) -> Result<R>,

@@ -47,6 +47,10 @@ unsafe fn streaming(dst: *mut u8, src: *const u8, len: usize) {
     _mm_sfence();
 }
 
+/// One of the copies, as [`Ranges::fastest`] found it.
+#[derive(Debug, Clone, Copy)]
+pub struct Fastest(Kernel);
+
 /// The best host copy at one size.
 #[derive(Debug, Clone, Copy)]
 pub struct BestCopy {
@@ -83,6 +87,22 @@ impl Ranges {
     /// Copies over and over, `repeat` times per kernel and round, and returns the fastest kernel by its best round.
     #[must_use]
     pub fn best_copy(&self, repeat: usize, rounds: usize) -> BestCopy {
+        self.race(repeat, rounds).0
+    }
+
+    /// The same, to be used again by [`Self::copy`].
+    #[must_use]
+    pub fn fastest(&self, repeat: usize, rounds: usize) -> Fastest {
+        self.race(repeat, rounds).1
+    }
+
+    /// Copies once.
+    pub fn copy(&self, kernel: Fastest) {
+        // SAFETY: the promise made to `new`; the kernel is one that the CPU has.
+        unsafe { (kernel.0)(self.dst.as_ptr(), self.src.as_ptr(), self.len) };
+    }
+
+    fn race(&self, repeat: usize, rounds: usize) -> (BestCopy, Fastest) {
         let mut kernels: Vec<(&'static str, Kernel)> =
             vec![("libc memcpy", library), ("rep movsb", rep_movsb)];
         if std::arch::is_x86_feature_detected!("avx512f") {
@@ -92,6 +112,7 @@ impl Ranges {
             kernel: "none",
             gbps: 0.0,
         };
+        let mut fastest = Fastest(library);
         for _ in 0..rounds {
             for &(name, kernel) in &kernels {
                 // The first pass fetches the buffers.
@@ -100,17 +121,17 @@ impl Ranges {
                     if pass == 1 {
                         start = Instant::now();
                     }
-                    // SAFETY: the promise made to `new`; length and alignment were checked there, the CPU has the feature.
-                    unsafe { kernel(self.dst.as_ptr(), self.src.as_ptr(), self.len) };
+                    self.copy(Fastest(kernel));
                 }
                 let ns = start.elapsed().as_nanos().max(1) as f64;
                 let gbps = (self.len * repeat) as f64 / ns;
                 if gbps > best.gbps {
                     best = BestCopy { kernel: name, gbps };
+                    fastest = Fastest(kernel);
                 }
             }
         }
-        best
+        (best, fastest)
     }
 }
 

@@ -268,6 +268,47 @@ descending_loop!(
     avx512_descend, 64, "vmovdqu64", "vmovdqu64", "zmm16", "zmm17", "zmm18", "zmm19", ""
 );
 
+/// Copies whole steps of 128 bytes to two places, each loaded once; returns what is left at the end.
+///
+/// # Safety
+/// See the module; the processor has AVX2, and the ranges share no byte.
+pub(super) unsafe fn dual(dst: [u64; 2], src: u64, len: usize) -> usize {
+    if len < 128 {
+        return len;
+    }
+    let mut left = len;
+    // SAFETY: the loop reads and writes whole steps inside `len`.
+    unsafe {
+        asm!(
+            "2:",
+            "vmovdqu ymm0, [{s}]",
+            "vmovdqu ymm1, [{s} + 32]",
+            "vmovdqu ymm2, [{s} + 64]",
+            "vmovdqu ymm3, [{s} + 96]",
+            "vmovdqu [{d}], ymm0",
+            "vmovdqu [{d} + 32], ymm1",
+            "vmovdqu [{d} + 64], ymm2",
+            "vmovdqu [{d} + 96], ymm3",
+            "vmovdqu [{e}], ymm0",
+            "vmovdqu [{e} + 32], ymm1",
+            "vmovdqu [{e} + 64], ymm2",
+            "vmovdqu [{e} + 96], ymm3",
+            "add {s}, 128",
+            "add {d}, 128",
+            "add {e}, 128",
+            "sub {n}, 128",
+            "cmp {n}, 128",
+            "jae 2b",
+            "vzeroupper",
+            s = inout(reg) src => _, d = inout(reg) dst[0] => _, e = inout(reg) dst[1] => _,
+            n = inout(reg) left,
+            out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+            options(nostack),
+        );
+    }
+    left
+}
+
 /// Copies upwards with the processor's own loop; the ranges are disjoint.
 ///
 /// # Safety

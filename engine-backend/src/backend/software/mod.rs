@@ -135,12 +135,16 @@ impl Backend for Software {
 
     #[inline]
     unsafe fn compare_value(&mut self, a: HostAddr, len: usize, pattern: u128) -> Option<usize> {
-        // SAFETY: the caller's guarantee, passed on.
-        unsafe { compare::value(a.0, len, pattern) }
+        // SAFETY: the caller's guarantee, passed on; the processor has `simd`.
+        unsafe { compare::value(self.simd, a.0, len, pattern) }
     }
 
     unsafe fn dualcast(&mut self, dst: [HostAddr; 2], src: HostAddr, len: usize, hint: Hint) {
         let mut at = 0;
+        if self.simd != Simd::Sse2 && !self.streams(len, hint) {
+            // SAFETY: the caller's guarantee; the processor has AVX2.
+            at = len - unsafe { copy::dual(dst.map(|dst| dst.0), src.0, len) };
+        }
         while at < len {
             let part = SCRATCH.min(len - at);
             // SAFETY: a part of the source.

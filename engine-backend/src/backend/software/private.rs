@@ -69,6 +69,15 @@ impl Private {
             Simd::Avx512 => into.len() & !63,
         };
         let to = into.as_mut_ptr().expose_provenance() as u64;
+        let steps = into.len() & !127;
+        if self.simd == Simd::Avx2 && steps != 0 {
+            // SAFETY: whole steps of the slice and of the source; the processor has AVX2.
+            unsafe {
+                avx2_fold_by_steps(to, from.0, steps);
+                return Self::with(Simd::Sse2)
+                    .fold(&mut into[steps..], HostAddr(from.0 + steps as u64));
+            }
+        }
         // SAFETY: whole vectors of the slice and of the source, which the processor has.
         unsafe {
             match self.simd {
@@ -98,6 +107,41 @@ impl Private {
                 copy::long(self.simd, dst, src, len, Order::Disjoint, false);
             }
         }
+    }
+}
+
+/// Adds whole steps of 128 bytes, `len` being at least one.
+///
+/// # Safety
+/// Both ranges are mapped, the first writable; the processor has AVX2.
+unsafe fn avx2_fold_by_steps(into: u64, from: u64, len: usize) {
+    debug_assert!(len >= 128 && len.is_multiple_of(128));
+    // SAFETY: the loop accesses whole steps inside `len`.
+    unsafe {
+        asm!(
+            "xor {at:e}, {at:e}",
+            "2:",
+            "vmovdqu ymm0, [{from} + {at}]",
+            "vmovdqu ymm1, [{from} + {at} + 32]",
+            "vmovdqu ymm2, [{from} + {at} + 64]",
+            "vmovdqu ymm3, [{from} + {at} + 96]",
+            "vpxor ymm0, ymm0, [{into} + {at}]",
+            "vpxor ymm1, ymm1, [{into} + {at} + 32]",
+            "vpxor ymm2, ymm2, [{into} + {at} + 64]",
+            "vpxor ymm3, ymm3, [{into} + {at} + 96]",
+            "vmovdqu [{into} + {at}], ymm0",
+            "vmovdqu [{into} + {at} + 32], ymm1",
+            "vmovdqu [{into} + {at} + 64], ymm2",
+            "vmovdqu [{into} + {at} + 96], ymm3",
+            "add {at}, 128",
+            "cmp {at}, {len}",
+            "jb 2b",
+            "vzeroupper",
+            into = in(reg) into, from = in(reg) from, len = in(reg) len,
+            at = out(reg) _,
+            out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+            options(nostack),
+        );
     }
 }
 

@@ -19,6 +19,10 @@ use crate::stage2::Access;
 pub use information::Tags;
 use information::{BYTES, Information, guard};
 
+/// Bytes that are worked on at a time: they stay in the first cache.
+const PIECE: usize = 16 << 10;
+const _: () = assert!(PIECE <= HALF);
+
 /// What is done with the blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -216,11 +220,16 @@ impl Dif {
         index: u64,
     ) -> Result<(), Stop> {
         let (unit, out) = (self.unit(), self.kind.second(self.block()));
-        let most = HALF / unit.max(out.unwrap_or(0));
+        let most = PIECE / unit.max(out.unwrap_or(0));
         let room = (chunk.budget.left() as usize / unit).clamp(1, most);
         let blocks = room.min((self.size - self.done) as usize / unit);
-        let copied = chunk.copy_in(first, index * unit as u64, 0..blocks * unit);
-        let mut blocks = copied.units(unit)?;
+        let mut blocks = match (self.kind, out) {
+            (Kind::Insert, Some(out)) => self.spread(chunk, first, index, blocks, out)?,
+            _ => {
+                let copied = chunk.copy_in(first, index * unit as u64, 0..blocks * unit);
+                copied.units(unit)?
+            }
+        };
         let apart = HALF..HALF + blocks * out.unwrap_or(0);
         if self.kind == Kind::VerifyApart
             && let Some(second) = second
@@ -232,8 +241,11 @@ impl Dif {
         let (done, failure) = match (self.kind, second, out) {
             (Kind::Generate, ..) => self.write_behind(chunk, first, index, good),
             (Kind::Check | Kind::VerifyApart, ..) | (_, None, _) | (_, _, None) => (good, None),
+            (Kind::Strip, Some(second), _) => self.strip(chunk, second, index, good),
             (_, Some(second), Some(out)) => {
-                let range = HALF..HALF + good * out;
+                // UPDATE has changed what it was given; others have made something beside it.
+                let start = if self.kind == Kind::Update { 0 } else { HALF };
+                let range = start..start + good * out;
                 let copied = chunk.copy_out(second, index * out as u64, range);
                 (copied.bytes / out, copied.failure)
             }
@@ -247,6 +259,47 @@ impl Dif {
             (None, 0) => Ok(()),
             (None, wrong) => Err(Stop::Mismatch(wrong)),
         }
+    }
+
+    /// Takes blocks into the second half of the staging, with room for information behind each.
+    fn spread<B: Backend>(
+        &self,
+        chunk: &mut Chunk<'_, B>,
+        first: &Target<'_>,
+        index: u64,
+        blocks: usize,
+        out: usize,
+    ) -> Result<usize, Failure> {
+        let block = self.block();
+        for i in 0..blocks {
+            let (offset, into) = ((index + i as u64) * block as u64, HALF + i * out);
+            match chunk.copy_in(first, offset, into..into + block).failure {
+                Some(failure) if i == 0 => return Err(failure),
+                // It is met again when it is the first.
+                Some(_) => return Ok(i),
+                None => {}
+            }
+        }
+        Ok(blocks)
+    }
+
+    /// Writes the data of blocks without the information between them.
+    fn strip<B: Backend>(
+        &self,
+        chunk: &mut Chunk<'_, B>,
+        second: &Target<'_>,
+        index: u64,
+        blocks: usize,
+    ) -> (usize, Option<Failure>) {
+        let (unit, block) = (self.unit(), self.block());
+        for i in 0..blocks {
+            let (offset, from) = ((index + i as u64) * block as u64, i * unit);
+            let copied = chunk.copy_out(second, offset, from..from + block);
+            if copied.failure.is_some() {
+                return (i, copied.failure);
+            }
+        }
+        (blocks, None)
     }
 
     /// Writes new information behind blocks that stand where they are.
@@ -269,22 +322,25 @@ impl Dif {
         (blocks, None)
     }
 
-    /// Checks blocks in the first half of the staging and makes what follows from them in
-    /// the second. Gives how many were good, and what was wrong with the next.
+    /// Checks blocks in the first half of the staging (INSERT: in the second) and makes what follows from them: where they
+    /// are, or in the second half. Gives how many were good, and what was wrong with the next.
     fn work(&self, staging: &mut Staging, blocks: usize) -> (usize, u8) {
         let (block, unit) = (self.block(), self.unit());
         let (first, second) = staging.split();
         for i in 0..blocks {
-            let data = &first[i * unit..][..block];
-            let behind = first[i * unit..][..unit].get(block..);
             let (check, make) = (self.check.after(i), self.make.after(i));
+            let given = match self.kind {
+                Kind::Insert => &second[i * (block + BYTES)..][..block],
+                _ => &first[i * unit..][..unit],
+            };
+            let (data, behind) = given.split_at(block);
             // Taken once at most, whoever asks for it.
             let mut taken = None;
             let mut guard = || *taken.get_or_insert_with(|| guard(data, self.flags));
             let source = match self.kind {
                 Kind::Insert | Kind::Generate | Kind::GenerateApart => [0; BYTES].as_slice(),
                 Kind::VerifyApart => &second[i * BYTES..][..BYTES],
-                Kind::Check | Kind::Strip | Kind::Update => behind.unwrap_or(&[]),
+                Kind::Check | Kind::Strip | Kind::Update => behind,
             };
             let source = Information::from_bytes(source);
             if self.kind.checks() {
@@ -293,16 +349,14 @@ impl Dif {
                     return (i, wrong);
                 }
             }
-            match self.kind {
-                Kind::Check | Kind::VerifyApart => {}
-                Kind::Strip => second[i * block..][..block].copy_from_slice(data),
-                Kind::Insert | Kind::Update => {
-                    let into = &mut second[i * (block + BYTES)..][..block + BYTES];
-                    into[..block].copy_from_slice(data);
-                    into[block..].copy_from_slice(&make.make(source, &mut guard).to_bytes());
-                }
-                Kind::Generate | Kind::GenerateApart => second[i * BYTES..][..BYTES]
-                    .copy_from_slice(&make.make(source, &mut guard).to_bytes()),
+            if self.makes() {
+                let made = make.make(source, &mut guard).to_bytes();
+                let into = match self.kind {
+                    Kind::Insert => &mut second[i * (block + BYTES) + block..],
+                    Kind::Update => &mut first[i * unit + block..],
+                    _ => &mut second[i * BYTES..],
+                };
+                into[..BYTES].copy_from_slice(&made);
             }
         }
         (blocks, 0)

@@ -1,6 +1,7 @@
 //! Operations on in-memory guests, against naive references and case by case.
 
 mod batches;
+mod channels;
 mod compares;
 mod deltas;
 mod gathers;

@@ -115,6 +115,7 @@ impl Blocks {
         Ok((self.done == wanted.size).then_some(Ended {
             consumed: self.done,
             produced: self.done,
+            number: None,
         }))
     }
 }

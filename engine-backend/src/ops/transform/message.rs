@@ -1,4 +1,5 @@
-//! Compression, AES-GCM, and both in one pass: whatever keeps state from chunk to chunk.
+//! Compression, AES-GCM, both in one pass, and sealed messages: whatever keeps state from
+//! chunk to chunk.
 //!
 //! A message that is opened is decrypted into a buffer of its job's own, and goes on from
 //! there once its tag is verified: not a byte of it reaches the guest before.
@@ -7,13 +8,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use byway_protocols::Status;
-use byway_protocols::codec::{AAD_BYTES_MAX, GCM_OPEN_BYTES_MAX, KeyAlgorithm, TAG_BYTES};
+use byway_protocols::codec::{
+    AAD_BYTES_MAX, GCM_OPEN_BYTES_MAX, KeyAlgorithm, SealHeader, TAG_BYTES,
+};
 
 use super::{Action, Crypt, Ended, Wanted, broken, input_max, overlap};
 use crate::backend::Backend;
 use crate::capability::Key;
 use crate::codec::stream::StreamError;
-use crate::codec::{Direction, Progress, Stream, StreamKind};
+use crate::codec::{Direction, Progress, Stream, StreamKind, channel};
 use crate::context::{KeyUse, Target};
 use crate::ops::buffer::Buffer;
 use crate::ops::chunk::{Chunk, Failure};
@@ -26,7 +29,7 @@ const PIECE_BYTES: u32 = 16 << 10;
 /// What comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Key and additional data.
+    /// Key and additional data; a sealed message's header.
     Header,
     /// The source, straight to the destination.
     Through,
@@ -47,9 +50,15 @@ struct Aead {
     /// Which key it began with.
     key: u64,
     direction: Direction,
-    /// Bytes of additional data.
-    aad: u32,
+    /// Bytes of the source before what is encrypted or decrypted: additional data, or the
+    /// header of a message that is opened.
+    head: u32,
+    /// SEAL_COPY or OPEN_COPY.
+    channel: bool,
 }
+
+/// Bytes of a sealed message's header.
+const HEADER_BYTES: u32 = SealHeader::SIZE as u32;
 
 /// What is left of an operation.
 #[derive(Debug)]
@@ -68,6 +77,8 @@ pub(super) struct Message {
     pending: Range<usize>,
     /// Bytes of an opened message that went on.
     released: u32,
+    /// Number of a sealed message.
+    number: u64,
 }
 
 impl Message {
@@ -86,17 +97,22 @@ impl Message {
                 algorithm: key.algorithm(),
                 key: key.id(),
                 direction: crypt.direction,
-                aad: u32::from_le_bytes([a, b, c, d]),
+                head: match (crypt.channel, crypt.direction) {
+                    (false, _) => u32::from_le_bytes([a, b, c, d]),
+                    (true, Direction::Encrypt) => 0,
+                    (true, Direction::Decrypt) => HEADER_BYTES,
+                },
+                channel: crypt.channel,
             }
         });
         let opens = aead.is_some_and(|a| a.direction == Direction::Decrypt);
-        let aad = aead.map_or(0, |a| a.aad);
+        let head = aead.map_or(0, |a| a.head);
         let tag = if opens { TAG_BYTES } else { 0 };
         let rest = wanted.size.checked_sub(tag);
-        let (Some(body_end), true) = (rest, aad <= AAD_BYTES_MAX) else {
+        let (Some(body_end), true) = (rest, head <= AAD_BYTES_MAX) else {
             return Err(Status::BadSize.into());
         };
-        let Some(body) = body_end.checked_sub(aad) else {
+        let Some(body) = body_end.checked_sub(head) else {
             return Err(Status::BadSize.into());
         };
         if (opens && body > GCM_OPEN_BYTES_MAX)
@@ -108,10 +124,10 @@ impl Message {
             return Err(Status::Overlap.into());
         }
         // As much as is known to come out.
-        let seal = if aead.is_some() && !opens {
-            TAG_BYTES
-        } else {
-            0
+        let seal = match aead {
+            Some(aead) if !opens && aead.channel => HEADER_BYTES + TAG_BYTES,
+            Some(_) if !opens => TAG_BYTES,
+            _ => 0,
         };
         let least = if kind.is_none() { body } else { 0 };
         if wanted.capacity < least.saturating_add(seal) {
@@ -136,6 +152,7 @@ impl Message {
             produced: 0,
             pending: 0..0,
             released: 0,
+            number: 0,
         })
     }
 
@@ -177,6 +194,9 @@ impl Message {
         Ok(is_over.then_some(Ended {
             consumed: self.consumed,
             produced: self.produced,
+            number: self
+                .aead
+                .and_then(|aead| aead.channel.then_some(self.number)),
         }))
     }
 
@@ -228,20 +248,69 @@ impl Message {
         else {
             return Err(broken(()));
         };
-        let data = &mut work.buffer.input[..aead.aad as usize];
+        let data = &mut work.buffer.input[..aead.head as usize];
         chunk.gather(work.src, 0, data)?;
+        if aead.channel {
+            return self.channel(aead, key, crypt, data);
+        }
         let job = self.lease.job().ok_or_else(|| broken(()))?;
         let Parts { cipher, .. } = job.parts(aead.algorithm);
         cipher
             .start(key.key.bytes(), &crypt.iv, aead.direction)
             .and_then(|()| cipher.authenticate(data))
             .map_err(broken)?;
-        self.consumed = aead.aad;
+        self.consumed = aead.head;
         self.phase = match aead.direction {
             Direction::Encrypt => Phase::Through,
             Direction::Decrypt => Phase::Open,
         };
-        chunk.budget.spend(u64::from(aead.aad));
+        chunk.budget.spend(u64::from(aead.head));
+        Ok(())
+    }
+
+    /// The header of a sealed message, made or found in `head`, and the key that it asks for.
+    fn channel(
+        &mut self,
+        aead: Aead,
+        key: &KeyUse<'_>,
+        crypt: &Crypt,
+        head: &[u8],
+    ) -> Result<(), Failure> {
+        let (lowest, label) = crypt.iv.split_at(size_of::<u64>());
+        let header = match head.first_chunk() {
+            // Once a message: whatever becomes of it, the number is used up.
+            None => key.key.next_nonce().ok_or(Status::Revoked)?,
+            Some(bytes) => {
+                let header = SealHeader::from_bytes(bytes);
+                // No engine writes such a header, so no tag would be right.
+                if header.reserved12 != 0 {
+                    return Err(Status::TagMismatch.into());
+                }
+                let lowest = lowest.first_chunk().copied().unwrap_or_default();
+                if header.number < u64::from_le_bytes(lowest) {
+                    return Err(Status::Replayed.into());
+                }
+                header
+            }
+        };
+        let derived = channel::derive(key.key.bytes(), &header.object).map_err(broken)?;
+        let job = self.lease.job().ok_or_else(|| broken(()))?;
+        let Parts { cipher, output, .. } = job.parts(aead.algorithm);
+        cipher
+            .start(derived.as_slice(), &channel::iv(&header), aead.direction)
+            .and_then(|()| cipher.authenticate(label))
+            .map_err(broken)?;
+        self.number = header.number;
+        self.consumed = aead.head;
+        self.phase = match aead.direction {
+            Direction::Encrypt => {
+                let bytes = header.to_bytes();
+                output[..bytes.len()].copy_from_slice(&bytes);
+                self.pending = 0..bytes.len();
+                Phase::Through
+            }
+            Direction::Decrypt => Phase::Open,
+        };
         Ok(())
     }
 
@@ -307,7 +376,7 @@ impl Message {
         } = job.parts(aead.algorithm);
         let left = self.body_end - self.consumed;
         let len = left.min(PIECE_BYTES);
-        let at = (self.consumed - aead.aad) as usize;
+        let at = (self.consumed - aead.head) as usize;
         let piece = &mut message[at..at + len as usize];
         chunk.gather(work.src, u64::from(self.consumed - work.from.0), piece)?;
         cipher.apply(piece).map_err(broken)?;
@@ -350,7 +419,7 @@ impl Message {
             output,
             ..
         } = job.parts(aead.algorithm);
-        let plain = self.body_end - aead.aad;
+        let plain = self.body_end - aead.head;
         let rest = &mut message[self.released as usize..plain as usize];
         if !self.stream {
             let len = rest.len().min(PIECE_BYTES as usize);

@@ -1,4 +1,5 @@
-//! COMPRESS, DECOMPRESS, ENCRYPT and DECRYPT (SPEC sections 4.24 to 4.28).
+//! COMPRESS, DECOMPRESS, ENCRYPT, DECRYPT, SEAL_COPY and OPEN_COPY (SPEC sections 4.24 to
+//! 4.28, 4.31 and 4.32).
 //!
 //! Two ways, chosen in the first chunk, when the key's algorithm is known: `blocks` for
 //! modes that need no more from chunk to chunk than an initialisation vector, and
@@ -25,7 +26,7 @@ use message::Message;
 pub enum Action {
     /// COMPRESS or DECOMPRESS.
     Stream(StreamKind),
-    /// ENCRYPT or DECRYPT.
+    /// ENCRYPT, DECRYPT, SEAL_COPY or OPEN_COPY.
     Crypt(Crypt),
 }
 
@@ -42,6 +43,9 @@ pub struct Crypt {
     pub unit_log2: u8,
     /// `op1` and `op2`.
     pub iv: [u8; BLOCK_BYTES],
+    /// SEAL_COPY or OPEN_COPY: the nonce is the engine's matter. `iv` has the lowest number
+    /// that is accepted and a label.
+    pub channel: bool,
 }
 
 impl Crypt {
@@ -150,7 +154,7 @@ impl Transform {
             Ok(None) => return Step::More,
             Ok(Some(ended)) => Completion {
                 op0: u64::from(ended.produced),
-                op1: u64::from(ended.consumed),
+                op1: ended.number.unwrap_or(ended.consumed.into()),
                 ..success(ended.consumed)
             },
             Err(failure) => failure.completion(0, self.done()),
@@ -178,6 +182,8 @@ impl Transform {
 struct Ended {
     consumed: u32,
     produced: u32,
+    /// A sealed message's.
+    number: Option<u64>,
 }
 
 /// Checks what depends on operands and key.
@@ -188,6 +194,10 @@ fn begin<B>(wanted: &Wanted, chunk: &Chunk<'_, B>) -> Result<State, Failure> {
         Action::Crypt(crypt) => {
             let key = wanted.key(crypt, chunk, wanted.size, None)?;
             let algorithm = key.key.algorithm();
+            // Nonces of a channel key are counted, and never a submitter's choice.
+            if crypt.channel != (algorithm == KeyAlgorithm::Channel256) {
+                return Err(Status::MissingRight.into());
+            }
             if !algorithm.is_aead() {
                 return Blocks::begin(wanted, crypt, &key.key, &src, &dst).map(State::Blocks);
             }

@@ -22,6 +22,7 @@ pub struct Harness {
     pub workers: Workers,
     pub epochs: Arc<Epochs>,
     pub invalidations: Arc<Invalidations>,
+    worker_core: usize,
     _bound: pin::Bound,
 }
 
@@ -47,6 +48,7 @@ impl Harness {
             workers,
             epochs,
             invalidations,
+            worker_core: worker,
             _bound: pin::Bound::to(own).context("cannot bind a thread to a core")?,
         })
     }
@@ -54,6 +56,16 @@ impl Harness {
     /// Has the worker serve a queue.
     pub fn attach(&self, submitter: &Submitter) {
         self.workers.attach(submitter.queue().clone());
+    }
+
+    /// The core that the worker is bound to.
+    pub fn worker_core(&self) -> usize {
+        self.worker_core
+    }
+
+    /// Has the worker look at a queue that may be parked.
+    pub fn wake(&self, submitter: &Submitter) {
+        self.workers.wake(submitter.queue().domain());
     }
 
     /// What the host did to the worker so far.

@@ -10,6 +10,7 @@ mod revocation;
 mod translation;
 
 pub use fairness::measure as fairness;
+pub use harness::Harness;
 pub use queues::measure as idle_queues;
 pub use revocation::{descendants, invalidation};
 pub use translation::measure as translation;

@@ -2,11 +2,12 @@
 
 use std::cell::RefCell;
 
-use byway_protocols::operands::{CrcFields, DualcastFields};
+use byway_protocols::codec::{CodecWord, Compression};
+use byway_protocols::operands::{CopySgFields, CrcFields, DualcastFields};
 use byway_protocols::{Descriptor, Flags, Opcode};
 use proptest::prelude::*;
 
-use super::world::{LIST, PAGE, PAGES, RECORDS, SLOT, VA, World, descriptor, noise};
+use super::world::{KEY, LIST, PAGE, PAGES, RECORDS, SLOT, VA, World, descriptor, noise};
 use super::*;
 use crate::backend::{Backend, Software};
 use crate::ops::budget::CHUNK_BYTES;
@@ -55,7 +56,7 @@ fn size() -> impl Strategy<Value = u32> {
 }
 
 /// Those of which the device does its share, and some that software does in between.
-const OPERATIONS: [Opcode; 10] = [
+const OPERATIONS: [Opcode; 13] = [
     Opcode::Memmove,
     Opcode::Fill,
     Opcode::Compare,
@@ -63,6 +64,9 @@ const OPERATIONS: [Opcode; 10] = [
     Opcode::Dualcast,
     Opcode::CrcGen,
     Opcode::CopyCrc,
+    Opcode::CopySg,
+    Opcode::Compress,
+    Opcode::Encrypt,
     Opcode::Crc64,
     Opcode::CacheFlush,
     Opcode::Signal,
@@ -156,6 +160,31 @@ fn one() -> impl Strategy<Value = Descriptor> {
                     };
                     d.with_operands(fields.to_bytes())
                 }
+                Opcode::CopySg => {
+                    // Rows of a page or so, nearer to each other or farther than they are long.
+                    let row = 3000 + patterns[0] as u32 % 2000;
+                    let fields = CopySgFields {
+                        row_bytes: row,
+                        src_stride: patterns[0] >> 32 & 0x1fff,
+                        dst_stride: patterns[1] & 0x1fff,
+                        ..CopySgFields::default()
+                    };
+                    let rows = Descriptor {
+                        size: size / row * row,
+                        ..place((src.slot(), dst.slot()))
+                    };
+                    rows.with_operands(fields.to_bytes())
+                }
+                // They copy in and out through the backend.
+                Opcode::Compress => Descriptor {
+                    op0: CodecWord::compression(Compression::Lz4Frame, size + 4096).0,
+                    ..place((src.slot(), dst.slot()))
+                },
+                Opcode::Encrypt => Descriptor {
+                    op0: CodecWord::key(KEY, size.max(1)).with_unit(12).0,
+                    op1: patterns[0],
+                    ..place((src.slot(), dst.slot()))
+                },
                 Opcode::Crc64 => Descriptor {
                     dst: 0,
                     op0: patterns[0],

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use byway_protocols::codec::KeyAlgorithm;
 use byway_protocols::{Completion, Descriptor, Opcode, Rights};
 
 use crate::backend::Backend;
+use crate::capability::Key;
 use crate::epoch::Epochs;
 use crate::iotlb::Iotlb;
 use crate::memory::sigbus;
@@ -24,6 +26,9 @@ pub(super) const LIST: u64 = VA + (PAGES + 16) * PAGE;
 pub(super) const RECORDS: u64 = LIST + 2 * PAGE;
 /// Alice's slot for bob's data.
 pub(super) const SLOT: u16 = 1;
+
+/// Alice's slot for a key of XTS.
+pub(super) const KEY: u16 = 2;
 
 /// Two guests and a worker's tools.
 pub(super) struct World<B> {
@@ -47,6 +52,9 @@ impl<B: Backend> World<B> {
         alice.map_scattered(LIST, 4 * PAGE);
         let slot = bob.give(&alice, VA, PAGES * PAGE, Rights::ALL);
         assert_eq!(slot, SLOT);
+        let bytes = std::array::from_fn(|i| i as u8);
+        let key = Key::new(KeyAlgorithm::AesXts256, &bytes).expect("a good key");
+        assert_eq!(alice.give_key(&alice, key, Rights::KEY), KEY);
         Self {
             alice,
             bob,

@@ -1,0 +1,164 @@
+//! `byway bench ops`: every operation, from its descriptor to its completion, beside the same library or the best host
+//! code called directly.
+//!
+//! A worker with rings, page tables and an IOTLB carries the operations out on guests in memory of this process; the
+//! library runs on the worker's own core, on the very same pages, while the worker sleeps. The two take turns, and what
+//! counts is the ratio of their medians.
+
+mod cases;
+mod library;
+mod table;
+mod turns;
+
+use anyhow::Result;
+use byway_engine::backend::dsa::{self, OFFLOADED};
+
+pub use table::{OpsFigures, table};
+
+use super::Progress;
+use super::report::{Ratios, Row};
+use cases::{Case, Guests};
+use turns::Turns;
+
+/// Smallest operation that has a target, in bytes.
+pub const TARGET_FROM: u64 = 64 << 10;
+/// What an operation has to reach of its library.
+pub const LIBRARY_MIN: f64 = 0.9;
+/// What a fused operation has to be faster than the passes that it replaces, from [`FUSED_FROM`] on.
+pub const FUSED_MIN: f64 = 1.3;
+/// Above the last-level cache: both operands together are far larger than any host's share of one.
+const FUSED_FROM: u64 = 64 << 20;
+
+/// What is written down for backends that this host has no device for.
+const NO_DEVICE: &str = "not measured: no DSA work queue on this host (byway doctor); its model says nothing of a device's speed";
+
+/// Rows for each operation and backend; the lowest of each kind of ratio goes to `ratios`.
+///
+/// # Errors
+/// When an operation fails or the worker cannot be observed.
+pub(super) fn measure(
+    quick: bool,
+    rows: &mut Vec<Row>,
+    ratios: &mut Ratios,
+    not_measured: &mut Vec<String>,
+    progress: Progress<'_>,
+) -> Result<()> {
+    let guests = Guests::new()?;
+    let mut turns = Turns::new(&guests, quick)?;
+    for plan in cases::all() {
+        progress.next(plan.op)?;
+        let case = plan.make(&guests, &mut turns)?;
+        rows.push(software(case, &mut turns, not_measured)?);
+    }
+    rows.extend(OFFLOADED.iter().map(|op| on_dsa(op.name())));
+    let figures = || rows.iter().filter_map(|row| row.ops.as_ref());
+    let lowest = |values: &mut dyn Iterator<Item = f64>| values.min_by(f64::total_cmp);
+    ratios.ops_over_library_min = lowest(&mut figures().filter_map(OpsFigures::judged));
+    ratios.fused_over_two_passes_min = lowest(&mut figures().filter_map(|f| f.over_two_passes));
+    Ok(())
+}
+
+fn software(mut case: Case, turns: &mut Turns<'_>, not_measured: &mut Vec<String>) -> Result<Row> {
+    let (op, size, moves) = (case.op, case.size, case.moves);
+    let staged = case.staged;
+    let (note, is_fused) = (case.note.take(), case.passes.is_some());
+    let measured = turns.take(case)?;
+    let gbps = |ns: f64| size as f64 / ns.max(1.0);
+    let what = format!("{op} of {size} bytes");
+    let engine_ns = measured.engine.median().filter(|_| measured.stands);
+    if engine_ns.is_none() {
+        not_measured.push(format!(
+            "{what}: the host disturbed more than half of the windows; close other programs and run again"
+        ));
+    }
+    let ratio = engine_ns.zip(measured.library_ns).map(|(e, l)| l / e);
+    let over = engine_ns.zip(measured.passes_ns).map(|(e, p)| p / e);
+    Ok(Row {
+        case: "ops".to_owned(),
+        size,
+        depth: measured.depth,
+        gbps: engine_ns.map(gbps).filter(|_| moves),
+        ops_per_s: engine_ns.map(|ns| 1e9 / ns),
+        samples: Some(measured.samples),
+        disturbed_share: Some(measured.engine.disturbed_share()),
+        note,
+        ops: Some(OpsFigures {
+            op: op.to_owned(),
+            backend: "software".to_owned(),
+            library_gbps: measured.library_ns.map(gbps),
+            over_library: ratio,
+            staged,
+            over_two_passes: over.filter(|_| is_fused && size >= FUSED_FROM),
+            has_target: moves && size >= TARGET_FROM,
+        }),
+        ..Row::default()
+    })
+}
+
+/// What a backend without a device has to say.
+fn on_dsa(op: &str) -> Row {
+    let queues = dsa::candidates();
+    let has_device = queues.iter().any(|queue| queue.found.is_ok());
+    let note = if has_device {
+        "not measured: this case drives the software backend alone"
+    } else {
+        NO_DEVICE
+    };
+    Row {
+        case: "ops".to_owned(),
+        note: Some(note.to_owned()),
+        ops: Some(OpsFigures {
+            op: op.to_owned(),
+            backend: "dsa".to_owned(),
+            ..OpsFigures::default()
+        }),
+        ..Row::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use byway_protocols::Opcode;
+
+    use super::*;
+
+    #[test]
+    fn every_operation_of_the_software_backend_has_a_case() {
+        let cases = cases::all();
+        for &opcode in Opcode::ALL {
+            // Aliases are the same code. Messages have figures of their own, between two guests.
+            let is_left_out = opcode.canonical() != opcode
+                || matches!(
+                    opcode,
+                    Opcode::Send | Opcode::Receive | Opcode::DeviceTransfer | Opcode::Execute
+                );
+            let has = cases.iter().any(|case| case.op.starts_with(opcode.name()));
+            assert_eq!(has, !is_left_out, "{}", opcode.name());
+        }
+    }
+
+    #[test]
+    fn every_case_is_carried_out_on_both_sides() {
+        let guests = Guests::new().unwrap();
+        let mut turns = Turns::new(&guests, true).unwrap();
+        for plan in cases::all() {
+            if plan.size > 64 << 10 {
+                continue;
+            }
+            let mut case = plan.make(&guests, &mut turns).unwrap();
+            for descriptor in case.passes.iter().flatten() {
+                turns.run(descriptor).unwrap();
+            }
+            let done = turns.run(&case.descriptor).unwrap();
+            let counts = !matches!(case.op, "Nop" | "Drain" | "Batch (16 copies)");
+            assert_eq!(
+                done.bytes_completed != 0,
+                counts || case.op.starts_with("Batch")
+            );
+            if let Some(library) = &mut case.library {
+                turns.asleep();
+                library();
+            }
+        }
+    }
+}
