@@ -31,6 +31,7 @@ pub mod stage2;
 pub mod stats;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod vhost_user;
 pub mod worker;
 
 pub use engine::{Engine, EngineConfig};
