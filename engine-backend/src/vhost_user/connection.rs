@@ -76,20 +76,18 @@ impl Connection {
         }
     }
 
-    fn turn(
-        &mut self,
-        stop: BorrowedFd<'_>,
-        knock: BorrowedFd<'_>,
-    ) -> Result<Option<Other>, End> {
+    fn turn(&mut self, stop: BorrowedFd<'_>, knock: BorrowedFd<'_>) -> Result<Option<Other>, End> {
         const STOP: usize = 0;
         const KNOCK: usize = 1;
         const SOCKET: usize = 2;
         const BELLS: usize = 3;
         let mut fds = vec![stop, knock, self.socket.as_fd()];
         // SAFETY: the bells are open as long as `self` is.
-        fds.extend(self.bells.iter().map(|bell| unsafe {
-            BorrowedFd::borrow_raw(bell.as_raw_fd())
-        }));
+        fds.extend(
+            self.bells
+                .iter()
+                .map(|bell| unsafe { BorrowedFd::borrow_raw(bell.as_raw_fd()) }),
+        );
         let ready = wait(&fds, None)?;
         if ready.has(STOP) {
             return Ok(Some(Other::Stop));

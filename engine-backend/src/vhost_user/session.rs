@@ -150,7 +150,10 @@ impl Session {
 
     /// What the engine writes when a ring's driver is to be interrupted, by ring.
     pub(super) fn bells(&self) -> io::Result<Vec<EventFd>> {
-        self.rings.iter().map(|ring| ring.bell.try_clone()).collect()
+        self.rings
+            .iter()
+            .map(|ring| ring.bell.try_clone())
+            .collect()
     }
 
     /// A copy of what the front end wants written for an interrupt of a ring.
@@ -193,7 +196,9 @@ impl Session {
                 .is_some_and(|offset| offset < region.size)
         };
         let region = self.regions.iter().find(inside).ok_or_else(|| {
-            refused(format!("ring address {user_addr:#x} is in no memory region"))
+            refused(format!(
+                "ring address {user_addr:#x} is in no memory region"
+            ))
         })?;
         Ok(user_addr - region.user_addr + region.guest_addr)
     }
@@ -256,7 +261,8 @@ impl Session {
             self.stop(index)?;
         }
         act(self);
-        ran.into_iter().try_for_each(|index| self.start_if_ready(index))
+        ran.into_iter()
+            .try_for_each(|index| self.start_if_ready(index))
     }
 
     /// Stops a ring, if it runs; its base is where it can go on.
@@ -373,13 +379,18 @@ impl VhostUserBackendReqHandlerMut for Session {
         _postcopy_listening: Option<bool>,
     ) -> Result<Option<Vec<u64>>> {
         self.need_acknowledgements()?;
-        let described = table.iter().zip(&files).map(|(r, file)| Region::new(r, file));
+        let described = table
+            .iter()
+            .zip(&files)
+            .map(|(r, file)| Region::new(r, file));
         let wanted: Vec<Region> = described
             .collect::<io::Result<_>>()
             .map_err(Error::ReqHandlerError)?;
         // What goes makes room for what comes.
         for index in (0..self.regions.len()).rev() {
-            let stays = wanted.iter().find(|w| w.is_same_memory(&self.regions[index]));
+            let stays = wanted
+                .iter()
+                .find(|w| w.is_same_memory(&self.regions[index]));
             match stays {
                 Some(moved) => self.regions[index].user_addr = moved.user_addr,
                 None => self.remove(index)?,
@@ -422,8 +433,8 @@ impl VhostUserBackendReqHandlerMut for Session {
         let most = self.domain.queue_max_size();
         let size = u16::try_from(num).ok();
         let size = size.filter(|size| size.is_power_of_two() && *size <= most);
-        self.idle_ring(index, "size")?.size =
-            size.ok_or_else(|| refused(format!("ring size {num}: use a power of two up to {most}")))?;
+        self.idle_ring(index, "size")?.size = size
+            .ok_or_else(|| refused(format!("ring size {num}: use a power of two up to {most}")))?;
         Ok(())
     }
 

@@ -1,13 +1,14 @@
 //! [`Station`]: a domain's socket and the thread that serves it.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,9 @@ use crate::interface::Admin;
 
 /// How long a station may take to end before it is left to itself.
 const END_MAX: Duration = Duration::from_secs(5);
+/// Modes of a socket: for this process' user, and for those that are asked who they are.
+const PRIVATE: u32 = 0o600;
+const PUBLIC: u32 = 0o666;
 /// How long to wait before looking again, where nothing tells.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
@@ -38,8 +42,8 @@ pub struct Station {
 #[derive(Debug)]
 struct Shared {
     name: String,
-    /// The only user whose processes may attach; any without one.
-    uid: Option<u32>,
+    /// The only user whose processes may attach, or none but who may open the socket.
+    uid: Mutex<Option<u32>>,
     stop: EventFd,
     stopping: AtomicBool,
     /// The front end's socket, to end whatever the thread waits for on it.
@@ -47,20 +51,16 @@ struct Shared {
 }
 
 impl Station {
-    /// Listens at the domain's socket in `folder`. With a `uid` only that user's processes may
-    /// attach, and the socket is there for everybody to try; else whoever may open it, which
-    /// is the engine's own user.
+    /// Listens at the domain's socket in `folder`, for processes of this process' user.
     ///
     /// # Errors
     /// When the socket cannot be made or the host has no thread left.
     pub fn start(
         folder: &SocketFolder,
         name: &str,
-        uid: Option<u32>,
         admin: Arc<dyn Admin>,
     ) -> Result<Self, FolderError> {
-        let mode = if uid.is_some() { 0o666 } else { 0o600 };
-        let listener = folder.listen(name, mode)?;
+        let listener = folder.listen(name, PRIVATE)?;
         let path = folder.socket(name);
         let host = |source| FolderError::Host {
             what: "serve",
@@ -69,7 +69,7 @@ impl Station {
         };
         let shared = Arc::new(Shared {
             name: name.to_owned(),
-            uid,
+            uid: Mutex::default(),
             stop: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(host)?,
             stopping: AtomicBool::new(false),
             current: Mutex::default(),
@@ -86,6 +86,17 @@ impl Station {
             path,
             thread: Some(thread),
         })
+    }
+
+    /// From now on only processes of this user may attach, and the socket is there for everybody to
+    /// try; without one, those of this process' user. Whoever is attached stays.
+    ///
+    /// # Errors
+    /// When the socket's mode cannot be changed.
+    pub fn admit(&self, uid: Option<u32>) -> io::Result<()> {
+        let mode = if uid.is_some() { PUBLIC } else { PRIVATE };
+        *self.shared.uid() = uid;
+        fs::set_permissions(&self.path, Permissions::from_mode(mode))
     }
 
     /// Tells it to end, and does not wait.
@@ -125,7 +136,10 @@ impl Drop for Station {
 }
 
 impl Shared {
-    fn current(&self) -> std::sync::MutexGuard<'_, Option<UnixStream>> {
+    fn uid(&self) -> MutexGuard<'_, Option<u32>> {
+        self.uid.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn current(&self) -> MutexGuard<'_, Option<UnixStream>> {
         // A socket or none: never half of one.
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -179,16 +193,17 @@ impl Shared {
             Ok((socket, peer))
         });
         match accepted {
-            Ok((_, peer)) if self.uid.is_some_and(|uid| uid != peer.uid) => {
-                tracing::warn!(
-                    domain = self.name,
-                    %peer,
-                    "refused: only processes of user {} may attach",
-                    self.uid.unwrap_or_default()
-                );
-                None
-            }
-            Ok(accepted) => Some(accepted),
+            Ok((socket, peer)) => match *self.uid() {
+                Some(uid) if uid != peer.uid => {
+                    tracing::warn!(
+                        domain = self.name,
+                        %peer,
+                        "refused: only processes of user {uid} may attach"
+                    );
+                    None
+                }
+                _ => Some((socket, peer)),
+            },
             Err(error) => {
                 // He has gone again, or descriptors are short, which passes or does not.
                 if error.kind() != io::ErrorKind::WouldBlock {

@@ -37,7 +37,13 @@ pub fn wait(fds: &[BorrowedFd<'_>], longest: Option<Duration>) -> io::Result<Rea
         i32::try_from(ms).unwrap_or(i32::MAX)
     });
     // SAFETY: the array is valid for its length.
-    let rc = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, timeout_ms) };
+    let rc = unsafe {
+        libc::poll(
+            polled.as_mut_ptr(),
+            polled.len() as libc::nfds_t,
+            timeout_ms,
+        )
+    };
     if rc < 0 {
         let error = io::Error::last_os_error();
         return match error.kind() {
