@@ -296,17 +296,29 @@ unsafe impl Transport for Gate {
         foreign: &u64,
         terms: &Terms,
     ) -> Result<NewCapability<CapabilityHandle>, GateError> {
+        let (mut length, mut rights) = (terms.length, terms.rights);
+        if length == 0 || rights == Rights::NONE {
+            let whole = kernel(QueryCapability {
+                capability: *foreign,
+            })?;
+            if length == 0 {
+                length = whole.length.saturating_sub(terms.base);
+            }
+            if rights == Rights::NONE {
+                rights = Rights(whole.rights as u32);
+            }
+        }
         let derived = kernel(Derive {
             parent: *foreign,
             target: self.target(),
             base: terms.base,
-            length: terms.length,
-            rights: u64::from(terms.rights.0),
+            length,
+            rights: u64::from(rights.0),
             badge: terms.badge,
             lifetime_ns: terms.lifetime_ns,
             byte_quota: terms.byte_quota,
         })?;
-        made(derived.capability, terms.length, terms.rights, terms.badge)
+        made(derived.capability, length, rights, terms.badge)
     }
 
     fn create_port(&self, port: &Port) -> Result<NewCapability<CapabilityHandle>, GateError> {

@@ -97,7 +97,8 @@ impl<T: Transport> Context<T> {
         ))
     }
 
-    /// Brings a capability of another context into this one: `terms.base` is an offset into it.
+    /// Brings a capability of another context into this one, all of it ([`Terms::WHOLE`]) or a part:
+    /// `terms.base` is an offset into it.
     ///
     /// # Errors
     /// The kernel refuses what would widen it, and what is no capability.

@@ -75,6 +75,9 @@ pub struct Terms {
 }
 
 impl Terms {
+    /// All of a capability that is attached, with all its rights.
+    pub const WHOLE: Self = Self::new(0, 0, Rights::NONE);
+
     /// No badge and no limit.
     #[must_use]
     pub const fn new(base: u64, length: u64, rights: Rights) -> Self {
@@ -199,6 +202,8 @@ pub enum Wake {
     Look,
     /// Time is over.
     TimedOut,
+    /// The engine serves the queue no more, and will complete nothing of it.
+    Dead,
 }
 
 /// What a guest kernel does for one context of one process. Clones mean the same context, and the
@@ -278,7 +283,8 @@ pub unsafe trait Transport: Clone {
         terms: &Terms,
     ) -> Result<NewCapability<Self::Capability>, Self::Error>;
 
-    /// Brings a capability of another context into this one (CAP_DERIVE with a target context).
+    /// Brings a capability of another context into this one (CAP_DERIVE with a target context). A
+    /// length of 0 means all from `terms.base` on, no rights mean all that it has.
     ///
     /// # Errors
     /// As [`Self::derive`]; or it is none.

@@ -276,6 +276,10 @@ impl<Q, const WORDS: usize> Live<Q, WORDS> {
         }
         match transport.sleep(&self.handle, armed, Wait::For(SLEEP_MAX)) {
             Err(error) if error.reason() != Reason::Interrupted => Err(Error::Kernel(error)),
+            Ok(Wake::Dead) => {
+                self.queue.declare_dead();
+                Ok(None)
+            }
             _ => Ok(None),
         }
     }
