@@ -20,6 +20,7 @@
 extern crate std;
 
 mod bits;
+pub mod context;
 pub mod error;
 #[cfg(all(loom, test))]
 mod loom_model;
@@ -30,7 +31,8 @@ pub mod request;
 mod resume;
 mod transform;
 
-pub use byway_protocols::{Completion, Descriptor, Flags, Opcode, Status};
+pub use byway_protocols::{Completion, Descriptor, Flags, Opcode, Rights, Status};
+pub use context::{Capability, Context, Transport, WorkQueue};
 pub use error::{QueueError, SubmitError, UnknownTicket, WaitError};
 pub use memory::QueueMemory;
 pub use message::Received;

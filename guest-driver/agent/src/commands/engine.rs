@@ -333,6 +333,23 @@ commands! {
         capability,
     }
 
+    /// Loads a key, whose bytes stand at the beginning of the bulk area.
+    0x216 load_key: LoadKey {
+        /// Where it goes ([`capability`]); slot 0 = the lowest empty one.
+        target,
+        /// `KeyAlgorithm` of the ABI.
+        algorithm,
+        /// Bytes of the key, 1 to 64.
+        length,
+        /// Rights of the ABI.
+        rights,
+        /// Badge.
+        badge,
+    } => KeyLoaded {
+        /// The key.
+        capability,
+    }
+
     /// Sends control messages of random bytes, many of them nearly right. What they destroy is the sender's own.
     /// Afterwards [`DeviceReset`] is the way back.
     0x220 noise: Noise {

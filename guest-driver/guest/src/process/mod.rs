@@ -7,6 +7,7 @@ pub mod access;
 pub mod call;
 mod commands;
 pub mod dice;
+mod gate;
 mod hostile;
 mod measure;
 mod queues;

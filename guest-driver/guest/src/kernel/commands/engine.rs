@@ -7,10 +7,10 @@ use byway_agent::commands::{
     Accept, Accepted, ArmQueue, Armed, AwaitOffer, BindRoot, Bound, CapabilityIs, CloseContext,
     ContextClosed, ContextOpened, CreatePort, CreateQueue, CreateQueueAt, Derive, Derived,
     DestroyQueue, DeviceIsReset, DeviceReset, Doorbell, DropCapability, Dropped, EngineCommands,
-    EngineIs, EventWas, Invalidate, Invalidated, Lookup, NextEvent, Noise, NoiseMade, Offer,
-    OfferCame, Offered, OpenContext, PASID_OWN, Peer, PortCreated, QueryCapability, QueryEngine,
-    QueueCreated, QueueCreatedAt, QueueDestroyed, Revoke, Revoked, Rung, Unbind, Unbound,
-    capability, capability_context, capability_slot,
+    EngineIs, EventWas, Invalidate, Invalidated, KeyLoaded, LoadKey, Lookup, NextEvent, Noise,
+    NoiseMade, Offer, OfferCame, Offered, OpenContext, PASID_OWN, Peer, PortCreated,
+    QueryCapability, QueryEngine, QueueCreated, QueueCreatedAt, QueueDestroyed, Revoke, Revoked,
+    Rung, Unbind, Unbound, capability, capability_context, capability_slot,
 };
 use byway_agent::layout::Process;
 use byway_agent::{Failure, Status};
@@ -18,6 +18,7 @@ use byway_driver::{
     Bind, CapSlot, ContextId, DomainId, DriverEvent, Error, Invalidation, OfferId, Pasid, Rights,
     RingAddresses, RingLayout,
 };
+use byway_protocols::codec::{KEY_BYTES_MAX, KeyAlgorithm};
 use byway_protocols::control::{bind_flags, invalidate_scope, queue_flags};
 use byway_protocols::event::EventKind;
 
@@ -374,6 +375,28 @@ impl EngineCommands for Machine {
         let created = self.byway()?.device().create_port(&port).map_err(failure)?;
         Ok(PortCreated {
             capability: name(created),
+        })
+    }
+
+    fn load_key(&mut self, request: LoadKey) -> Result<KeyLoaded, Failure> {
+        let algorithm = narrow(1, request.algorithm)?;
+        let mut key = [0; KEY_BYTES_MAX];
+        let key = key
+            .get_mut(..request.length as usize)
+            .ok_or(Failure::argument(2, request.length))?;
+        self.read_bulk(key);
+        let load = byway_driver::KeyLoad {
+            target: slot(request.target),
+            algorithm: KeyAlgorithm::from_code(algorithm)
+                .ok_or(Failure::argument(1, request.algorithm))?,
+            key,
+            rights: rights(3, request.rights)?,
+            badge: request.badge,
+        };
+        let loaded = self.byway()?.device().load_key(&load);
+        key.fill(0);
+        Ok(KeyLoaded {
+            capability: name(loaded.map_err(failure)?),
         })
     }
 
