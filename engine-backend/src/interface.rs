@@ -358,6 +358,15 @@ pub enum Action {
     },
     /// Lists domains and their use.
     List,
+    /// Says whose processes may attach to a domain over its socket, from the next one on: an
+    /// engine of the VMM's own process has no sockets and refuses.
+    Admit {
+        /// Name of the domain.
+        name: String,
+        /// The user; absent or null: the engine's own user only.
+        #[serde(default)]
+        uid: Option<u32>,
+    },
 }
 
 /// Records that an audit tells unless it is asked for another number.
@@ -409,8 +418,9 @@ pub struct DomainInfo {
     pub parked_max: u32,
 }
 
-/// What can go wrong in [`Admin`].
+/// What can go wrong in [`Admin`]. As JSON: `{"error": "unknown", "subject": "bob"}`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(tag = "error", content = "subject", rename_all = "kebab-case")]
 pub enum AdminError {
     /// A name is not usable.
     #[error("domain name {0:?}: use 1 to 32 characters of a-z, 0-9 and '-'")]
@@ -427,6 +437,12 @@ pub enum AdminError {
     /// A limit is out of range.
     #[error("quota {0}")]
     BadQuota(String),
+    /// The engine is part of its VMM's process.
+    #[error("this engine has no sockets: it is part of the process that runs its VMs")]
+    NoSockets,
+    /// The host refused something.
+    #[error("the host refused: {0}")]
+    Host(String),
 }
 
 /// The operator's side of an engine.

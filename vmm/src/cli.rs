@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use byway_vmm::exit_status::Failure;
-use byway_vmm::{bench, demo, doctor, ops_list, run, stress};
+use byway_vmm::{bench, daemon, demo, doctor, ops_list, run, stress};
 
 /// Virtual machines that exchange memory through a data-movement engine, without VM exits.
 #[derive(Debug, Parser)]
@@ -22,6 +22,8 @@ pub struct Cli {
 enum Command {
     /// Run the VMs of a TOML file with an embedded engine
     Run(run::Args),
+    /// Run an engine to which VMs of other processes attach over vhost-user
+    Engine(daemon::Args),
     /// Boot two VMs, exchange memory between them, and show and check everything that is promised
     Demo(demo::DemoArgs),
     /// Measure the project's figures side by side in one run
@@ -42,6 +44,7 @@ impl Cli {
     pub fn execute(self) -> Result<(), Failure> {
         match self.command {
             Command::Run(args) => run::run(&args),
+            Command::Engine(args) => daemon::run(&args),
             Command::Demo(args) => Ok(demo::run(&args)?),
             Command::Bench(args) => Ok(bench::run(&args)?),
             Command::Stress(args) => Ok(stress::run(&args)?),

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use byway_engine::Engine;
 use byway_engine::engine::EngineError;
 use byway_engine::interface::{Action, Admin, AdminError};
-use byway_engine::{Engine, EngineConfig};
 
 use crate::config::{EngineSettings, RunConfig};
 use crate::exit_status::Failure;
@@ -52,19 +52,12 @@ pub fn launch(config: RunConfig) -> Result<Fleet, Failure> {
     launch_with(config, engine)
 }
 
-fn embedded_engine(settings: &EngineSettings) -> Result<Arc<dyn Admin>, Failure> {
-    let default = EngineConfig::default();
-    let config = EngineConfig {
-        workers: settings.workers.unwrap_or(default.workers),
-        worker_cpus: settings.pin.clone(),
-        park_us: settings.spin_us.unwrap_or(default.park_us),
-        page_response_ms: settings
-            .page_response_ms
-            .unwrap_or(default.page_response_ms),
-        backend: settings.backend,
-        ..default
-    };
-    let engine = Engine::new(config).map_err(|error| match error {
+/// An engine with these settings and no domains, in this process.
+///
+/// # Errors
+/// When a setting is impossible or the host lacks something.
+pub fn embedded_engine(settings: &EngineSettings) -> Result<Arc<dyn Admin>, Failure> {
+    let engine = Engine::new(settings.engine()).map_err(|error| match error {
         EngineError::Config(error) => Failure::usage(error),
         EngineError::Backend(error) => Failure::host(error),
         other => Failure::failed(other),
@@ -102,7 +95,7 @@ pub fn launch_with(config: RunConfig, engine: Arc<dyn Admin>) -> Result<Fleet, F
 }
 
 /// What the operator wrote is the usual reason for a refusal.
-fn act(engine: &dyn Admin, action: Action) -> Result<(), Failure> {
+pub(crate) fn act(engine: &dyn Admin, action: Action) -> Result<(), Failure> {
     engine.act(action).map(drop).map_err(|error| match error {
         AdminError::BadName(_) | AdminError::BadQuota(_) | AdminError::Exists(_) => {
             Failure::usage(error)

@@ -10,7 +10,8 @@ mod launch;
 mod supervisor;
 
 pub use audit::{AuditError, AuditFile, AuditReport};
-pub use launch::{Fleet, launch};
+pub(crate) use launch::act;
+pub use launch::{Fleet, embedded_engine, launch};
 
 use std::io;
 use std::path::PathBuf;

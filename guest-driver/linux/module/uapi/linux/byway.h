@@ -20,8 +20,9 @@
  *   lives until its own file and those of its queues, capabilities and
  *   listeners are closed, or its mm ends.
  * - When the device has been unplugged, unbound or reset, or its engine has
- *   restarted: ENODEV from then on, and poll() reports EPOLLERR | EPOLLHUP.
- *   Close everything, open /dev/byway again and start over.
+ *   restarted: ENODEV from then on, and poll() on queues, capabilities and
+ *   listeners reports EPOLLERR | EPOLLHUP. Close everything, open /dev/byway
+ *   again and start over.
  * - A request that the engine leaves unanswered ends in ETIMEDOUT after some
  *   seconds (module parameter timeout_ms), and the device is reset. A fatal
  *   signal ends every wait of an accept, and those for requests that

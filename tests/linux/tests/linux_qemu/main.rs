@@ -1,0 +1,3 @@
+//! The suite `linux-qemu`: see tests/linux/README.md.
+
+mod boot;
