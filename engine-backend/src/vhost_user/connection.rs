@@ -4,12 +4,17 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use vhost::vhost_user::message::FrontendReq;
 use vhost::vhost_user::{BackendReqHandler, Error};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::session::Session;
 use super::wait::wait;
+
+/// How often the front end's log is brought up to date while it is on.
+const LOG_EVERY: Duration = Duration::from_millis(50);
 
 /// What a wait is for, beside the front end itself.
 pub(super) enum Other {
@@ -42,6 +47,7 @@ pub(super) struct Connection {
     handler: BackendReqHandler<Mutex<Session>>,
     session: Arc<Mutex<Session>>,
     bells: Vec<EventFd>,
+    log_synced: Instant,
 }
 
 impl Connection {
@@ -55,6 +61,7 @@ impl Connection {
             handler,
             session,
             bells,
+            log_synced: Instant::now(),
         })
     }
 
@@ -88,7 +95,8 @@ impl Connection {
                 .iter()
                 .map(|bell| unsafe { BorrowedFd::borrow_raw(bell.as_raw_fd()) }),
         );
-        let ready = wait(&fds, None)?;
+        let logs = lock(&self.session).logs();
+        let ready = wait(&fds, logs.then_some(LOG_EVERY))?;
         if ready.has(STOP) {
             return Ok(Some(Other::Stop));
         }
@@ -96,6 +104,10 @@ impl Connection {
             if ready.has(BELLS + ring) {
                 self.ring_bell(ring);
             }
+        }
+        if logs && self.log_synced.elapsed() >= LOG_EVERY {
+            lock(&self.session).sync_log().map_err(End::Refused)?;
+            self.log_synced = Instant::now();
         }
         if ready.has(SOCKET) {
             self.handle()?;
@@ -115,10 +127,10 @@ impl Connection {
         }
     }
 
-    /// Takes one message. A refusal that the front end asked to be told of, and was, leaves
-    /// the connection as it is.
+    /// Takes one message. A refusal that changed nothing, and that the front end asked to be
+    /// told of and was, leaves the connection as it is.
     fn handle(&mut self) -> Result<(), End> {
-        let told = wants_reply(&self.socket);
+        let told = is_told(&self.socket) && lock(&self.session).acknowledges();
         match self.handler.handle_request() {
             Ok(()) => Ok(()),
             Err(Error::Disconnected) => Err(End::Closed),
@@ -136,19 +148,35 @@ fn lock(session: &Mutex<Session>) -> MutexGuard<'_, Session> {
     session.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether the next message, of which a byte or more is there, asks for a reply in any case.
-fn wants_reply(socket: &UnixStream) -> bool {
-    const FLAGS: usize = 4;
-    const NEED_REPLY: u8 = 8;
-    let mut header = [0; FLAGS + 1];
+/// Messages that do all of what they ask for or nothing, and whose refusal is a reply.
+const WHOLE: [u32; 9] = [
+    FrontendReq::SET_VRING_NUM as u32,
+    FrontendReq::SET_VRING_ADDR as u32,
+    FrontendReq::SET_VRING_BASE as u32,
+    FrontendReq::SET_VRING_KICK as u32,
+    FrontendReq::SET_VRING_CALL as u32,
+    FrontendReq::SET_VRING_ENABLE as u32,
+    FrontendReq::SET_CONFIG as u32,
+    FrontendReq::ADD_MEM_REG as u32,
+    FrontendReq::REM_MEM_REG as u32,
+];
+
+/// Whether the front end will know of a refusal of the next message, if that changes nothing. A
+/// byte or more of it is there; one that is not there yet in whole is none.
+fn is_told(socket: &UnixStream) -> bool {
+    const NEED_REPLY: u32 = 8;
+    let mut header = [0_u32; 2];
     // SAFETY: the buffer is valid for the length given; the message stays in the socket.
     let got = unsafe {
         libc::recv(
             socket.as_raw_fd(),
             header.as_mut_ptr().cast(),
-            header.len(),
+            size_of_val(&header),
             libc::MSG_PEEK | libc::MSG_DONTWAIT,
         )
     };
-    usize::try_from(got) == Ok(header.len()) && header[FLAGS] & NEED_REPLY != 0
+    let [request, flags] = header;
+    usize::try_from(got) == Ok(size_of_val(&header))
+        && flags & NEED_REPLY != 0
+        && WHOLE.contains(&request)
 }

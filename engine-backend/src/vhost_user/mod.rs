@@ -8,17 +8,24 @@
 //! engine, and nothing else. Because each domain has its thread, a front end that stalls
 //! one stalls itself.
 //!
-//! Nothing here knows more of the engine than [`crate::interface`].
+//! [`RemoteDomain`] is the other end: a [`Domain`](crate::interface::Domain) whose engine is
+//! another process.
+//!
+//! Nothing here knows more of the engine than [`crate::interface`], and what it takes to map the
+//! dirty log.
 
 mod connection;
 mod descriptors;
 mod folder;
+mod log;
 mod peer;
+mod remote;
 mod session;
 mod station;
 mod wait;
 
 pub use folder::{FolderError, SocketFolder};
 pub use peer::Peer;
+pub use remote::RemoteDomain;
 pub use station::Station;
 pub use wait::{Ready, wait};

@@ -13,8 +13,9 @@
 //! A front end that stops a device and starts it again may have paused its VM, or the guest may
 //! have been reset and have forgotten all that it had set up. vhost-user does not say which
 //! (QEMU's GPIO device sends no reset). The control ring's base tells: a paused VM goes on where
-//! it was, a guest that starts anew begins with 0. So the domain is reset unless the base
-//! continues from a stop that was not at 0, before its memory can be reached again.
+//! it was, a guest that starts anew begins with 0. So the domain is reset, before its memory can be
+//! reached again, unless the base is where the ring stopped; and where that was at 0, unless the
+//! front end has not set the ring up again either.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -33,7 +34,9 @@ use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::descriptors::{check_memory, event_fd};
+use super::log::Log;
 use crate::interface::{Domain, MemoryRegion, Vring};
+use crate::memory::SharedLog;
 
 /// Most regions that a front end can have at once: as many as the engine maps for a domain.
 const REGIONS_MAX: u64 = crate::memory::REGIONS_MAX as u64;
@@ -44,10 +47,13 @@ const PROTOCOL: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
     .union(VhostUserProtocolFeatures::REPLY_ACK)
     .union(VhostUserProtocolFeatures::CONFIG)
     .union(VhostUserProtocolFeatures::RESET_DEVICE)
+    .union(VhostUserProtocolFeatures::LOG_SHMFD)
     .union(VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS);
 
 /// Feature bits of the transport, which the domain does not know.
-const TRANSPORT: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+const TRANSPORT: u64 = VhostUserVirtioFeatures::all().bits();
+/// The engine's writes are to be logged.
+const LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
 
 /// One region of guest RAM, as the front end described it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +110,8 @@ struct Ring {
     call: Option<EventFd>,
     is_enabled: bool,
     is_running: bool,
+    /// Its addresses were told since it stopped.
+    is_fresh: bool,
 }
 
 impl Ring {
@@ -117,6 +125,7 @@ impl Ring {
             call: None,
             is_enabled: false,
             is_running: false,
+            is_fresh: false,
         })
     }
 }
@@ -132,6 +141,7 @@ pub(super) struct Session {
     is_stopped: bool,
     /// The control ring's base when it stopped; what is set up may be what it was then.
     stopped_at: Option<u16>,
+    log: Log,
 }
 
 impl Session {
@@ -145,6 +155,7 @@ impl Session {
             acknowledges: false,
             is_stopped: false,
             stopped_at: None,
+            log: Log::default(),
         })
     }
 
@@ -159,6 +170,11 @@ impl Session {
     /// A copy of what the front end wants written for an interrupt of a ring.
     pub(super) fn call(&self, ring: usize) -> Option<&EventFd> {
         self.rings.get(ring)?.call.as_ref()
+    }
+
+    /// Whether messages are acknowledged that ask for it.
+    pub(super) fn acknowledges(&self) -> bool {
+        self.acknowledges
     }
 
     fn ring(&mut self, index: u32) -> Result<&mut Ring> {
@@ -186,6 +202,19 @@ impl Session {
             ));
         }
         Ok(())
+    }
+
+    /// Whether there is a log to bring up to date now and then.
+    pub(super) fn logs(&self) -> bool {
+        self.log.is_on()
+    }
+
+    /// Tells the front end which pages were written.
+    pub(super) fn sync_log(&mut self) -> Result<()> {
+        let regions = self.regions.iter().map(|r| (r.guest_addr, r.size));
+        self.log
+            .sync(self.domain.as_mut(), regions)
+            .map_err(refused)
     }
 
     /// Guest-physical address of a byte in the front end's address space.
@@ -234,6 +263,7 @@ impl Session {
             .start_vring(index as usize, vring)
             .map_err(refused)?;
         self.ring(index)?.is_running = true;
+        tracing::debug!(ring = index, "started");
         if std::mem::take(&mut self.is_stopped) {
             self.domain.resume();
         }
@@ -242,9 +272,11 @@ impl Session {
 
     /// Resets the domain if its guest was reset while the device was stopped.
     fn begin_anew_unless_continued(&mut self) -> Result<()> {
-        let base = self.ring(CONTROL_QUEUE.into())?.base;
+        let ring = self.ring(CONTROL_QUEUE.into())?;
+        let (base, is_fresh) = (ring.base, std::mem::take(&mut ring.is_fresh));
         match self.stopped_at.take() {
-            Some(stopped_at) if base == 0 || base != stopped_at => {
+            Some(stopped_at) if base != stopped_at || (base == 0 && is_fresh) => {
+                tracing::debug!(stopped_at, base, "the guest was reset");
                 // The other ring, if it runs already, was set up anew.
                 self.restart(|session| session.domain.reset())
             }
@@ -273,6 +305,7 @@ impl Session {
         }
         let base = self.domain.stop_vring(index as usize).map_err(refused)?;
         self.ring(index)?.base = base;
+        tracing::debug!(ring = index, base, "stopped");
         Ok(base)
     }
 
@@ -306,6 +339,8 @@ impl Session {
     }
 
     fn remove(&mut self, index: usize) -> Result<()> {
+        // Its part of the log goes with it.
+        self.sync_log()?;
         let Region {
             guest_addr, size, ..
         } = self.regions[index];
@@ -344,9 +379,14 @@ impl VhostUserBackendReqHandlerMut for Session {
     }
 
     fn set_features(&mut self, features: u64) -> Result<()> {
+        tracing::debug!("features {features:#x}");
         self.domain
             .set_features(features & !TRANSPORT)
-            .map_err(refused)
+            .map_err(refused)?;
+        self.log
+            .turn(self.domain.as_mut(), features & LOG_ALL != 0)
+            .map_err(refused)?;
+        self.sync_log()
     }
 
     fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
@@ -354,6 +394,7 @@ impl VhostUserBackendReqHandlerMut for Session {
     }
 
     fn set_protocol_features(&mut self, features: u64) -> Result<()> {
+        tracing::debug!("protocol features {features:#x}");
         if features & !PROTOCOL.bits() != 0 {
             return Err(refused(format!(
                 "protocol features {features:#x}: only {:#x} were offered",
@@ -454,8 +495,10 @@ impl VhostUserBackendReqHandlerMut for Session {
         });
         // Front ends repeat it to a running ring to change the flags, which say whether used
         // rings are logged: with the log on, they always are.
-        if self.ring(index)?.areas != areas {
-            self.idle_ring(index, "addresses")?.areas = areas;
+        if self.ring(index)?.areas != areas || !self.ring(index)?.is_running {
+            let ring = self.idle_ring(index, "addresses")?;
+            ring.areas = areas;
+            ring.is_fresh = true;
         }
         Ok(())
     }
@@ -477,6 +520,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         if ran && index == u32::from(CONTROL_QUEUE) {
             self.stopped_at = Some(base);
         }
+        self.sync_log()?;
         // It starts again when it gets another.
         self.ring(index)?.kick = None;
         Ok(VhostUserVringState::new(index, base.into()))
@@ -561,7 +605,13 @@ impl VhostUserBackendReqHandlerMut for Session {
         not_offered("shared memory regions")
     }
 
-    fn set_log_base(&mut self, _: &VhostUserLog, _: File) -> Result<()> {
-        not_offered("the dirty log")
+    fn set_log_base(&mut self, log: &VhostUserLog, file: File) -> Result<()> {
+        self.need_acknowledgements()?;
+        check_memory(&file).map_err(refused)?;
+        // What the former one is to know it gets.
+        self.sync_log()?;
+        let log = SharedLog::new(file, log.mmap_offset, log.mmap_size).map_err(refused)?;
+        self.log.share(log);
+        self.sync_log()
     }
 }
