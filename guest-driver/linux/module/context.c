@@ -17,8 +17,15 @@
 struct byway_file {
 	struct byway_device *device;
 	struct mutex lock;		/* BYWAY_IOC_CONTEXT */
-	struct byway_context *context;	/* set once, read by acquire */
+	struct byway_context *context;	/* set once; see byway_file_context() */
 };
+
+/* The file's context, or NULL before BYWAY_IOC_CONTEXT. */
+static struct byway_context *byway_file_context(struct byway_file *file)
+{
+	/* Pairs with the release in byway_file_bind(): the context is complete. */
+	return smp_load_acquire(&file->context);
+}
 
 struct byway_context *byway_context_get(struct byway_context *context)
 {
@@ -147,7 +154,7 @@ static struct byway_context *byway_context_open(struct byway_session *session, u
 /* The session of the file's context, or else the device's present one. */
 static struct byway_session *byway_file_session(struct byway_file *file)
 {
-	struct byway_context *context = smp_load_acquire(&file->context);
+	struct byway_context *context = byway_file_context(file);
 	struct byway_session *session;
 
 	if (context)
@@ -226,6 +233,7 @@ static long byway_file_bind(struct byway_file *file, void __user *arg)
 		err = -EFAULT;
 		goto unlock;
 	}
+	/* Pairs with the acquire in byway_file_context(). */
 	smp_store_release(&file->context, context);
 unlock:
 	mutex_unlock(&file->lock);
@@ -286,7 +294,7 @@ static long byway_file_ioctl(struct file *filp, unsigned int cmd, unsigned long 
 		return -ENOTTY;
 	}
 
-	context = smp_load_acquire(&file->context);
+	context = byway_file_context(file);
 	if (!context)
 		return -EBADFD;
 	err = byway_context_check(context);

@@ -150,17 +150,13 @@ static int byway_request_try(struct byway_session *session, struct byway_request
 	return err;
 }
 
-/* Waits until @condition, the session's end, a signal, or for too long. */
-#define byway_wait_room(session, how, condition, timeout)			\
-({										\
-	long left_;								\
-	if ((how) == BYWAY_KILLABLE)						\
-		left_ = wait_event_killable_timeout((session)->room,		\
-						    condition, timeout);	\
-	else									\
-		left_ = wait_event_timeout((session)->room, condition, timeout);	\
-	left_;									\
-})
+/* A condition to wait for: there was room, or there is no point in waiting. */
+static bool byway_request_sent(struct byway_session *session, struct byway_request *request,
+			       int *err)
+{
+	*err = byway_request_try(session, request);
+	return *err != -ENOSPC;
+}
 
 /* Gives the request to the device; waits for room in the virtqueue. */
 static int byway_request_submit(struct byway_session *session,
@@ -170,9 +166,13 @@ static int byway_request_submit(struct byway_session *session,
 	int err = -ENOSPC;
 	long left;
 
-	left = byway_wait_room(session, how,
-			       (err = byway_request_try(session, request)) != -ENOSPC,
-			       timeout);
+	if (how == BYWAY_KILLABLE)
+		left = wait_event_killable_timeout(session->room,
+						   byway_request_sent(session, request, &err),
+						   timeout);
+	else
+		left = wait_event_timeout(session->room,
+					  byway_request_sent(session, request, &err), timeout);
 	if (left < 0)
 		return -EINTR;
 	if (err == -ENOSPC) {

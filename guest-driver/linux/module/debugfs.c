@@ -13,15 +13,52 @@
 
 static struct dentry *byway_debugfs_root;
 
+#define BYWAY_COUNTER(field)	{ #field, offsetof(struct byway_stats, field) }
+
+static const struct {
+	const char *name;
+	size_t offset;
+} byway_counters[] = {
+	BYWAY_COUNTER(requests),
+	BYWAY_COUNTER(refusals),
+	BYWAY_COUNTER(timeouts),
+	BYWAY_COUNTER(kicks),
+	BYWAY_COUNTER(events),
+	BYWAY_COUNTER(events_lost),
+	BYWAY_COUNTER(completions),
+	BYWAY_COUNTER(revocations),
+	BYWAY_COUNTER(invalidations),
+	BYWAY_COUNTER(invalidation_waits),
+	BYWAY_COUNTER(invalidation_wait_ns),
+	BYWAY_COUNTER(stalls),
+	BYWAY_COUNTER(page_requests),
+	BYWAY_COUNTER(pages_resolved),
+	BYWAY_COUNTER(pages_refused),
+	BYWAY_COUNTER(pages_later),
+	BYWAY_COUNTER(offers),
+	BYWAY_COUNTER(offers_dropped),
+	BYWAY_COUNTER(recoveries),
+	BYWAY_COUNTER(spaces_now),
+	BYWAY_COUNTER(contexts_now),
+	BYWAY_COUNTER(queues_now),
+	BYWAY_COUNTER(caps_now),
+	BYWAY_COUNTER(listeners_now),
+};
+
 static int stats_show(struct seq_file *seq, void *unused)
 {
 	struct byway_device *device = seq->private;
+	size_t at;
 
-#define BYWAY_COUNTER_LINE(name, what)						\
-	seq_printf(seq, "%-22s %llu\n", #name,					\
-		   (u64)atomic64_read(&device->stats.name));
-	BYWAY_COUNTERS(BYWAY_COUNTER_LINE)
-#undef BYWAY_COUNTER_LINE
+	static_assert(sizeof(struct byway_stats) ==
+		      ARRAY_SIZE(byway_counters) * sizeof(atomic64_t));
+	for (at = 0; at < ARRAY_SIZE(byway_counters); at++) {
+		const atomic64_t *counter = (const void *)&device->stats +
+					    byway_counters[at].offset;
+
+		seq_printf(seq, "%-22s %llu\n", byway_counters[at].name,
+			   (u64)atomic64_read(counter));
+	}
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(stats);

@@ -59,37 +59,32 @@ struct file;
 
 /* ---- statistics: debugfs.c ------------------------------------------------ */
 
-/* name, what is counted; in the order in which debugfs shows them */
-#define BYWAY_COUNTERS(X)							\
-	X(requests, "requests that the engine was given")			\
-	X(refusals, "requests that it refused")					\
-	X(timeouts, "requests that it left unanswered")				\
-	X(kicks, "doorbells that processes asked for")				\
-	X(events, "events from the engine")					\
-	X(events_lost, "events that it dropped for lack of buffers")		\
-	X(completions, "completion interrupts")					\
-	X(revocations, "capabilities revoked by others")			\
-	X(invalidations, "ranges of page tables invalidated")			\
-	X(invalidation_waits, "invalidations that waited for a worker")		\
-	X(invalidation_wait_ns, "time that they waited, in nanoseconds")	\
-	X(stalls, "invalidations that gave up on a worker")			\
-	X(page_requests, "pages that the engine asked for")			\
-	X(pages_resolved, "answered: there")					\
-	X(pages_refused, "answered: none, or no access")			\
-	X(pages_later, "answered: not now")					\
-	X(offers, "offers from other domains")					\
-	X(offers_dropped, "offers that made room for newer ones, or had ended")	\
-	X(recoveries, "resets after the engine failed or restarted")		\
-	X(spaces_now, "address spaces bound")					\
-	X(contexts_now, "contexts open")					\
-	X(queues_now, "work queues open")					\
-	X(caps_now, "capabilities open")					\
-	X(listeners_now, "listeners open")
-
+/* debugfs.c shows them in this order. */
 struct byway_stats {
-#define BYWAY_COUNTER_FIELD(name, what) atomic64_t name;
-	BYWAY_COUNTERS(BYWAY_COUNTER_FIELD)
-#undef BYWAY_COUNTER_FIELD
+	atomic64_t requests;		/* requests that the engine was given */
+	atomic64_t refusals;		/* requests that it refused */
+	atomic64_t timeouts;		/* requests that it left unanswered */
+	atomic64_t kicks;		/* doorbells that processes asked for */
+	atomic64_t events;		/* events from the engine */
+	atomic64_t events_lost;		/* events that it dropped for lack of buffers */
+	atomic64_t completions;		/* completion interrupts */
+	atomic64_t revocations;		/* capabilities revoked by others */
+	atomic64_t invalidations;	/* ranges of page tables invalidated */
+	atomic64_t invalidation_waits;	/* invalidations that waited for a worker */
+	atomic64_t invalidation_wait_ns;	/* time that they waited, in nanoseconds */
+	atomic64_t stalls;		/* invalidations that gave up on a worker */
+	atomic64_t page_requests;	/* pages that the engine asked for */
+	atomic64_t pages_resolved;	/* answered: there */
+	atomic64_t pages_refused;	/* answered: none, or no access */
+	atomic64_t pages_later;		/* answered: not now */
+	atomic64_t offers;		/* offers from other domains */
+	atomic64_t offers_dropped;	/* offers that made room for newer ones, or had ended */
+	atomic64_t recoveries;		/* resets after the engine failed or restarted */
+	atomic64_t spaces_now;		/* address spaces bound */
+	atomic64_t contexts_now;	/* contexts open */
+	atomic64_t queues_now;		/* work queues open */
+	atomic64_t caps_now;		/* capabilities open */
+	atomic64_t listeners_now;	/* listeners open */
 };
 
 /* ---- device.c, session.c --------------------------------------------------- */
@@ -312,7 +307,8 @@ struct byway_queue {
 long byway_queue_create(struct byway_context *context, void __user *arg);
 void byway_queue_interrupt(struct byway_session *session, u32 id);
 void byway_queue_died(struct byway_session *session, u32 id);
-void byway_queues_ended(struct byway_session *session, struct byway_context *context, bool returned);
+void byway_queues_ended(struct byway_session *session, struct byway_context *context,
+			bool returned);
 void byway_queues_reset(struct byway_session *session);
 void byway_queues_look(struct byway_session *session);
 

@@ -42,6 +42,7 @@ static void byway_append(struct byway_space *space, u64 address, u64 pages)
 	WRITE_ONCE(range->address, cpu_to_le64(address));
 	WRITE_ONCE(range->pages, cpu_to_le64(pages));
 	space->generation++;
+	/* Pairs with the worker's acquire of the generation. */
 	virt_store_release(&header->generation, cpu_to_le64(space->generation));
 	raw_spin_unlock_irqrestore(&space->append_lock, flags);
 }

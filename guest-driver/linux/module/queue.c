@@ -101,6 +101,7 @@ void byway_queues_reset(struct byway_session *session)
 	xa_for_each(&session->queues, id, queue) {
 		struct byway_queue_header *header = queue->header->virt;
 
+		/* After the last completion, as the engine would do it. */
 		virt_store_release(&header->state, cpu_to_le32(BYWAY_QUEUE_STATE_DEAD));
 		queue->returned = true;
 		byway_queue_die(queue);

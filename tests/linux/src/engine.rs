@@ -78,14 +78,14 @@ impl Engine {
         Ok(self.process.ended()?.is_none())
     }
 
-    /// Runs `byway COMMAND ARGUMENTS... --socket DIR` and returns what it prints.
+    /// Runs `byway COMMAND ARGUMENTS... --engine DIR` and returns what it prints.
     ///
     /// # Errors
     /// When it fails; the error has what it said.
     pub fn command(&self, arguments: &[&str]) -> Result<String> {
         let output = std::process::Command::new(&self.program)
             .args(arguments)
-            .arg("--socket")
+            .arg("--engine")
             .arg(&self.sockets)
             .output()
             .with_context(|| format!("cannot run {}", self.program.display()))?;
@@ -97,6 +97,31 @@ impl Engine {
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// What `byway ps` tells of a domain.
+    ///
+    /// # Errors
+    /// When there is no such domain or it cannot be asked.
+    pub fn domain(&self, name: &str) -> Result<serde_json::Value> {
+        let told: serde_json::Value = serde_json::from_str(&self.command(&["ps", "--json"])?)?;
+        let domains = told["domains"].as_array().context("byway ps: no domains")?;
+        domains
+            .iter()
+            .find(|domain| domain["name"] == name)
+            .cloned()
+            .with_context(|| format!("byway ps: no domain {name} in {told}"))
+    }
+
+    /// One of its counters.
+    ///
+    /// # Errors
+    /// As [`Engine::domain`].
+    pub fn counter(&self, domain: &str, counter: &str) -> Result<u64> {
+        let told = self.domain(domain)?;
+        told[counter]
+            .as_u64()
+            .with_context(|| format!("byway ps: no number {counter} in {told}"))
     }
 
     fn said(&self) -> String {

@@ -74,6 +74,10 @@ impl Wire {
     /// Waits for the answer to a command.
     pub(crate) fn answer(&mut self, command: u64, deadline: Instant) -> Result<Output> {
         let line = self.line(deadline)?;
+        ensure!(
+            parse_ready(&line).is_none(),
+            "the guest has restarted by itself: its kernel panicked; see its console"
+        );
         let mut words = line.split(' ');
         let (Some(nonce), Some(status), Some(bytes)) = (words.next(), words.next(), words.next())
         else {
@@ -188,6 +192,14 @@ mod tests {
         guest.write_all(b"8 0 0\n").unwrap();
         let error = wire.answer(9, soon()).unwrap_err();
         assert!(error.to_string().contains("command 9"), "{error}");
+    }
+
+    #[test]
+    fn a_guest_that_restarts_by_itself_is_told() {
+        let (mut wire, mut guest) = pair();
+        guest.write_all(b"READY 12-34 6.1.0\n").unwrap();
+        let error = wire.answer(9, soon()).unwrap_err();
+        assert!(error.to_string().contains("restarted"), "{error}");
     }
 
     #[test]
