@@ -401,6 +401,14 @@ impl VhostUserBackendReqHandlerMut for Session {
         self.log
             .turn(self.domain.as_mut(), features & LOG_ALL != 0)
             .map_err(refused)?;
+        // A front end that does not acknowledge this bit sends no SET_VRING_ENABLE: its rings are enabled from the
+        // start. QEMU 7.2's vhost-user-gpio is one.
+        if features & TRANSPORT == 0 {
+            for index in 0..self.rings.len() as u32 {
+                self.ring(index)?.is_enabled = true;
+                self.start_if_ready(index)?;
+            }
+        }
         self.sync_log()
     }
 

@@ -10,6 +10,7 @@ mod exits;
 mod faults;
 mod interrupts;
 mod kill;
+mod library;
 mod lost_memory;
 mod messages;
 mod page_requests;

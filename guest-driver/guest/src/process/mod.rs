@@ -9,6 +9,7 @@ mod commands;
 pub mod dice;
 mod gate;
 mod hostile;
+mod library;
 mod measure;
 mod queues;
 mod storm;

@@ -57,7 +57,7 @@ enum Command {
         /// Name under which the peer fetches them
         port: Name,
         #[command(flatten)]
-        give: Give,
+        give: GiveArgs,
     },
     /// Fetch what another VM offers under a port name
     Fetch {
@@ -67,33 +67,33 @@ enum Command {
         #[arg(long, value_name = "PEER")]
         from: Option<Name>,
         #[command(flatten)]
-        take: Take,
+        take: TakeArgs,
     },
     /// Pass bytes to a process of this guest over a Unix socket
     Pass {
         /// Where to listen for the process that takes them; made, and removed afterwards
         socket: PathBuf,
         #[command(flatten)]
-        give: Give,
+        give: GiveArgs,
     },
     /// Take what a process of this guest passes
     Take {
         /// Where it listens
         socket: PathBuf,
         #[command(flatten)]
-        take: Take,
+        take: TakeArgs,
     },
     /// Copy bytes by the engine within this process
     Local {
         /// What to read; standard input when left out
         file: Option<PathBuf>,
         #[command(flatten)]
-        take: Take,
+        take: TakeArgs,
     },
 }
 
 #[derive(Debug, Args)]
-struct Give {
+struct GiveArgs {
     /// What to give; standard input when left out
     file: Option<PathBuf>,
     /// Seconds after which it is given up; 0 = never
@@ -104,7 +104,7 @@ struct Give {
 }
 
 #[derive(Debug, Args)]
-struct Take {
+struct TakeArgs {
     /// Where to write; standard output when left out
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -263,7 +263,7 @@ fn until_fetched(share: &Share, until: Option<Instant>) -> Result<(), Failure> {
 }
 
 /// Gives a file by `how`, and waits until it was fetched.
-fn give(give: &Give, how: impl FnOnce(&Share) -> Result<(), Failure>) -> Result<(), Failure> {
+fn give(give: &GiveArgs, how: impl FnOnce(&Share) -> Result<(), Failure>) -> Result<(), Failure> {
     let context = exit::context()?;
     let buffer = load(give.file.as_ref())?;
     let sha256 = checksum_of(&buffer, give.report.checksum)?;
@@ -291,7 +291,7 @@ fn fetch(
     context: &Context,
     capability: &Capability,
     domain: Option<u32>,
-    take: &Take,
+    take: &TakeArgs,
 ) -> Result<(), Failure> {
     let mut queue: WorkQueue = context.queue(&QueueOptions::default())?;
     let total = capability.length();

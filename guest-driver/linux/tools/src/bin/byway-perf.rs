@@ -420,7 +420,10 @@ mod tests {
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
-        for line in ["byway-perf run perf --depth 0", "byway-perf local --seconds 0"] {
+        for line in [
+            "byway-perf run perf --depth 0",
+            "byway-perf local --seconds 0",
+        ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

@@ -8,8 +8,8 @@ use byway_protocols::Flags;
 
 use super::Check;
 use super::lab::{
-    Lab, PAGE, Pages, Problem, copy, ensure, expect_bytes, expect_ok, expect_pattern, fail,
-    in_child, skip, wait_for, with, write_pattern,
+    Lab, PAGE, Pages, Problem, copy, ensure, expect_bytes, expect_ok, expect_pattern, fail, skip,
+    wait_for, with, write_pattern,
 };
 
 pub const CHECKS: &[Check] = &[
@@ -302,11 +302,5 @@ mod tests {
         pages.region().write(PAGE, &[1]).unwrap();
         assert_eq!(smaps(pages.address(), "Private_Dirty").unwrap(), 4);
         assert!(smaps(0x10, "Private_Dirty").is_err());
-    }
-
-    #[test]
-    fn children_are_waited_for() {
-        assert!(expect_ok(in_child(|| Ok(())).unwrap()).is_ok());
-        assert!(expect_ok(in_child(|| fail("on purpose")).unwrap()).is_err());
     }
 }
