@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::engine::Engine;
 use crate::guest::{Config, Guest};
-use crate::images::{Images, Kernel, target_folder};
+use crate::images::{Images, Kernel, repository, target_folder};
 use crate::initramfs::Module;
 use crate::qemu::Machine;
 
@@ -105,14 +107,27 @@ impl Lab {
     }
 }
 
-/// The `byway` command beside this test program: built in the same profile.
+/// The `byway` command of the same profile as this test program, built anew if it is older than its
+/// sources: what is tested is never what was built some time before.
 fn byway() -> Result<PathBuf> {
-    let this = std::env::current_exe()?;
-    let folder = this
-        .ancestors()
-        .find(|folder| folder.join("byway").is_file())
-        .context("there is no byway beside this test: run cargo build -p byway-vmm, in the same profile")?;
-    let program = folder.join("byway");
-    ensure!(program.is_file(), "{} is no program", program.display());
-    Ok(program)
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    BUILT
+        .get_or_init(|| build_byway().map_err(|error| format!("{error:#}")))
+        .clone()
+        .map_err(anyhow::Error::msg)
+}
+
+fn build_byway() -> Result<PathBuf> {
+    let mut build = Command::new(env!("CARGO"));
+    build.current_dir(repository());
+    build.args(["build", "--quiet", "-p", "byway-vmm", "--bin", "byway"]);
+    let profile = if cfg!(debug_assertions) {
+        "debug"
+    } else {
+        build.arg("--release");
+        "release"
+    };
+    let status = build.status().context("cannot run cargo")?;
+    ensure!(status.success(), "byway cannot be built: {status}");
+    Ok(target_folder().join(profile).join("byway"))
 }

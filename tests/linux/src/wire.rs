@@ -113,7 +113,7 @@ impl Wire {
     fn receive(&mut self, deadline: Instant) -> Result<()> {
         let mut buffer = [0; 4096];
         match self.stream.read(&mut buffer) {
-            Ok(0) => bail!("the guest's command channel was closed: QEMU has ended"),
+            Ok(0) => bail!("QEMU has ended: see the console for what the guest did last"),
             Ok(bytes) => self.received.extend_from_slice(&buffer[..bytes]),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 ensure!(Instant::now() < deadline, "the guest did not answer in time");
@@ -209,7 +209,7 @@ mod tests {
         assert!(error.to_string().contains("in time"), "{error}");
         drop(guest);
         let error = wire.answer(1, soon()).unwrap_err();
-        assert!(error.to_string().contains("closed"), "{error}");
+        assert!(error.to_string().contains("has ended"), "{error}");
     }
 
     #[test]

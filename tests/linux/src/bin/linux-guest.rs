@@ -10,7 +10,7 @@ use clap::Parser;
 use byway_linux_tests::guest::{Config, Guest};
 use byway_linux_tests::images::{Images, Kernel};
 use byway_linux_tests::initramfs::Module;
-use byway_linux_tests::qemu::Machine;
+use byway_linux_tests::qemu::{FOUR_LEVELS, Machine};
 
 /// Boots a Linux guest under QEMU's emulation, runs commands in it, and shows its console.
 ///
@@ -48,8 +48,8 @@ struct Args {
     /// RAM in MiB; above 2048 it is two regions
     #[arg(long, default_value_t = 512)]
     memory: u32,
-    /// QEMU's CPU model; "max" has five levels of page tables
-    #[arg(long, default_value = "max,la57=off")]
+    /// QEMU's CPU model; "max,cx16=off" has five levels of page tables
+    #[arg(long, default_value = FOUR_LEVELS)]
     cpu: String,
     /// Added to the kernel's command line, for example pti=on
     #[arg(long, default_value = "")]

@@ -4,7 +4,7 @@
 use anyhow::ensure;
 use byway_linux_tests::images::Kernel;
 use byway_linux_tests::lab;
-use byway_linux_tests::qemu::Machine;
+use byway_linux_tests::qemu::{FIVE_LEVELS, Machine};
 
 use crate::scenario::{STRANGERS, check, selftest};
 
@@ -14,7 +14,7 @@ fn both_kernels_refuse_what_they_have_to() {
         let mut engine = lab.engine(STRANGERS)?;
         let alice = lab.config("alice", Kernel::V6_1, &engine);
         let mut bob = lab.config("bob", Kernel::V6_12, &engine);
-        bob.machine.cpu = "max".into();
+        bob.machine.cpu = FIVE_LEVELS.into();
         let [mut alice, mut bob] = lab.boot([alice, bob])?;
         for guest in [&mut alice, &mut bob] {
             let report = selftest(guest, &[])?;

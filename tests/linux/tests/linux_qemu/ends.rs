@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use byway_linux_tests::engine::Engine;
-use byway_linux_tests::guest::{Guest, Job};
+use byway_linux_tests::guest::{Config, Guest, Job};
 use byway_linux_tests::images::Kernel;
 use byway_linux_tests::lab::{self, Lab};
 
@@ -36,18 +36,18 @@ fn flowing(engine: &Engine) -> Result<()> {
     anyhow::bail!("no byte was moved")
 }
 
-fn two(lab: &Lab, engine: &Engine) -> Result<[Guest; 2]> {
-    lab.boot([
+fn two(lab: &Lab, engine: &Engine) -> [Config; 2] {
+    [
         lab.config("alice", Kernel::V6_1, engine),
         lab.config("bob", Kernel::V6_12, engine),
-    ])
+    ]
 }
 
 #[test]
 fn a_guest_that_is_killed_harms_nobody() {
     lab::test("killed", |lab| {
         let mut engine = linked(lab)?;
-        let [mut alice, mut bob] = two(lab, &engine)?;
+        let [mut alice, mut bob] = lab.boot(two(lab, &engine))?;
         let (_, taking) = traffic(&engine, &mut alice, &mut bob)?;
         alice.kill();
         // The transfer ends with a status, not with silence.
@@ -66,7 +66,9 @@ fn a_guest_that_is_killed_harms_nobody() {
 fn a_guest_that_reboots_starts_over() {
     lab::test("rebooted", |lab| {
         let mut engine = linked(lab)?;
-        let [mut alice, mut bob] = two(lab, &engine)?;
+        let mut configs = two(lab, &engine);
+        configs[0].machine.may_reboot = true;
+        let [mut alice, mut bob] = lab.boot(configs)?;
         let (_, taking) = traffic(&engine, &mut alice, &mut bob)?;
         alice.reboot()?;
         ensure!(bob.wait(&taking, LIMIT)?.status == 7, "bob's transfer");
@@ -83,7 +85,7 @@ const DRIVER: &str = "/sys/bus/virtio/drivers/byway";
 fn a_driver_that_goes_away_leaves_nobody_hanging() {
     lab::test("driver-gone", |lab| {
         let mut engine = linked(lab)?;
-        let guests = two(lab, &engine)?;
+        let guests = lab.boot(two(lab, &engine))?;
         let [mut alice, mut bob] = guests;
         // Rings open: the module is in use, the driver can be unbound all the same.
         for (guest, peer) in [(&mut alice, "bob"), (&mut bob, "alice")] {
@@ -119,7 +121,7 @@ fn a_driver_that_goes_away_leaves_nobody_hanging() {
 fn an_engine_that_is_killed_comes_back() {
     lab::test("engine-killed", |lab| {
         let mut engine = linked(lab)?;
-        let [mut alice, mut bob] = two(lab, &engine)?;
+        let [mut alice, mut bob] = lab.boot(two(lab, &engine))?;
         let (giving, taking) = traffic(&engine, &mut alice, &mut bob)?;
         engine.kill();
         ensure!(bob.wait(&taking, LIMIT)?.status == 7, "bob's transfer");

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use byway_linux_tests::guest::Guest;
 use byway_linux_tests::images::Kernel;
 use byway_linux_tests::lab;
-use byway_linux_tests::qemu::Machine;
+use byway_linux_tests::qemu::{FIVE_LEVELS, Machine};
 
 use crate::scenario::{check, give, linked, local, pass};
 
@@ -20,7 +20,7 @@ fn plain() -> Machine {
 /// Five levels, and kernel and user mode have page tables of their own.
 fn deep_and_isolated() -> Machine {
     Machine {
-        cpu: "max".into(),
+        cpu: FIVE_LEVELS.into(),
         cmdline: "pti=on".into(),
         ..Machine::default()
     }

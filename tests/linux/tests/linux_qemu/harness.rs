@@ -13,7 +13,10 @@ fn plain(lab: &Lab, kernel: Kernel) -> anyhow::Result<Guest> {
         name: "guest".into(),
         kernel,
         module: Module::None,
-        machine: Machine::default(),
+        machine: Machine {
+            may_reboot: true,
+            ..Machine::default()
+        },
         files: Vec::new(),
         device: None,
     };
