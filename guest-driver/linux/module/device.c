@@ -161,7 +161,10 @@ static void byway_device_recover(struct work_struct *work)
 		return;		/* a resume was faster */
 	atomic64_inc(&device->stats.recoveries);
 	byway_device_detach(device);
-	byway_virtio_restore(device->vdev);
+	/* What fails in our restore() is tried again; what fails before it is not. */
+	if (byway_virtio_restore(device->vdev) && !delayed_work_pending(&device->recover))
+		dev_err(&device->vdev->dev,
+			"the device cannot be initialised again: unbind and bind it\n");
 }
 
 static int byway_device_queues(struct byway_device *device)
