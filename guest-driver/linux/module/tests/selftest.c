@@ -5,6 +5,9 @@
  *
  *   byway-module-selftest           prints a line for each check that fails, and
  *                                   a last line "checks: N, failed: M"
+ *   byway-module-selftest --hold    opens a queue, prints "holding", and waits for
+ *                                   its end: reset, unbinding, the engine's restart.
+ *                                   Then "dead", and "again" when a new one works
  *
  * Exit status: 0 all held, 1 some did not, 2 there is no device.
  */
@@ -841,8 +844,49 @@ static int inherited(int fd)
 	return failed;
 }
 
+/* A queue that ends from outside, and a new one as soon as there can be. */
+static int hold(void)
+{
+	struct pollfd polled = { .events = POLLIN };
+	uint64_t until = now_ms() + 120000;
+	struct byway_ioc_queue another = { .entries = 8 };
+	struct ring ring, fresh;
+	int fd = open_context(8), again = -1;
+
+	CHECK(fd >= 0 && open_ring(fd, 8, &ring) == 0);
+	if (failed)
+		return 1;
+	printf("holding\n");
+	fflush(stdout);
+	polled.fd = ring.fd;
+	CHECK(poll(&polled, 1, 120000) == 1 && polled.revents & POLLHUP && polled.revents & POLLERR);
+	CHECK(ring.header->state == BYWAY_QUEUE_STATE_DEAD);
+	REFUSED(ioctl(ring.fd, BYWAY_IOC_KICK), ENODEV);
+	REFUSED(ioctl(ring.fd, BYWAY_IOC_ARM), ENODEV);
+	REFUSED(ioctl(fd, BYWAY_IOC_QUEUE, &another), ENODEV);
+	printf("dead\n");
+	fflush(stdout);
+	while (again < 0 && now_ms() < until) {
+		again = open_context(8);
+		if (again < 0)
+			usleep(50000);
+	}
+	CHECK(again >= 0 && open_ring(again, 8, &fresh) == 0);
+	if (!failed)
+		CHECK(finish(&fresh, submit(&fresh, (struct byway_descriptor){}, 0, BYWAY_OP_NOP,
+					    0, 0)) == BYWAY_STATUS_SUCCESS);
+	/* The old one's pages are still there, and its end does no harm. */
+	CHECK(ring.header->state == BYWAY_QUEUE_STATE_DEAD);
+	close_ring(&ring);
+	close(fd);
+	printf("again: %u failed\n", failed);
+	return failed ? 1 : 0;
+}
+
 int main(int argc, char **argv)
 {
+	if (argc == 2 && !strcmp(argv[1], "--hold"))
+		return hold();
 	if (argc == 3 && !strcmp(argv[1], "--inherited"))
 		return inherited(atoi(argv[2]));
 	if (access("/dev/byway", F_OK)) {
