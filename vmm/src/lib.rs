@@ -25,6 +25,7 @@ pub mod layout;
 pub mod loader;
 pub mod measure;
 pub mod memory;
+pub mod operator;
 pub mod ops_list;
 pub mod run;
 pub mod signals;

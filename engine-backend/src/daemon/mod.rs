@@ -4,6 +4,13 @@
 //! A [`Daemon`] wraps an [`Admin`] and is one itself: a domain that is created gets a socket, and
 //! loses it when it is removed.
 
+mod admin_socket;
+mod client;
+mod line;
+pub use admin_socket::AdminSocket;
+pub use client::{ClientError, RemoteEngine};
+pub use line::{ANSWER_BYTES_MAX, Answer, REQUEST_BYTES_MAX, Refusal};
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,6 +45,15 @@ impl Daemon {
                 folder: SocketFolder::hold(folder)?,
             }),
         })
+    }
+
+    /// Listens to the operator, at admin.sock, for as long as the result is there; to be dropped
+    /// before the daemon, which it keeps alive.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn serve_operator(&self) -> Result<AdminSocket, FolderError> {
+        AdminSocket::start(&self.inner.folder, Arc::new(self.clone()))
     }
 }
 
@@ -77,6 +93,9 @@ impl Inner {
     }
 
     fn create(&self, name: &str, action: Action) -> Result<Reply, AdminError> {
+        if name == admin_socket::NAME {
+            return Err(AdminError::Exists(name.to_owned()));
+        }
         let mut stations = self.stations();
         let reply = self.engine.act(action)?;
         let engine = Arc::clone(&self.engine);

@@ -40,7 +40,8 @@ impl WalkCounts {
             return;
         };
         // One writer: no locked instruction is needed.
-        let add = |count: &AtomicU64| count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        let add =
+            |count: &AtomicU64| count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         add(&mine.misses);
         if let Some(bytes) = leaf_bytes {
             add(&mine.leaves[usize::from(bytes >= 2 << 20) + usize::from(bytes >= 1 << 30)]);

@@ -11,7 +11,7 @@ use vhost::vhost_user::{BackendReqHandler, Error};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::session::Session;
-use super::wait::wait;
+use super::wait::{is_writable, wait};
 
 /// How often the front end's log is brought up to date while it is on.
 const LOG_EVERY: Duration = Duration::from_millis(50);
@@ -115,14 +115,20 @@ impl Connection {
         Ok(ready.has(KNOCK).then_some(Other::Knock))
     }
 
-    /// Passes an interrupt on. The front end's eventfd is not the engine's: it may be full,
-    /// and may block then, which is why this is done here and not where it comes from.
+    /// Passes an interrupt on. The front end's eventfd is not the engine's: it can be made to
+    /// block, by filling it after it was looked at, which is why this is done here and not where
+    /// the interrupt comes from.
     fn ring_bell(&self, ring: usize) {
         // It is set, or somebody else would be here.
         let _ = self.bells[ring].read();
         let session = lock(&self.session);
-        if let Some(call) = session.call(ring) {
-            // One that is full is readable anyway.
+        let Some(call) = session.call(ring) else {
+            return;
+        };
+        // SAFETY: the eventfd is open as long as the session is held.
+        let fd = unsafe { BorrowedFd::borrow_raw(call.as_raw_fd()) };
+        // One that is full is readable anyway.
+        if is_writable(fd) {
             let _ = call.write(1);
         }
     }

@@ -105,10 +105,10 @@ impl RemoteDomain {
 
     /// Connects, negotiates, and tells of guest RAM.
     fn attach(&mut self) -> Result<(), DomainError> {
-        let gone = |why: &dyn std::fmt::Display| {
-            DomainError::Gone(format!("{}: {why}", self.path.display()))
-        };
-        let socket = UnixStream::connect(&self.path).map_err(|e| gone(&e))?;
+        let path = self.path.clone();
+        let gone =
+            |why: &dyn std::fmt::Display| DomainError::Gone(format!("{}: {why}", path.display()));
+        let socket = UnixStream::connect(&path).map_err(|e| gone(&e))?;
         let watched = socket.try_clone().map_err(|e| gone(&e))?;
         let mut frontend = Frontend::from_stream(socket, QUEUE_COUNT.into());
         let (offered, config) = negotiate(&mut frontend)
@@ -262,6 +262,10 @@ impl Domain for RemoteDomain {
             )));
         }
         self.taken = features;
+        if self.link.is_none() {
+            // The guest's driver may go on; it is told when its virtqueues cannot be started.
+            return Ok(());
+        }
         self.tell_features()
     }
 

@@ -41,6 +41,10 @@ use crate::memory::SharedLog;
 /// Most regions that a front end can have at once: as many as the engine maps for a domain.
 const REGIONS_MAX: u64 = crate::memory::REGIONS_MAX as u64;
 
+/// Most guest RAM that a front end can have, in bytes: no domain is to use up the address space of
+/// the engine's process, nor its memory by the dirty log of a large sparse file.
+const RAM_MAX: u64 = 1 << 40;
+
 /// What is spoken beside the plain protocol. REPLY_ACK is required: it makes changes of
 /// memory synchronous.
 const PROTOCOL: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
@@ -264,7 +268,8 @@ impl Session {
             .map_err(refused)?;
         self.ring(index)?.is_running = true;
         tracing::debug!(ring = index, "started");
-        if std::mem::take(&mut self.is_stopped) {
+        // Not before it is known whether the guest starts anew.
+        if self.ring(CONTROL_QUEUE.into())?.is_running && std::mem::take(&mut self.is_stopped) {
             self.domain.resume();
         }
         Ok(())
@@ -305,6 +310,9 @@ impl Session {
         }
         let base = self.domain.stop_vring(index as usize).map_err(refused)?;
         self.ring(index)?.base = base;
+        if index == u32::from(CONTROL_QUEUE) {
+            self.stopped_at = Some(base);
+        }
         tracing::debug!(ring = index, base, "stopped");
         Ok(base)
     }
@@ -324,6 +332,13 @@ impl Session {
 
     fn add(&mut self, region: Region, file: File) -> Result<()> {
         check_memory(&file).map_err(refused)?;
+        let sizes = self.regions.iter().map(|region| region.size);
+        let sum = sizes.fold(region.size, u64::saturating_add);
+        if sum > RAM_MAX {
+            return Err(refused(format!(
+                "{sum:#x} bytes of guest RAM: at most {RAM_MAX:#x} are served over vhost-user"
+            )));
+        }
         self.domain
             .add_region(MemoryRegion {
                 guest_addr: region.guest_addr,
@@ -523,11 +538,7 @@ impl VhostUserBackendReqHandlerMut for Session {
             self.domain.pause();
             self.is_stopped = true;
         }
-        let ran = self.ring(index)?.is_running;
         let base = self.stop(index)?;
-        if ran && index == u32::from(CONTROL_QUEUE) {
-            self.stopped_at = Some(base);
-        }
         self.sync_log()?;
         // It starts again when it gets another.
         self.ring(index)?.kick = None;

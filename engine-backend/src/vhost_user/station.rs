@@ -22,10 +22,14 @@ use super::wait::wait;
 use crate::interface::Admin;
 
 /// How long a station may take to end before it is left to itself.
-const END_MAX: Duration = Duration::from_secs(5);
+const END_MAX: Duration = Duration::from_secs(2);
 /// Modes of a socket: for this process' user, and for those that are asked who they are.
 const PRIVATE: u32 = 0o600;
 const PUBLIC: u32 = 0o666;
+/// How long to wait when descriptors are short.
+const BREATH: Duration = Duration::from_millis(50);
+/// How often a refusal is told: anybody may knock, and as often as he likes.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How long to wait before looking again, where nothing tells.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
@@ -48,6 +52,8 @@ struct Shared {
     stopping: AtomicBool,
     /// The front end's socket, to end whatever the thread waits for on it.
     current: Mutex<Option<UnixStream>>,
+    /// When a refusal was last told.
+    told: Mutex<Option<Instant>>,
 }
 
 impl Station {
@@ -73,6 +79,7 @@ impl Station {
             stop: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(host)?,
             stopping: AtomicBool::new(false),
             current: Mutex::default(),
+            told: Mutex::default(),
         });
         let thread = std::thread::Builder::new()
             .name(format!("vu-{name}"))
@@ -164,11 +171,7 @@ impl Shared {
                     tracing::info!(domain = self.name, %peer, "a front end has attached");
                     let end = connection.serve(stop, listener.as_fd(), || {
                         if let Some((_, peer)) = self.accept(listener) {
-                            tracing::warn!(
-                                domain = self.name,
-                                %peer,
-                                "refused: the domain has a front end already"
-                            );
+                            self.tell_refusal(peer, "the domain has a front end already");
                         }
                     });
                     match end {
@@ -180,9 +183,17 @@ impl Shared {
                         }
                     }
                 }
-                Err(why) => tracing::warn!(domain = self.name, %peer, "refused: {why}"),
+                Err(why) => self.tell_refusal(peer, &why.to_string()),
             }
             *self.current() = None;
+        }
+    }
+
+    fn tell_refusal(&self, peer: Peer, why: &str) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            *told = Some(Instant::now());
+            tracing::warn!(domain = self.name, %peer, "refused: {why}");
         }
     }
 
@@ -195,11 +206,8 @@ impl Shared {
         match accepted {
             Ok((socket, peer)) => match *self.uid() {
                 Some(uid) if uid != peer.uid => {
-                    tracing::warn!(
-                        domain = self.name,
-                        %peer,
-                        "refused: only processes of user {uid} may attach"
-                    );
+                    let why = format!("only processes of user {uid} may attach");
+                    self.tell_refusal(peer, &why);
                     None
                 }
                 _ => Some((socket, peer)),
@@ -208,7 +216,7 @@ impl Shared {
                 // He has gone again, or descriptors are short, which passes or does not.
                 if error.kind() != io::ErrorKind::WouldBlock {
                     tracing::warn!(domain = self.name, "cannot accept a front end: {error}");
-                    std::thread::sleep(LOOK_AGAIN);
+                    std::thread::sleep(BREATH);
                 }
                 None
             }

@@ -57,6 +57,18 @@ pub fn wait(fds: &[BorrowedFd<'_>], longest: Option<Duration>) -> io::Result<Rea
     })))
 }
 
+/// Whether something can be written right now.
+pub(super) fn is_writable(fd: BorrowedFd<'_>) -> bool {
+    let mut polled = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // SAFETY: one descriptor, as said.
+    let rc = unsafe { libc::poll(&raw mut polled, 1, 0) };
+    rc == 1 && polled.revents & libc::POLLOUT != 0
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;

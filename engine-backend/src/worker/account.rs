@@ -4,8 +4,8 @@
 //! the domain, not for each worker. The operator's side writes, workers look now and then
 //! (weights, whether there is a limit) or once a chunk (a limit that there is).
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::bucket::Bucket;
 use super::clock::{ns_of_ticks, ticks_in_us};

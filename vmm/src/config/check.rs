@@ -23,6 +23,8 @@ use crate::loader::KernelSource;
 use crate::memory::{HugePages, RAM_MAX, RAM_MIN, RamConfig};
 use crate::vm::{CPUS_MAX, VmConfig};
 
+/// No domain of a daemon can have this name.
+const OPERATOR: &str = "admin";
 /// Name of the built-in image in `image = "..."`.
 const BUILT_IN: &str = "byway-guest";
 /// Least RAM for the built-in image: its own, the mailbox and something to work with.
@@ -176,6 +178,13 @@ pub(super) fn check_daemon(
     for table in file.domain {
         let table = table.into_inner();
         let span = table.name.span();
+        if table.name.get_ref() == OPERATOR {
+            return Err(place.wrong(
+                span,
+                format!("{OPERATOR:?} is the name of the operator's socket"),
+                "choose another name",
+            ));
+        }
         domains.push(DomainEntry {
             name: name(&place, &table.name)?,
             uid: table.uid,

@@ -159,6 +159,33 @@ impl RunConfig {
         let file = toml::from_str(text).map_err(|error| syntax_error(path, text, &error))?;
         check::check(path, text, file)
     }
+
+    /// Whether its VMs could run with an engine of another process: what that engine's operator
+    /// decides must not be in it, since nobody would heed it.
+    ///
+    /// # Errors
+    /// What must not be there.
+    pub fn check_remote(&self, path: &Path) -> Result<(), ConfigError> {
+        let theirs = |what: &str| {
+            ConfigError::whole(
+                path,
+                format!("{what} cannot be set with --engine: the engine's operator decides"),
+                "remove it here, and put it into the file of `byway engine`",
+            )
+        };
+        if self.engine != EngineSettings::default() {
+            return Err(theirs("[engine]"));
+        }
+        if let Some(link) = self.links.first() {
+            let LinkPolicy { from, to, .. } = link;
+            return Err(theirs(&format!("the [[link]] from {from:?} to {to:?}")));
+        }
+        let limited = |entry: &&VmEntry| entry.quotas != Quotas::default();
+        if let Some(entry) = self.vms.iter().find(limited) {
+            return Err(theirs(&format!("[vm.quotas] of {:?}", entry.vm.name)));
+        }
+        Ok(())
+    }
 }
 
 fn read(path: &Path, help: &str) -> Result<String, ConfigError> {

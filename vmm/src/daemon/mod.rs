@@ -57,9 +57,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     for action in config.actions() {
         act(&daemon, action)?;
     }
+    let operator = daemon.serve_operator().map_err(Failure::failed)?;
     eprintln!("byway: engine ready in {}", args.socket.display());
     until_told(&signals).map_err(Failure::failed)?;
     eprintln!("byway: stopping");
+    drop(operator);
     drop(daemon);
     Ok(())
 }

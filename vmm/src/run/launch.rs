@@ -1,10 +1,13 @@
 //! Builds the engine and all VMs of a configuration.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use byway_engine::Engine;
+use byway_engine::daemon::RemoteEngine;
 use byway_engine::engine::EngineError;
 use byway_engine::interface::{Action, Admin, AdminError};
+use byway_engine::vhost_user::RemoteDomain;
 
 use crate::config::{EngineSettings, RunConfig};
 use crate::exit_status::Failure;
@@ -92,6 +95,37 @@ pub fn launch_with(config: RunConfig, engine: Arc<dyn Admin>) -> Result<Fleet, F
         act(engine.as_ref(), Action::Link(link))?;
     }
     Ok(Fleet { vms, engine })
+}
+
+/// Builds every VM with its domain of the daemon whose sockets are in `folder`; no guest runs yet.
+/// That the domains are there, and linked, is that engine's operator's matter.
+///
+/// # Errors
+/// When nobody answers at a domain's socket, or what else kept a VM from being built.
+pub fn launch_remote(config: RunConfig, folder: &Path) -> Result<Fleet, Failure> {
+    let engine = RemoteEngine::new(folder);
+    let mut vms = Vec::with_capacity(config.vms.len());
+    for entry in config.vms {
+        let name = entry.vm.name.clone();
+        let socket = engine.socket(&name);
+        let domain = RemoteDomain::connect(&socket).map_err(|error| {
+            Failure::host(format!(
+                "VM {name:?} cannot attach: {error} (is `byway engine --socket {}` running, with a \
+                 domain of this name that no other VMM has?)",
+                folder.display()
+            ))
+        })?;
+        let vm = Vm::new(entry.vm, Some(Box::new(domain))).map_err(|error| {
+            let failure = Failure::from(error);
+            eprintln!("byway: VM {name:?} cannot be built");
+            failure
+        })?;
+        vms.push(vm);
+    }
+    Ok(Fleet {
+        vms,
+        engine: Arc::new(engine),
+    })
 }
 
 /// What the operator wrote is the usual reason for a refusal.
