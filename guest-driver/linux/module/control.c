@@ -286,7 +286,7 @@ out:
 /* The virtqueue's interrupt: replies have arrived. */
 void byway_control_done(struct virtqueue *vq)
 {
-	struct byway_session *session = vq->priv;
+	struct byway_session *session = byway_vq_session(vq);
 	struct byway_request *request;
 	unsigned long flags;
 	unsigned int used;

@@ -97,6 +97,7 @@ int byway_device_attach(struct byway_device *device)
 
 	if (IS_ERR(session))
 		return PTR_ERR(session);
+	device->recover_tries = 0;
 	spin_lock_irq(&device->lock);
 	device->session = session;
 	spin_unlock_irq(&device->lock);
@@ -135,33 +136,35 @@ void byway_device_failed(struct byway_device *device, struct byway_session *sess
 	spin_unlock_irqrestore(&device->lock, flags);
 }
 
-/* Resets the device and starts a new session; again, later, if that fails. */
+/* There is no session: resets the device again in a while, and more rarely each time. */
+void byway_device_retry(struct byway_device *device)
+{
+	unsigned int seconds = min(1U << min(device->recover_tries, 5U),
+				   BYWAY_RECOVER_SECONDS_MAX);
+
+	device->recover_tries++;
+	dev_warn_ratelimited(&device->vdev->dev,
+			     "no session with the engine: next try in %u s\n", seconds);
+	spin_lock_irq(&device->lock);
+	if (!device->removed)
+		queue_delayed_work(system_freezable_wq, &device->recover, seconds * HZ);
+	spin_unlock_irq(&device->lock);
+}
+
+/* Resets the device and starts a new session, by way of our own restore(). */
 static void byway_device_recover(struct work_struct *work)
 {
 	struct byway_device *device =
 		container_of(to_delayed_work(work), struct byway_device, recover);
-	unsigned int seconds;
-	unsigned long flags;
-	int err;
 
-	if (!device->session || !byway_live(device->session)) {
-		atomic64_inc(&device->stats.recoveries);
-		byway_device_detach(device);
-		err = byway_virtio_restore(device->vdev);	/* byway_device_attach() */
-		if (!err) {
-			device->recover_tries = 0;
-			return;
-		}
-		seconds = min(1U << min(device->recover_tries, 5U), BYWAY_RECOVER_SECONDS_MAX);
-		device->recover_tries++;
-		dev_warn_ratelimited(&device->vdev->dev,
-				     "no session with the engine (%d): next try in %u s\n", err,
-				     seconds);
-		spin_lock_irqsave(&device->lock, flags);
-		if (!device->removed && err != -EOPNOTSUPP)
-			queue_delayed_work(system_freezable_wq, &device->recover, seconds * HZ);
-		spin_unlock_irqrestore(&device->lock, flags);
-	}
+	if (device->session && byway_live(device->session))
+		return;		/* a resume was faster */
+	atomic64_inc(&device->stats.recoveries);
+	byway_device_detach(device);
+	/* What fails in our restore() is tried again; what fails before it is not. */
+	if (byway_virtio_restore(device->vdev) && !delayed_work_pending(&device->recover))
+		dev_err(&device->vdev->dev,
+			"the device cannot be initialised again: unbind and bind it\n");
 }
 
 static int byway_device_queues(struct byway_device *device)

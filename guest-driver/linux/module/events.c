@@ -42,7 +42,7 @@ int byway_events_post(struct byway_session *session)
 /* The virtqueue's interrupt. */
 void byway_events_arrived(struct virtqueue *vq)
 {
-	struct byway_session *session = vq->priv;
+	struct byway_session *session = byway_vq_session(vq);
 	unsigned long flags;
 
 	spin_lock_irqsave(&session->vq_lock, flags);

@@ -97,6 +97,7 @@ struct byway_device {
 	int index;
 	spinlock_t lock;		/* session, removed */
 	struct byway_session *session;	/* NULL while there is no engine */
+	struct byway_session *vqs_of;	/* whose the virtqueues are, while there are any */
 	bool removed;
 	wait_queue_head_t attached;	/* session has changed, or removed */
 	struct delayed_work recover;
@@ -173,6 +174,14 @@ struct byway_session {
 	struct list_head quarantine;
 };
 
+/* For a virtqueue's interrupt: the session outlives the virtqueue. */
+static inline struct byway_session *byway_vq_session(const struct virtqueue *vq)
+{
+	struct byway_device *device = vq->vdev->priv;
+
+	return device->vqs_of;
+}
+
 static inline int byway_state(const struct byway_session *session)
 {
 	/* Pairs with the full barrier of the cmpxchg() or xchg() that moved it on. */
@@ -190,6 +199,7 @@ void byway_device_remove(struct byway_device *device);
 void byway_device_put(struct byway_device *device);
 int byway_device_attach(struct byway_device *device);
 void byway_device_detach(struct byway_device *device);
+void byway_device_retry(struct byway_device *device);
 void byway_device_failed(struct byway_device *device, struct byway_session *session);
 struct byway_session *byway_device_session(struct byway_device *device);
 struct byway_session *byway_device_use(struct byway_device *device);

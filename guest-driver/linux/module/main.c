@@ -67,18 +67,16 @@ static int byway_probe(struct virtio_device *vdev)
 		err = byway_device_publish(device);
 	if (err) {
 		device->misc.fops = NULL;
-		vdev->priv = NULL;
 		byway_device_remove(device);
+		vdev->priv = NULL;
 	}
 	return err;
 }
 
 static void byway_remove(struct virtio_device *vdev)
 {
-	struct byway_device *device = vdev->priv;
-
+	byway_device_remove(vdev->priv);
 	vdev->priv = NULL;
-	byway_device_remove(device);
 }
 
 /*
@@ -94,7 +92,12 @@ static int __maybe_unused byway_freeze(struct virtio_device *vdev)
 /* After the reset that ends a suspend, or that the recovery asked for. */
 static int __maybe_unused byway_restore(struct virtio_device *vdev)
 {
-	return byway_device_attach(vdev->priv);
+	struct byway_device *device = vdev->priv;
+	int err = byway_device_attach(device);
+
+	if (err)
+		byway_device_retry(device);
+	return err;
 }
 
 static const struct virtio_device_id byway_ids[] = {

@@ -26,6 +26,8 @@ static void byway_session_release(struct kref *kref)
 {
 	struct byway_session *session = container_of(kref, struct byway_session, kref);
 
+	/* A context that was opened while the session ended may have started it. */
+	cancel_delayed_work_sync(&session->heartbeat);
 	ida_destroy(&session->pasids);
 	xa_destroy(&session->spaces);
 	xa_destroy(&session->contexts);
@@ -35,6 +37,7 @@ static void byway_session_release(struct kref *kref)
 	kfree(session);
 }
 
+/* May sleep, if it is the last one. */
 void byway_session_put(struct byway_session *session)
 {
 	kref_put(&session->kref, byway_session_release);
@@ -208,9 +211,9 @@ static int byway_session_open_vqs(struct byway_session *session)
 		return err;
 	session->control = vqs[BYWAY_CONTROL_QUEUE];
 	session->events = vqs[BYWAY_EVENT_QUEUE];
-	session->control->priv = session;
-	session->events->priv = session;
 	session->vqs_open = true;
+	/* For the interrupts; vq->priv is the transport's. */
+	session->device->vqs_of = session;
 	rcu_assign_pointer(session->doorbell, session->control);
 	virtio_device_ready(vdev);
 	return 0;
@@ -283,7 +286,8 @@ void byway_session_stop(struct byway_session *session)
 	byway_control_drain(session);
 	while (virtqueue_detach_unused_buf(session->events))
 		;
-	vdev->config->del_vqs(vdev);
+	vdev->config->del_vqs(vdev);	/* interrupts are over */
+	session->device->vqs_of = NULL;
 	kfree(session->event_buffers);
 	session->event_buffers = NULL;
 	byway_quarantine_release(session);
