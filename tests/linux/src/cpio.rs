@@ -50,7 +50,8 @@ impl Archive {
         let fields = [
             self.files, mode, 0, 0, // inode, mode, user, group
             1, 0, size, 0, 0, // links, time, size, device
-            device.0, device.1, name_size, 0, // device numbers, name with its zero, no checksum
+            device.0, device.1, name_size,
+            0, // device numbers, name with its zero, no checksum
         ];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
@@ -83,7 +84,11 @@ mod tests {
         assert_eq!(&text[..6], "070701");
         assert_eq!(&text[6 + 8..6 + 16], "000081ED", "mode");
         assert_eq!(&text[6 + 6 * 8..6 + 7 * 8], "00000005", "size");
-        assert_eq!(&text[6 + 11 * 8..6 + 12 * 8], "00000008", "name with its zero");
+        assert_eq!(
+            &text[6 + 11 * 8..6 + 12 * 8],
+            "00000008",
+            "name with its zero"
+        );
         assert_eq!(&text[110..118], "bin/abc\0");
         // 110 + 8 is rounded up to 120.
         assert_eq!(&text[120..125], "hello");

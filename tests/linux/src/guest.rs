@@ -123,7 +123,11 @@ impl Guest {
             if let Some(status) = self.process.ended()? {
                 bail!("QEMU of {} ended: {status}; see its log", self.name);
             }
-            ensure!(Instant::now() < deadline, "QEMU of {} did not start", self.name);
+            ensure!(
+                Instant::now() < deadline,
+                "QEMU of {} did not start",
+                self.name
+            );
             std::thread::sleep(POLL);
         };
         stream.set_nonblocking(false)?;
@@ -133,8 +137,13 @@ impl Guest {
 
     fn await_ready(&mut self, deadline: Instant) -> Result<()> {
         let name = &self.name;
-        let wire = self.wire.as_mut().context("the guest has not been started")?;
-        let ready = wire.ready(deadline).with_context(|| format!("{name} did not boot"))?;
+        let wire = self
+            .wire
+            .as_mut()
+            .context("the guest has not been started")?;
+        let ready = wire
+            .ready(deadline)
+            .with_context(|| format!("{name} did not boot"))?;
         ensure!(
             ready.failed_modules.is_empty(),
             "{name} could not load {:?}; see its console",
@@ -171,7 +180,10 @@ impl Guest {
     /// When the guest does not answer: a command that cannot be killed.
     pub fn run_within(&mut self, command: &str, limit: Duration) -> Result<Output> {
         let name = &self.name;
-        let wire = self.wire.as_mut().context("the guest has not been started")?;
+        let wire = self
+            .wire
+            .as_mut()
+            .context("the guest has not been started")?;
         let sent = wire.send(command, limit)?;
         wire.answer(sent, Instant::now() + limit + GRACE)
             .with_context(|| format!("{name}: {command}"))
@@ -247,8 +259,14 @@ impl Guest {
                 return Ok(());
             }
             let name = &self.name;
-            ensure!(!ended, "{name}: ended before it printed {words:?}: {printed}");
-            ensure!(Instant::now() < deadline, "{name}: no {words:?} within {limit:?}: {printed}");
+            ensure!(
+                !ended,
+                "{name}: ended before it printed {words:?}: {printed}"
+            );
+            ensure!(
+                Instant::now() < deadline,
+                "{name}: no {words:?} within {limit:?}: {printed}"
+            );
             std::thread::sleep(POLL);
         }
     }
@@ -301,7 +319,10 @@ impl Guest {
     /// When it does not come up.
     pub fn reboot(&mut self) -> Result<()> {
         let before = self.ready.take().map(|ready| ready.boot_id);
-        let wire = self.wire.as_mut().context("the guest has not been started")?;
+        let wire = self
+            .wire
+            .as_mut()
+            .context("the guest has not been started")?;
         wire.send("echo b >/proc/sysrq-trigger", COMMAND_LIMIT)?;
         self.await_ready(Instant::now() + BOOT_LIMIT)?;
         let after = self.ready.as_ref().map(|ready| ready.boot_id.clone());

@@ -137,14 +137,18 @@ pub fn repository() -> PathBuf {
 /// Cargo's target folder.
 #[must_use]
 pub fn target_folder() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| repository().join("target"), |path| repository().join(path))
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || repository().join("target"),
+        |path| repository().join(path),
+    )
 }
 
 /// The files of a folder, by name.
 fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+    for entry in
+        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?
+    {
         files.push(entry?.path());
     }
     files.sort();

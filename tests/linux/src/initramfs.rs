@@ -44,7 +44,12 @@ pub fn build(
     archive.file("/init", 0o755, INIT.as_bytes());
     add(&mut archive, "/bin/busybox", &images.busybox(), true)?;
     for path in images.kernel_modules(kernel)? {
-        add(&mut archive, &format!("/modules/{}", name(&path)), &path, false)?;
+        add(
+            &mut archive,
+            &format!("/modules/{}", name(&path)),
+            &path,
+            false,
+        )?;
     }
     let byway = match module {
         Module::Built => images.byway_module(kernel),
@@ -53,7 +58,12 @@ pub fn build(
     };
     if let Some(path) = byway {
         // After those it needs: names are loaded in order.
-        add(&mut archive, &format!("/modules/90-{}", name(&path)), &path, false)?;
+        add(
+            &mut archive,
+            &format!("/modules/90-{}", name(&path)),
+            &path,
+            false,
+        )?;
     }
     for path in images.programs()? {
         add(&mut archive, &format!("/bin/{}", name(&path)), &path, true)?;
@@ -77,5 +87,8 @@ fn is_executable(path: &Path) -> Result<bool> {
 }
 
 fn name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }

@@ -44,7 +44,9 @@ impl Lab {
     /// # Errors
     /// When there are no images or a folder cannot be made.
     pub fn new(name: &str) -> Result<Self> {
-        let logs = target_folder().join("test-logs").join(format!("linux-{name}"));
+        let logs = target_folder()
+            .join("test-logs")
+            .join(format!("linux-{name}"));
         let _ = fs::remove_dir_all(&logs);
         fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
         Ok(Self {
@@ -103,7 +105,10 @@ impl Lab {
         for guest in &mut guests {
             guest.up()?;
         }
-        guests.try_into().ok().context("as many guests as configurations")
+        guests
+            .try_into()
+            .ok()
+            .context("as many guests as configurations")
     }
 }
 

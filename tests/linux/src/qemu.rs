@@ -78,18 +78,30 @@ pub(crate) fn arguments(machine: &Machine, wiring: &Wiring<'_>) -> Vec<String> {
     add("-cpu", machine.cpu.clone());
     add("-smp", machine.cpus.to_string());
     add("-m", memory.to_string());
-    add("-object", format!("memory-backend-memfd,id=mem,size={memory}M,share=on"));
+    add(
+        "-object",
+        format!("memory-backend-memfd,id=mem,size={memory}M,share=on"),
+    );
     add("-kernel", wiring.kernel.display().to_string());
     add("-initrd", wiring.initramfs.display().to_string());
     add("-append", command_line(machine));
-    add("-chardev", format!("file,id=console,path={console},append=on"));
+    add(
+        "-chardev",
+        format!("file,id=console,path={console},append=on"),
+    );
     add("-serial", "chardev:console".into());
     add("-chardev", format!("socket,id=commands,path={commands}"));
     add("-serial", "chardev:commands".into());
     if let Some(socket) = &wiring.device {
         // It looks for the engine again when that is restarted.
-        add("-chardev", format!("socket,id=byway,path={},reconnect=1", socket.display()));
-        add("-device", "vhost-user-gpio-pci,id=byway0,chardev=byway".into());
+        add(
+            "-chardev",
+            format!("socket,id=byway,path={},reconnect=1", socket.display()),
+        );
+        add(
+            "-device",
+            "vhost-user-gpio-pci,id=byway0,chardev=byway".into(),
+        );
     }
     if !machine.may_reboot {
         arguments.push("-no-reboot".into());

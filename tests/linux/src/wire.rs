@@ -64,7 +64,11 @@ impl Wire {
     pub(crate) fn send(&mut self, command: &str, limit: Duration) -> Result<u64> {
         self.commands += 1;
         let seconds = limit.as_secs().max(1);
-        let line = format!("{} {seconds} {}\n", self.commands, base64(command.as_bytes()));
+        let line = format!(
+            "{} {seconds} {}\n",
+            self.commands,
+            base64(command.as_bytes())
+        );
         self.stream
             .write_all(line.as_bytes())
             .context("the guest's command channel is closed")?;
@@ -88,8 +92,14 @@ impl Wire {
             "expected an answer to command {command}, found {line:?}"
         );
         let status = status.parse().with_context(|| format!("in {line:?}"))?;
-        let bytes: usize = bytes.trim().parse().with_context(|| format!("in {line:?}"))?;
-        ensure!(bytes <= ANSWER_BYTES_MAX, "an answer of {bytes} bytes is too long");
+        let bytes: usize = bytes
+            .trim()
+            .parse()
+            .with_context(|| format!("in {line:?}"))?;
+        ensure!(
+            bytes <= ANSWER_BYTES_MAX,
+            "an answer of {bytes} bytes is too long"
+        );
         while self.received.len() < bytes {
             self.receive(deadline)?;
         }
@@ -116,7 +126,10 @@ impl Wire {
             Ok(0) => bail!("QEMU has ended: see the console for what the guest did last"),
             Ok(bytes) => self.received.extend_from_slice(&buffer[..bytes]),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                ensure!(Instant::now() < deadline, "the guest did not answer in time");
+                ensure!(
+                    Instant::now() < deadline,
+                    "the guest did not answer in time"
+                );
             }
             Err(error) => return Err(error).context("the guest's command channel broke"),
         }
@@ -169,7 +182,13 @@ mod tests {
 
     #[test]
     fn base64_is_the_standard_one() {
-        for (plain, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")] {
+        for (plain, coded) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+        ] {
             assert_eq!(base64(plain.as_bytes()), coded);
         }
     }

@@ -21,7 +21,10 @@ fn both_kernels_refuse_what_they_have_to() {
             ensure!(report["one_cpu"] == false, "{report}");
             nothing_left(guest)?;
         }
-        ensure!(engine.counter("alice", "failures")? > 20, "nothing was refused");
+        ensure!(
+            engine.counter("alice", "failures")? > 20,
+            "nothing was refused"
+        );
         check(&mut engine, [&mut alice, &mut bob])
     });
 }

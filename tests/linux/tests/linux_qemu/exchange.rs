@@ -30,8 +30,14 @@ fn deep_and_isolated() -> Machine {
 fn is_deep_and_isolated(guest: &mut Guest) -> Result<bool> {
     let deep = guest.run("grep -qw la57 /proc/cpuinfo")?.status == 0;
     let isolated = guest.console().contains("page tables isolation: enabled")
-        || guest.run("dmesg | grep -q 'page tables isolation: .*enabled'")?.status == 0;
-    ensure!(deep == isolated, "la57 {deep}, page tables isolated {isolated}");
+        || guest
+            .run("dmesg | grep -q 'page tables isolation: .*enabled'")?
+            .status
+            == 0;
+    ensure!(
+        deep == isolated,
+        "la57 {deep}, page tables isolated {isolated}"
+    );
     Ok(deep)
 }
 
@@ -43,8 +49,16 @@ fn exchange(test: &str, shallow: Kernel, deep: Kernel) {
         let mut bob = lab.config("bob", deep, &engine);
         bob.machine = deep_and_isolated();
         let [mut alice, mut bob] = lab.boot([alice, bob])?;
-        ensure!(alice.release().starts_with(shallow.series()), "{}", alice.release());
-        ensure!(bob.release().starts_with(deep.series()), "{}", bob.release());
+        ensure!(
+            alice.release().starts_with(shallow.series()),
+            "{}",
+            alice.release()
+        );
+        ensure!(
+            bob.release().starts_with(deep.series()),
+            "{}",
+            bob.release()
+        );
         ensure!(!is_deep_and_isolated(&mut alice)?, "alice has five levels");
         ensure!(is_deep_and_isolated(&mut bob)?, "bob has four levels");
         give(&mut alice, &mut bob, 16)?;

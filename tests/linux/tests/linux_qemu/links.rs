@@ -32,12 +32,18 @@ fn guests_reach_nothing_of_each_other_without_a_link_and_after_it() {
 
         // An offer that waits ends with the link.
         let job = offer(&mut alice, "bob", "late", "secret")?;
-        until(&mut alice, "grep -q '^offers *[2-9]' /sys/kernel/debug/byway/*/stats")?;
+        until(
+            &mut bob,
+            "grep -q '^offers  *[2-9]' /sys/kernel/debug/byway/*/stats",
+        )?;
         engine.command(&["unlink", "alice", "bob"])?;
         bob.refused("byway-cat fetch late --timeout 1", "nothing was offered")?;
         refused(&mut alice, attempt)?;
         alice.ok("killall byway-cat")?;
-        ensure!(alice.wait(&job, crate::scenario::LIMIT)?.status != 0, "it was fetched");
+        ensure!(
+            alice.wait(&job, crate::scenario::LIMIT)?.status != 0,
+            "it was fetched"
+        );
         check(&mut engine, [&mut alice, &mut bob])
     });
 }

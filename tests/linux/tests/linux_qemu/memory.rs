@@ -58,8 +58,12 @@ fn ram_above_4_gib_is_reached_as_well() {
         alice.machine.memory_mib = 3072;
         let bob = lab.config("bob", Kernel::V6_12, &engine);
         let [mut alice, mut bob] = lab.boot([alice, bob])?;
-        let high = "awk '/zone +Normal/ { z = 1 } z && /present/ { print $2; exit }' /proc/zoneinfo";
-        ensure!(alice.ok(high)?.parse::<u64>()? > 200_000, "no RAM above 4 GiB");
+        let high =
+            "awk '/zone +Normal/ { z = 1 } z && /present/ { print $2; exit }' /proc/zoneinfo";
+        ensure!(
+            alice.ok(high)?.parse::<u64>()? > 200_000,
+            "no RAM above 4 GiB"
+        );
         // Linux fills the upper region first.
         give(&mut alice, &mut bob, 16)?;
         alice.ok("mount -o remount,size=2G /tmp")?;
