@@ -33,6 +33,8 @@ pub fn test(name: &str, body: impl FnOnce(&Lab) -> Result<()>) {
         Err(error) => panic!("{error:?}"),
     };
     if let Err(error) = body(&lab) {
+        // There at once: the runner tells it when all tests have ended.
+        let _ = fs::write(lab.logs.join("failure.log"), format!("{error:?}\n"));
         panic!("{error:?}\nlogs: {}", lab.logs.display());
     }
     let _ = fs::remove_dir_all(&lab.logs);
