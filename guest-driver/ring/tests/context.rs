@@ -428,13 +428,12 @@ fn a_missing_page_is_touched_and_the_rest_goes_on() {
     let expected = memory.bytes.to_vec();
     let share = fake.context().share(memory, 0..BYTES, RW).unwrap();
     let mut queue = fake.queue();
-    let write_fault = Status::Stage1NotPresent as u8 | Status::WRITE_FAULT;
+    let missing = Status::Stage1NotPresent as u8 | Status::WRITE_FAULT;
+    // As after a fork: writable, but mapped read-only until it is written.
+    let shared = Status::Stage1Permission as u8 | Status::WRITE_FAULT;
     for chunk_bytes in [1024, BYTES as u32] {
-        for after in [0, 500] {
-            let turn = Turn::Fault {
-                after,
-                status: write_fault,
-            };
+        for (after, status) in [(0, missing), (500, missing), (0, shared), (300, shared)] {
+            let turn = Turn::Fault { after, status };
             fake.world.borrow_mut().turns.push_back(turn);
         }
         let mut own = vec![0; BYTES];
@@ -483,6 +482,16 @@ fn refusals_of_the_engine_come_back_typed() {
     let mut queue = fake.queue();
     let refused = queue.put(&share, 0, &[0; 8]).unwrap_err();
     assert_eq!(refused.status(), Some(Status::MissingRight));
+    // What may not be read does not become readable by a touch.
+    fake.world.borrow_mut().turns.push_back(Turn::Fault {
+        after: 0,
+        status: Status::Stage1Permission as u8,
+    });
+    let refused = queue.copy(Region::from_mut(&mut [0; 3]), b"abc");
+    assert_eq!(
+        refused.unwrap_err().status(),
+        Some(Status::Stage1Permission)
+    );
     let refused = queue.get(Region::from_mut(&mut [0; 8]), &share, 57);
     assert_eq!(refused.unwrap_err().status(), Some(Status::Bounds));
     share.revoke().unwrap();

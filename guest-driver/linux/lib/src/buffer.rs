@@ -56,6 +56,11 @@ impl Buffer {
         Ok(buffer)
     }
 
+    /// Has every page there beforehand ([`Region::populate`]).
+    pub fn populate(&self) {
+        self.region().populate();
+    }
+
     /// Bytes of it.
     #[must_use]
     pub const fn len(&self) -> usize {

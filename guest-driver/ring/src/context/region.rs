@@ -228,6 +228,19 @@ impl<'m> Region<'m> {
         }
     }
 
+    /// Has every page there, and the process's own, without a change of what stands there: a transfer into a page
+    /// that is missing waits for the kernel's answer to a page request, one page after the other.
+    pub fn populate(&self) {
+        let end = self.address() + self.length as u64;
+        // Pages have 4096 bytes at least; the last one is met by its last byte.
+        for address in (self.address()..end)
+            .step_by(4096)
+            .chain([end.saturating_sub(1)])
+        {
+            self.touch(address, true);
+        }
+    }
+
     /// Has the kernel make the page of `address` present, and writable if `write`, without a change
     /// of what stands there. `false`: the address is outside.
     pub(super) fn touch(&self, address: u64, write: bool) -> bool {

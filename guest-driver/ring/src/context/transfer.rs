@@ -88,9 +88,15 @@ struct Ends<'m> {
 impl Ends<'_> {
     /// Has the page present on which a descriptor stopped, and says what is left to do.
     fn mend(&self, descriptor: &Descriptor, completion: &Completion) -> Option<Descriptor> {
-        let rest = resume(descriptor, completion)?;
         let address = completion.fault_addr;
         let write = completion.status & Status::WRITE_FAULT != 0;
+        let mut completion = *completion;
+        // A page that is writable and not written yet - shared since a fork, or the page of zeros that a read
+        // brings - is mapped read-only until its owner writes.
+        if write && completion.status() == Some(Status::Stage1Permission) {
+            completion.status = Status::Stage1NotPresent as u8 | Status::WRITE_FAULT;
+        }
+        let rest = resume(descriptor, &completion)?;
         let end = if write { self.to } else { self.from };
         // A fault on reading may be on either: a comparison reads both.
         let other = if write { None } else { self.to };

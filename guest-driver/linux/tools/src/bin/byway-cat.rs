@@ -296,6 +296,7 @@ fn fetch(
     let mut queue: WorkQueue = context.queue(&QueueOptions::default())?;
     let total = capability.length();
     let window = Buffer::large(usize::try_from(total).unwrap_or(WINDOW).clamp(1, WINDOW))?;
+    window.populate();
     let mut output: Box<dyn Write> = match &take.output {
         Some(path) => Box::new(
             File::create(path).map_err(|why| Failure::while_(&path.display().to_string(), why))?,

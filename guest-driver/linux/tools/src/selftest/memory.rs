@@ -79,7 +79,6 @@ fn touched_by_library(lab: &mut Lab) -> Result<(), Problem> {
 }
 
 fn copy_on_write(lab: &mut Lab) -> Result<(), Problem> {
-    lab.needs_page_requests()?;
     let pages = Pages::writable(4)?;
     write_pattern(pages.region(), 1)?;
     let own = lab.buffer(pages.len(), 2)?;
@@ -103,7 +102,8 @@ fn copy_on_write(lab: &mut Lab) -> Result<(), Problem> {
     }
     let write = copy(pages.address(), own.region().address(), pages.len() as u32);
     let refused = lab.expect(write, Status::Stage1Permission);
-    let done = lab.expect(with(write, Flags::BLOCK_ON_FAULT), Status::Success);
+    // The library writes to each page first, as the process itself would.
+    let done = lab.queue.copy(pages.region(), own.region());
     // SAFETY: as above.
     unsafe {
         libc::close(writer);
@@ -141,9 +141,7 @@ fn protected(lab: &mut Lab) -> Result<(), Problem> {
     pages.protect(libc::PROT_READ)?;
     lab.expect(write, Status::Stage1Permission)?;
     lab.expect(read, Status::Success)?;
-    if lab.needs_page_requests().is_ok() {
-        lab.expect(with(write, Flags::BLOCK_ON_FAULT), Status::PageRefused)?;
-    }
+    lab.expect(with(write, Flags::BLOCK_ON_FAULT), Status::Stage1Permission)?;
     pages.protect(libc::PROT_NONE)?;
     for refused in [read, write] {
         let completion = lab.execute(refused)?;
