@@ -61,6 +61,7 @@ static unsigned int checks, failed;
 	} while (0)
 
 static struct byway_ioc_info info;
+static const struct byway_descriptor nothing;
 
 /* ---- a submitter, as short as it can be --------------------------------------- */
 
@@ -121,7 +122,7 @@ static uint64_t now_ms(void)
 }
 
 /* Publishes a descriptor (SPEC section 2.5); returns its position. */
-static uint32_t submit(struct ring *ring, struct byway_descriptor descriptor,
+static uint32_t submit(struct ring *ring, const struct byway_descriptor *descriptor,
 		       uint32_t flags, uint32_t opcode, uint32_t src, uint32_t dst)
 {
 	uint32_t entries = ring->queue.entries, position = ring->position++;
@@ -130,7 +131,7 @@ static uint32_t submit(struct ring *ring, struct byway_descriptor descriptor,
 
 	word = BYWAY_WORD0(src, dst, !(position / entries % 2)) |
 	       (uint64_t)BYWAY_FLAGS_OPCODE(flags, opcode) << 32;
-	memcpy((char *)slot + 8, (char *)&descriptor + 8, sizeof(descriptor) - 8);
+	memcpy((char *)slot + 8, (const char *)descriptor + 8, sizeof(*slot) - 8);
 	__atomic_store_n((uint64_t *)slot, word, __ATOMIC_RELEASE);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	if (ring->header->need_kick)
@@ -160,7 +161,7 @@ static int copy(struct ring *ring, uint32_t flags, uint32_t src_slot, uint64_t s
 {
 	struct byway_descriptor descriptor = { .src = src, .dst = dst, .size = bytes };
 
-	return finish(ring, submit(ring, descriptor, flags, BYWAY_OP_MEMMOVE, src_slot,
+	return finish(ring, submit(ring, &descriptor, flags, BYWAY_OP_MEMMOVE, src_slot,
 				   dst_slot));
 }
 
@@ -341,7 +342,7 @@ static void test_copy(void)
 		src[at] = at * 2654435761U >> 13;
 	memset(dst, 0, bytes);
 	for (lap = 0; lap < 20; lap++)	/* more than the ring has entries */
-		CHECK(finish(&ring, submit(&ring, (struct byway_descriptor){}, 0, BYWAY_OP_NOP,
+		CHECK(finish(&ring, submit(&ring, &nothing, 0, BYWAY_OP_NOP,
 					   0, 0)) == BYWAY_STATUS_SUCCESS);
 	CHECK(copy(&ring, 0, 0, (uint64_t)src, 0, (uint64_t)dst, bytes) == BYWAY_STATUS_SUCCESS);
 	CHECK(!memcmp(src, dst, bytes));
@@ -423,7 +424,7 @@ static void test_sleeping(void)
 	CHECK(open_ring(fd, 8, &ring) == 0);
 	polled.fd = ring.fd;
 	CHECK(poll(&polled, 1, 0) == 0);
-	submit(&ring, (struct byway_descriptor){}, BYWAY_FLAG_REQUEST_INTERRUPT, BYWAY_OP_NOP, 0, 0);
+	submit(&ring, &nothing, BYWAY_FLAG_REQUEST_INTERRUPT, BYWAY_OP_NOP, 0, 0);
 	CHECK(poll(&polled, 1, 5000) == 1 && polled.revents == POLLIN);
 	/* Without ARM it stays, and no other comes. */
 	CHECK(ioctl(ring.fd, BYWAY_IOC_ARM) == 0);
@@ -445,7 +446,7 @@ static void test_sleeping(void)
 	CHECK(ioctl(ring.fd, BYWAY_IOC_EVENTFD, &wanted) == 0);
 	epoll = epoll_create1(EPOLL_CLOEXEC);
 	CHECK(epoll_ctl(epoll, EPOLL_CTL_ADD, counter, &event) == 0);
-	submit(&ring, (struct byway_descriptor){}, BYWAY_FLAG_REQUEST_INTERRUPT, BYWAY_OP_NOP, 0, 0);
+	submit(&ring, &nothing, BYWAY_FLAG_REQUEST_INTERRUPT, BYWAY_OP_NOP, 0, 0);
 	CHECK(epoll_wait(epoll, &event, 1, 5000) == 1);
 	CHECK(read(counter, &count, 8) == 8 && count == 1);
 	wanted.fd = -1;
@@ -752,6 +753,8 @@ static void test_processes(void)
 		_exit(failed);
 	}
 	close(sockets[1]);
+	/* fork has made the page read-only: what the engine may write has to be ours. */
+	memset(memory, 0x42, 4096);
 	send_fd(sockets[0], parent.cap);
 	CHECK(read(sockets[0], &byte, 1) == 1);
 	memset(expected, 0x24, 4096);
@@ -761,7 +764,7 @@ static void test_processes(void)
 	waitpid(child, &status, 0);
 	CHECK(WIFEXITED(status) && !WEXITSTATUS(status));
 	/* The parent's own queue has not suffered from what the children did. */
-	CHECK(finish(&ring, submit(&ring, (struct byway_descriptor){}, 0, BYWAY_OP_NOP, 0, 0)) ==
+	CHECK(finish(&ring, submit(&ring, &nothing, 0, BYWAY_OP_NOP, 0, 0)) ==
 	      BYWAY_STATUS_SUCCESS);
 	close(sockets[0]);
 	close(parent.cap);
@@ -795,7 +798,7 @@ static void test_killed(void)
 				.src = (uint64_t)memory, .dst = (uint64_t)memory + (8 << 20),
 				.size = 8 << 20,
 			};
-			uint32_t position = submit(&ring, move, 0, BYWAY_OP_MEMMOVE, 0, 0);
+			uint32_t position = submit(&ring, &move, 0, BYWAY_OP_MEMMOVE, 0, 0);
 
 			if (position >= 32)
 				finish(&ring, position - 32);
@@ -816,7 +819,7 @@ static void test_killed(void)
 }
 
 /* After exec the descriptor is there, if it was not closed, and good for nothing. */
-static void test_exec(const char *self)
+static void test_exec(void)
 {
 	int fd = open_context(8), status;
 	char number[16];
@@ -827,7 +830,7 @@ static void test_exec(const char *self)
 	fflush(stdout);
 	child = fork();
 	if (!child) {
-		execl(self, self, "--inherited", number, NULL);
+		execl("/proc/self/exe", "selftest", "--inherited", number, NULL);
 		_exit(99);
 	}
 	waitpid(child, &status, 0);
@@ -873,7 +876,7 @@ static int hold(void)
 	}
 	CHECK(again >= 0 && open_ring(again, 8, &fresh) == 0);
 	if (!failed)
-		CHECK(finish(&fresh, submit(&fresh, (struct byway_descriptor){}, 0, BYWAY_OP_NOP,
+		CHECK(finish(&fresh, submit(&fresh, &nothing, 0, BYWAY_OP_NOP,
 					    0, 0)) == BYWAY_STATUS_SUCCESS);
 	/* The old one's pages are still there, and its end does no harm. */
 	CHECK(ring.header->state == BYWAY_QUEUE_STATE_DEAD);
@@ -905,7 +908,7 @@ int main(int argc, char **argv)
 	test_listeners();
 	test_processes();
 	test_killed();
-	test_exec(argv[0]);
+	test_exec();
 	printf("checks: %u, failed: %u\n", checks, failed);
 	return failed ? 1 : 0;
 }
