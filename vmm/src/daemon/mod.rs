@@ -3,7 +3,7 @@
 //! This module turns a file into actions and signals into an end; what the daemon is, the engine's
 //! crate knows ([`byway_engine::daemon`]).
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
@@ -58,12 +58,17 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         act(&daemon, action)?;
     }
     let operator = daemon.serve_operator().map_err(Failure::failed)?;
-    eprintln!("byway: engine ready in {}", args.socket.display());
+    say(&format!("engine ready in {}", args.socket.display()));
     until_told(&signals).map_err(Failure::failed)?;
-    eprintln!("byway: stopping");
+    say("stopping");
     drop(operator);
     drop(daemon);
     Ok(())
+}
+
+/// Whoever started a daemon may have closed what it writes to.
+fn say(what: &str) {
+    let _ = writeln!(io::stderr(), "byway: {what}");
 }
 
 fn until_told(signals: &SignalSocket) -> io::Result<()> {
