@@ -1,5 +1,5 @@
-//! `byway engine` and the commands that ask it, as programs: answers, exit codes, signals. None of it
-//! needs KVM.
+//! `byway engine` and the commands that ask it, as programs: answers, exit codes, signals. Only
+//! `byway run --engine` needs KVM.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
@@ -154,6 +154,65 @@ fn an_engine_that_was_killed_is_followed_by_another() {
     assert_eq!(engine.0.wait().unwrap().code(), Some(0));
     assert!(since.elapsed() < Duration::from_secs(60));
     drop(idle);
+}
+
+/// Names of the domains that have a VMM.
+fn attached(dir: &str) -> Vec<String> {
+    let json: serde_json::Value =
+        serde_json::from_str(&ok(&["ps", "--engine", dir, "--json"])).unwrap();
+    let domains = json["domains"].as_array().unwrap().iter();
+    let attached = domains.filter(|domain| domain["attached"] == true);
+    attached
+        .map(|d| d["name"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// Reads lines until one contains `what`.
+#[track_caller]
+fn until_said(lines: &mut impl Iterator<Item = std::io::Result<String>>, what: &str) {
+    let said = lines.map(Result::unwrap).any(|line| line.contains(what));
+    assert!(said, "it ended without saying {what:?}");
+}
+
+#[test]
+fn vms_follow_their_engine() {
+    if let Err(error) = byway_vmm::host::open_kvm() {
+        println!("SKIPPED: {error}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let dir = &sockets(folder.path());
+    let vms = folder.path().join("vms.toml");
+    let vm =
+        "[[vm]]\nname = \"alice\"\nimage = \"byway-guest\"\nmemory = \"64M\"\nserial = \"off\"\n";
+    std::fs::write(&vms, vm).unwrap();
+    let vms = vms.to_str().unwrap();
+    fails(3, "cannot attach", &["run", "--engine", dir, vms]);
+    let engine = Engine::start(folder.path());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_byway"))
+        .args(["run", "--engine", dir, vms])
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut run = Engine(child);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while attached(dir) != ["alice"] {
+        assert!(Instant::now() < deadline && run.0.try_wait().unwrap().is_none());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // A second VMM of that name is refused, and the first one left alone.
+    fails(3, "cannot attach", &["run", "--engine", dir, vms]);
+    engine.signal(libc::SIGKILL);
+    drop(engine);
+    until_said(&mut said, "alice has lost its engine");
+    let engine = Engine::start(folder.path());
+    until_said(&mut said, "alice is attached again");
+    assert_eq!(attached(dir), ["alice"]);
+    run.signal(libc::SIGTERM);
+    assert_eq!(run.0.wait().unwrap().code(), Some(0));
+    drop(engine);
 }
 
 #[test]

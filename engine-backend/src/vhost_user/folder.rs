@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -20,6 +20,12 @@ pub enum FolderError {
     /// Another engine serves this folder.
     #[error("another engine serves {}; stop it, or use another folder", .0.display())]
     Locked(PathBuf),
+    /// Strangers could put sockets of their own in it.
+    #[error(
+        "{} belongs to another user, or everybody may write to it; use a folder of your own",
+        .0.display()
+    )]
+    Unsafe(PathBuf),
     /// Something that is not a socket has a socket's name.
     #[error("{} is not a socket; move it away", .0.display())]
     NotSocket(PathBuf),
@@ -69,6 +75,12 @@ impl SocketFolder {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(host("make the folder", path)(error)),
+        }
+        let found = fs::metadata(path).map_err(host("look at", path))?;
+        // SAFETY: no preconditions.
+        let own = unsafe { libc::geteuid() };
+        if ![0, own].contains(&found.uid()) || found.mode() & 0o002 != 0 {
+            return Err(FolderError::Unsafe(path.to_owned()));
         }
         let lock_path = path.join(LOCK);
         let lock = OpenOptions::new()
@@ -205,6 +217,10 @@ mod tests {
         assert!(matches!(again, Err(FolderError::Locked(_))), "{again:?}");
         drop(held);
         SocketFolder::hold(folder.path()).unwrap();
+        let everybodys = Permissions::from_mode(0o777);
+        fs::set_permissions(folder.path(), everybodys).unwrap();
+        let open = SocketFolder::hold(folder.path());
+        assert!(matches!(open, Err(FolderError::Unsafe(_))), "{open:?}");
     }
 
     #[test]

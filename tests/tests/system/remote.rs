@@ -1,6 +1,7 @@
 //! VMs whose engine is another process: everything that they do with an embedded one, and that process
 //! killed under their transfers.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -24,6 +25,8 @@ const PAGE: u64 = 4096;
 const MARK: u8 = 0x3c;
 /// Says in which folder this program, started again, is an engine.
 const FOLDER: &str = "BYWAY_TEST_FOLDER";
+/// The test that it is then told to run, which is the engine instead.
+const ITS_TEST: &str = "remote::an_engine_that_is_killed_leaves_nobody_waiting";
 
 /// An engine in a process of its own: this program, started again.
 struct Engine {
@@ -34,7 +37,7 @@ struct Engine {
 impl Engine {
     fn start(folder: &TempDir) -> Result<Self> {
         let child = Command::new(std::env::current_exe()?)
-            .args(["remote::part_of_an_engine", "--exact", "--ignored"])
+            .args([ITS_TEST, "--exact", "--nocapture"])
             .env(FOLDER, folder.path())
             .stdout(Stdio::null())
             .spawn()?;
@@ -62,17 +65,11 @@ impl Drop for Engine {
     }
 }
 
-#[test]
-#[ignore = "the engine's part of the tests beside it, in a process of its own"]
-fn part_of_an_engine() -> Result<()> {
-    let Some(folder) = std::env::var_os(FOLDER) else {
-        return Ok(());
-    };
+/// An engine for alice and bob, until it is killed.
+fn be_an_engine(folder: &Path) -> Result<()> {
     let names = ["alice", "bob"];
-    // Links need their domains, so these are made by the engine behind the daemon's back only
-    // where no socket is needed.
     let engine: Arc<dyn Admin> = Arc::new(engine(EngineConfig::default(), &[])?);
-    let daemon = Daemon::new(engine, folder.as_ref())?;
+    let daemon = Daemon::new(engine, folder)?;
     for name in names {
         let name = name.to_owned();
         let quotas = Default::default();
@@ -112,7 +109,7 @@ fn vms_attach_to_an_engine_of_another_process() -> Result<()> {
     exchange(&alice, &bob, 1)?;
 
     // What the engine writes is in the merged log.
-    let (given, slot) = bob.give(&alice, 0, COPY, RW)?;
+    let (_, slot) = bob.give(&alice, 0, COPY, RW)?;
     bob.vm_mut().set_dirty_log(true)?;
     let put = memmove((0, alice.buffer), (slot, 0), MIB);
     assert_ended(&alice.execute_one(APP, &put)?, Status::Success, "a put");
@@ -147,12 +144,14 @@ fn vms_attach_to_an_engine_of_another_process() -> Result<()> {
     await_event(&alice, EventKind::DomainGone)?;
     bob.open_context(APP)?;
     bob.create_queue(APP, ENTRIES, 0)?;
-    let _ = given;
     exchange(&alice, &bob, 2)
 }
 
 #[test]
 fn an_engine_that_is_killed_leaves_nobody_waiting() -> Result<()> {
+    if let Some(folder) = std::env::var_os(FOLDER) {
+        return be_an_engine(folder.as_ref());
+    }
     let Some(_turn) = turn() else { return Ok(()) };
     let folder = tempfile::tempdir()?;
     let engine = Engine::start(&folder)?;

@@ -1,7 +1,8 @@
-//! Real processes that are killed: the test program runs itself again in their part.
+//! Real processes that are killed: the test program runs itself again, and the same test, which is
+//! told by its environment, plays their part there.
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -17,14 +18,19 @@ use crate::vhost_user::RemoteDomain;
 /// Says in which folder a program that was started again plays its part.
 const FOLDER: &str = "BYWAY_TEST_FOLDER";
 
-/// Another process that plays the part of the test `part`, in this folder.
+/// The folder, in a program that was started again.
+fn part() -> Option<PathBuf> {
+    std::env::var_os(FOLDER).map(Into::into)
+}
+
+/// Another process that plays its part in the test `test`, in this folder.
 struct Other(Child);
 
 impl Other {
-    fn start(part: &str, folder: &Path) -> Self {
-        let part = format!("engine::tests::remote::processes::{part}");
+    fn start(test: &str, folder: &Path) -> Self {
+        let test = format!("engine::tests::remote::processes::{test}");
         let child = Command::new(std::env::current_exe().unwrap())
-            .args([&part, "--exact", "--ignored", "--nocapture"])
+            .args([&test, "--exact", "--nocapture"])
             .env(FOLDER, folder)
             .stdout(Stdio::null())
             .spawn()
@@ -45,13 +51,9 @@ impl Drop for Other {
     }
 }
 
-#[test]
-#[ignore = "a part of a_vmm_that_is_killed_harms_nobody, in a process of its own"]
-fn part_of_a_vmm() {
-    let Some(folder) = std::env::var_os(FOLDER) else {
-        return;
-    };
-    let socket = Path::new(&folder).join("bob.sock");
+/// Bob, until it is killed.
+fn be_a_vmm(folder: &Path) -> ! {
+    let socket = folder.join("bob.sock");
     let device = RemoteDomain::connect(&socket).unwrap();
     let mut bob = Vm::on(Box::new(device), Guest::new(1, 3 * BUFFER_BYTES));
     let event = bob.driver.wait_event();
@@ -64,9 +66,12 @@ fn part_of_a_vmm() {
 
 #[test]
 fn a_vmm_that_is_killed_harms_nobody() {
+    if let Some(folder) = part() {
+        be_a_vmm(&folder);
+    }
     let w = World::new();
     let mut alice = w.boot("alice");
-    let other = Other::start("part_of_a_vmm", w.folder.path());
+    let other = Other::start("a_vmm_that_is_killed_harms_nobody", w.folder.path());
     until("bob's VMM attaches", || w.is_attached("bob"));
     let slot = alice.derive(LONG, LONG_BYTES, Rights::ALL);
     let bob = w.engine.stats().domains[1].id;
@@ -85,14 +90,10 @@ fn a_vmm_that_is_killed_harms_nobody() {
     assert_exchange(&mut alice, &bob, remote);
 }
 
-#[test]
-#[ignore = "a part of an_engine_that_is_killed_leaves_nobody_waiting, in a process of its own"]
-fn part_of_an_engine() {
-    let Some(folder) = std::env::var_os(FOLDER) else {
-        return;
-    };
+/// An engine, until it is killed.
+fn be_an_engine(folder: &Path) -> ! {
     let engine: Arc<dyn Admin> = Arc::new(crate::engine::tests::world::engine());
-    let daemon = Daemon::new(engine, Path::new(&folder)).unwrap();
+    let daemon = Daemon::new(engine, folder).unwrap();
     for name in ["alice", "bob"] {
         let create = Action::CreateDomain {
             name: name.into(),
@@ -113,8 +114,12 @@ fn part_of_an_engine() {
 
 #[test]
 fn an_engine_that_is_killed_leaves_nobody_waiting() {
+    const THIS: &str = "an_engine_that_is_killed_leaves_nobody_waiting";
+    if let Some(folder) = part() {
+        be_an_engine(&folder);
+    }
     let folder = tempfile::tempdir().unwrap();
-    let other = Other::start("part_of_an_engine", folder.path());
+    let other = Other::start(THIS, folder.path());
     let connect = |name: &str| {
         let socket = folder.path().join(format!("{name}.sock"));
         let mut device = None;
@@ -147,7 +152,7 @@ fn an_engine_that_is_killed_leaves_nobody_waiting() {
         assert!(matches!(stopped, Err(DomainError::Gone(_))), "{stopped:?}");
     }
     // The next engine takes over the sockets that this one left behind.
-    let _other = Other::start("part_of_an_engine", folder.path());
+    let _other = Other::start(THIS, folder.path());
     for vm in [&mut alice, &mut bob] {
         until("it is attached again", || vm.device.reattach().is_ok());
         vm.driver.start(&mut *vm.device);
