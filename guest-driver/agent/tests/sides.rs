@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use byway_agent::commands::{
     Access, Accessed, Checksum, Compare, ComparePattern, ExitOnPurpose, Exited, FillPattern,
-    Filled, Hostile, HostileDone, NO_MISMATCH, Ping, PingPong, PingPongDone, Poll, Polled, Pong,
-    ProcessCommands, QueueStands, QueueState, Ran, Read, ReadDone, Run, Spin, Spun, Storm, Stormed,
-    Submit, Submitted, Summed, Tend, Tended, WaitSleeping, Woken, Write, WriteDone,
-    dispatch_process,
+    Filled, Hostile, HostileDone, LibraryUsed, NO_MISMATCH, Ping, PingPong, PingPongDone, Poll,
+    Polled, Pong, ProcessCommands, QueueStands, QueueState, Ran, Read, ReadDone, Run, Spin, Spun,
+    Storm, Stormed, Submit, Submitted, Summed, Tend, Tended, UseLibrary, WaitSleeping, Woken,
+    Write, WriteDone, dispatch_process,
 };
 use byway_agent::guest::GuestChannel;
 use byway_agent::layout::{BULK_BYTES, MAGIC, MAILBOX_BYTES, VERSION};
@@ -128,6 +128,7 @@ impl ProcessCommands for Few {
         queue_state: QueueState => QueueStands;
         storm: Storm => Stormed;
         tend: Tend => Tended;
+        use_library: UseLibrary => LibraryUsed;
         hostile: Hostile => HostileDone;
     }
 }

@@ -333,15 +333,15 @@ commands! {
         capability,
     }
 
-    /// Loads a key, whose bytes stand in the bulk area from its beginning.
+    /// Loads a key, whose bytes stand at the beginning of the bulk area.
     0x216 load_key: LoadKey {
         /// Where it goes ([`capability`]); slot 0 = the lowest empty one.
         target,
-        /// `KeyAlgorithm` of the protocol.
+        /// `KeyAlgorithm` of the ABI.
         algorithm,
-        /// Bytes of the key, at most 64.
+        /// Bytes of the key, 1 to 64.
         length,
-        /// Rights bits.
+        /// Rights of the ABI.
         rights,
         /// Badge.
         badge,

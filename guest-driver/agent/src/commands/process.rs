@@ -26,6 +26,13 @@ pub const HOSTILE_ENTRIES: u64 = 64;
 /// Bytes of each of the two areas of [`Hostile`].
 pub const HOSTILE_BYTES: u64 = 2 << 20;
 
+/// [`UseLibrary::role`]: all within one process.
+pub const LIBRARY_LOCAL: u64 = 0;
+/// [`UseLibrary::role`]: give memory to the peer, and take it back when it has answered.
+pub const LIBRARY_GIVE: u64 = 1;
+/// [`UseLibrary::role`]: take memory from the peer, use it, answer, and see it go.
+pub const LIBRARY_TAKE: u64 = 2;
+
 /// Bytes of a descriptor in the bulk area ([`Submit`]).
 pub const DESCRIPTOR_BYTES: usize = 64;
 /// Bytes of a record that [`Poll`] puts into the bulk area: number of the descriptor (as
@@ -340,5 +347,29 @@ commands! {
         entries,
         /// Control messages sent.
         messages,
+    }
+
+    /// Uses the application library as a program does, without the host program's help: a context, a queue,
+    /// memory that is shared and taken back.
+    0x43 use_library: UseLibrary {
+        /// Virtual address of memory for it, the second half of which is shared.
+        va,
+        /// Bytes of it, a multiple of 16.
+        bytes,
+        /// [`LIBRARY_LOCAL`], [`LIBRARY_GIVE`] or [`LIBRARY_TAKE`].
+        role,
+        /// Bytes 0 to 7 of the name of the peer's domain, little-endian.
+        peer0,
+        /// Bytes 8 to 15.
+        peer1,
+        /// Bytes 16 to 23.
+        peer2,
+        /// Bytes 24 to 31.
+        peer3,
+    } => LibraryUsed {
+        /// The step that went wrong; 0 = none did.
+        step,
+        /// A status of the engine, or 0x100 and one of the guest.
+        detail,
     }
 }

@@ -6,10 +6,10 @@ use core::sync::atomic::Ordering::{Acquire, Release};
 
 use byway_agent::commands::{
     Access, Accessed, Checksum, CloseContext, Compare, ComparePattern, CreateQueue, DestroyQueue,
-    ExitOnPurpose, Exited, FillPattern, Filled, Hostile, HostileDone, KERNEL_COMMANDS, NO_MISMATCH,
-    Ping, PingPong, PingPongDone, Poll, Polled, Pong, ProcessCommands, QueueStands, QueueState,
-    Ran, Read, ReadDone, Run, Spin, Spun, Storm, Stormed, Submit, Submitted, Summed, Tend, Tended,
-    WaitSleeping, Woken, Write, WriteDone, dispatch_process,
+    ExitOnPurpose, Exited, FillPattern, Filled, Hostile, HostileDone, KERNEL_COMMANDS, LibraryUsed,
+    NO_MISMATCH, Ping, PingPong, PingPongDone, Poll, Polled, Pong, ProcessCommands, QueueStands,
+    QueueState, Ran, Read, ReadDone, Run, Spin, Spun, Storm, Stormed, Submit, Submitted, Summed,
+    Tend, Tended, UseLibrary, WaitSleeping, Woken, Write, WriteDone, dispatch_process,
 };
 use byway_agent::guest::GuestChannel;
 use byway_agent::{Failure, Request, Words, pattern};
@@ -17,7 +17,7 @@ use byway_agent::{Failure, Request, Words, pattern};
 use super::access;
 use super::call::{YIELD, call};
 use super::queues::Queues;
-use super::{hostile, measure, now, storm, transfer};
+use super::{hostile, library, measure, now, storm, transfer};
 use crate::serial;
 
 /// The process's side of steering.
@@ -193,6 +193,10 @@ impl ProcessCommands for Agent {
 
     fn hostile(&mut self, request: Hostile) -> Result<HostileDone, Failure> {
         hostile::run(&self.channel, &request)
+    }
+
+    fn use_library(&mut self, request: UseLibrary) -> Result<LibraryUsed, Failure> {
+        library::run(&request)
     }
 
     fn tend(&mut self, request: Tend) -> Result<Tended, Failure> {

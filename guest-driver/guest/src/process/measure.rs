@@ -13,7 +13,7 @@ use byway_ring::{Completion, Descriptor};
 
 use super::now;
 use super::queues::Queue;
-use super::transfer::{descriptor_at, ring_doorbell, words};
+use super::transfer::{descriptor_at, flush, post, words};
 
 /// Fruitless polls between two looks at whether the host wants the command to end.
 const POLLS_PER_LOOK: u32 = 1 << 16;
@@ -219,12 +219,9 @@ fn one_by_one(
     while tally.completed < request.iterations && !patience.is_over(tally) {
         let descriptor = source.next();
         let before = samples.start();
-        let submitted = queue.submit(descriptor);
-        let submitted = submitted.map_err(|_| Failure::new(Status::QueueDead, request.queue))?;
-        if submitted.kick {
-            ring_doorbell()?;
-            kicks += 1;
-        }
+        let posted = post(queue, descriptor);
+        posted.map_err(|_| Failure::new(Status::QueueDead, request.queue))?;
+        kicks += u64::from(flush(queue)?);
         let completion = loop {
             if let Some((_, completion)) = queue.poll() {
                 break completion;
@@ -259,14 +256,13 @@ fn many_at_once(
             && queue.outstanding() < depth
             && queue.room() > 0
         {
-            let ticket = queue.post(source.next());
+            let ticket = post(queue, source.next());
             ticket.map_err(|_| Failure::new(Status::QueueDead, request.queue))?;
             submitted += 1;
             posted = true;
         }
-        if posted && queue.kick_due() {
-            ring_doorbell()?;
-            kicks += 1;
+        if posted {
+            kicks += u64::from(flush(queue)?);
         }
         if queue.outstanding() == 0 {
             return Ok(kicks);

@@ -4,14 +4,14 @@
 //! Owns them. They outlive a fault of the process, so that a test can fault and go on.
 
 use core::cell::UnsafeCell;
-use core::ptr::{NonNull, with_exposed_provenance_mut};
 
 use byway_agent::commands::{CreateQueue, QueueCreated};
 use byway_agent::{Failure, Status};
 use byway_protocols::control::queue_flags;
-use byway_ring::{Options, QueueMemory};
+use byway_ring::context::{Error, QueueOptions};
+use byway_ring::{Context, WorkQueue};
 
-use super::call::kernel;
+use super::gate::{Gate, GateError};
 
 /// Most queues of a process.
 const MAX_QUEUES: usize = 32;
@@ -19,7 +19,7 @@ const MAX_QUEUES: usize = 32;
 const WORDS: usize = 256;
 
 /// A queue of this process.
-pub type Queue = byway_ring::Queue<WORDS>;
+pub type Queue = WorkQueue<Gate, WORDS>;
 
 struct Entry {
     number: u64,
@@ -50,9 +50,12 @@ pub unsafe fn all() -> &'static mut Queues {
     unsafe { &mut *QUEUES.0.get() }
 }
 
-/// What the kernel process mapped at `address`.
-fn mapped<T>(address: u64) -> Option<NonNull<T>> {
-    NonNull::new(with_exposed_provenance_mut(address as usize))
+/// The kernel process's answer, where it was that which went wrong; else a complaint about argument `index`.
+pub fn failure(error: Error<GateError>, index: u64, value: u64) -> Failure {
+    match error {
+        Error::Kernel(GateError(failure)) => failure,
+        _ => Failure::argument(index, value),
+    }
 }
 
 impl Queues {
@@ -60,19 +63,23 @@ impl Queues {
     pub fn create(&mut self, request: CreateQueue) -> Result<QueueCreated, Failure> {
         let free = self.entries.iter_mut().find(|entry| entry.is_none());
         let free = free.ok_or(Failure::new(Status::NoMemory, MAX_QUEUES as u64))?;
-        let created = kernel(request)?;
-        let bad = Failure::argument(1, request.entries);
-        let memory = QueueMemory {
-            ring: mapped(created.ring).ok_or(bad)?,
-            completions: mapped(created.completions).ok_or(bad)?,
-            header: mapped(created.header).ok_or(bad)?,
-            entries: u32::try_from(request.entries).map_err(|_| bad)?,
+        let no_park = u64::from(queue_flags::NO_PARK);
+        if request.flags & !no_park != 0 {
+            return Err(Failure::argument(2, request.flags));
+        }
+        let entries = u32::try_from(request.entries);
+        let options = QueueOptions {
+            entries: entries.map_err(|_| Failure::argument(1, request.entries))?,
+            no_park: request.flags & no_park != 0,
         };
-        let no_park = request.flags & u64::from(queue_flags::NO_PARK) != 0;
-        // SAFETY: the kernel mapped the areas, zeroed, for this process alone, and unmaps them
-        // after `remove` only. What the host program does to them through the mailbox is its
-        // business.
-        let queue = unsafe { Queue::new(memory, Options { no_park }) }.map_err(|_| bad)?;
+        // SAFETY: `remove_of` lets go of the queues before the context is closed. What the host program
+        // does to their memory through the mailbox is its business.
+        let context = Context::new(unsafe { Gate::adopt(request.context) });
+        let queue: Queue = context
+            .queue(&options)
+            .map_err(|error| failure(error, 1, request.entries))?;
+        let created = queue.handle().map(|handle| *handle.created());
+        let created = created.ok_or(Failure::new(Status::QueueDead, 0))?;
         *free = Some(Entry {
             number: created.queue,
             context: request.context,
@@ -94,20 +101,23 @@ impl Queues {
             .ok_or(Failure::argument(0, number))
     }
 
-    /// Lets go of a queue.
+    /// Lets go of a queue; the kernel is to be asked to destroy it.
     pub fn remove(&mut self, number: u64) {
-        self.retain(|entry| entry.number != number);
+        self.disown(|entry| entry.number == number);
     }
 
-    /// Lets go of all queues of a context.
+    /// Lets go of all queues of a context, which is about to end with them.
     pub fn remove_of(&mut self, context: u64) {
-        self.retain(|entry| entry.context != context);
+        self.disown(|entry| entry.context == context);
     }
 
-    fn retain(&mut self, keep: impl Fn(&Entry) -> bool) {
+    fn disown(&mut self, which: impl Fn(&Entry) -> bool) {
         for slot in &mut self.entries {
-            if slot.as_ref().is_some_and(|entry| !keep(entry)) {
-                *slot = None;
+            let handle = slot
+                .take_if(|entry| which(entry))
+                .and_then(|entry| entry.queue.into_handle());
+            if let Some(handle) = handle {
+                handle.disown();
             }
         }
     }

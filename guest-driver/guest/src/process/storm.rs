@@ -19,7 +19,7 @@ use super::call::kernel;
 use super::dice::Dice;
 use super::now;
 use super::queues::Queue;
-use super::transfer::ring_doorbell;
+use super::transfer::{flush, post};
 
 const OWN_PAGES: usize = (CELLS * CELL / PAGE) as usize;
 const FLIGHTS: usize = DEPTH as usize;
@@ -141,7 +141,7 @@ impl State<'_> {
             let Some((flight, descriptor)) = self.invent() else {
                 continue;
             };
-            let posted = self.queue.post(descriptor);
+            let posted = post(self.queue, descriptor);
             let ticket = posted.map_err(|_| Failure::new(Status::QueueDead, self.request.queue))?;
             match flight.target {
                 Target::Own { cell } => self.own_busy[cell as usize] = true,
@@ -152,9 +152,7 @@ impl State<'_> {
             }
             self.flights[ticket.sequence() as usize % FLIGHTS] = Some(flight);
         }
-        if self.queue.kick_due() {
-            ring_doorbell()?;
-        }
+        flush(self.queue)?;
         Ok(())
     }
 

@@ -3,17 +3,18 @@
 //! Owns nothing. Descriptors are not looked at: an engine must stand whatever they say.
 
 use byway_agent::commands::{
-    ArmQueue, COMPLETION_RECORD_BYTES, DESCRIPTOR_BYTES, Doorbell, Poll, Polled, Submit, Submitted,
+    COMPLETION_RECORD_BYTES, DESCRIPTOR_BYTES, Doorbell, Poll, Polled, Submit, Submitted,
     WaitSleeping, Woken,
 };
 use byway_agent::guest::GuestChannel;
 use byway_agent::layout::BULK_BYTES;
 use byway_agent::{Failure, Status};
+use byway_ring::context::Wait;
 use byway_ring::{Completion, Descriptor, SubmitError, Ticket};
 
-use super::call::{AWAIT_INTERRUPT, call, kernel};
+use super::call::kernel;
 use super::now;
-use super::queues::Queue;
+use super::queues::{Queue, failure};
 
 /// The descriptor at byte `offset` of the bulk area, fetched once.
 pub fn descriptor_at(channel: &GuestChannel, offset: usize) -> Descriptor {
@@ -28,6 +29,19 @@ pub fn descriptor_at(channel: &GuestChannel, offset: usize) -> Descriptor {
 /// Rings the doorbell, which is the kernel's to ring.
 pub fn ring_doorbell() -> Result<(), Failure> {
     kernel(Doorbell {}).map(|_| ())
+}
+
+/// Publishes a descriptor of the host program's.
+pub fn post(queue: &mut Queue, descriptor: Descriptor) -> Result<Ticket, SubmitError> {
+    // SAFETY: what it names is memory that the host program allocated for such use, or none of this
+    // program's: nothing in this program keeps references there. Where it names more, the damage is
+    // the test's.
+    unsafe { queue.post(descriptor) }
+}
+
+/// Rings the doorbell if that is due, and says whether it was.
+pub fn flush(queue: &mut Queue) -> Result<bool, Failure> {
+    queue.flush().map_err(|error| failure(error, 0, 0))
 }
 
 /// The four words of a completion.
@@ -53,7 +67,7 @@ pub fn submit(
     let mut count = 0;
     while count < request.count {
         let descriptor = descriptor_at(channel, count as usize * DESCRIPTOR_BYTES);
-        match queue.post(descriptor) {
+        match post(queue, descriptor) {
             Ok(ticket) => _ = first.get_or_insert(ticket),
             Err(SubmitError::Full) => break,
             Err(SubmitError::Dead) if count == 0 => {
@@ -64,10 +78,7 @@ pub fn submit(
         count += 1;
     }
     let tsc = now();
-    let kick = queue.kick_due();
-    if kick {
-        ring_doorbell()?;
-    }
+    let kick = flush(queue)?;
     let first = u64::from(first.map_or(0, Ticket::sequence));
     Ok(Submitted {
         count,
@@ -125,10 +136,9 @@ pub fn wait_sleeping(
             return Err(Failure::new(Status::TimedOut, sleeps));
         }
         // Before the look at the completions: an interrupt after this is one to wake for.
-        let seen = channel.interrupts();
-        kernel(ArmQueue {
-            queue: request.queue,
-        })?;
+        let armed = queue
+            .arm()
+            .map_err(|error| failure(error, 0, request.queue))?;
         if let Some((ticket, completion)) = queue.poll_any() {
             let [word0, word1, word2, word3] = words(&completion);
             let number = u64::from(ticket.sequence());
@@ -141,7 +151,9 @@ pub fn wait_sleeping(
                 sleeps,
             });
         }
-        call(AWAIT_INTERRUPT, [seen, 0, 0, 0, 0, 0, 0, 0])?;
+        queue
+            .sleep(armed, Wait::Forever)
+            .map_err(|error| failure(error, 0, request.queue))?;
         sleeps += 1;
     }
 }

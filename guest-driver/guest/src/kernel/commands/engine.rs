@@ -7,15 +7,15 @@ use byway_agent::commands::{
     Accept, Accepted, ArmQueue, Armed, AwaitOffer, BindRoot, Bound, CapabilityIs, CloseContext,
     ContextClosed, ContextOpened, CreatePort, CreateQueue, CreateQueueAt, Derive, Derived,
     DestroyQueue, DeviceIsReset, DeviceReset, Doorbell, DropCapability, Dropped, EngineCommands,
-    EngineIs, EventWas, Invalidate, Invalidated, KeyLoaded, LoadKey, Lookup, NextEvent, Noise, NoiseMade, Offer,
-    OfferCame, Offered, OpenContext, PASID_OWN, Peer, PortCreated, QueryCapability, QueryEngine,
-    QueueCreated, QueueCreatedAt, QueueDestroyed, Revoke, Revoked, Rung, Unbind, Unbound,
-    capability, capability_context, capability_slot,
+    EngineIs, EventWas, Invalidate, Invalidated, KeyLoaded, LoadKey, Lookup, NextEvent, Noise,
+    NoiseMade, Offer, OfferCame, Offered, OpenContext, PASID_OWN, Peer, PortCreated,
+    QueryCapability, QueryEngine, QueueCreated, QueueCreatedAt, QueueDestroyed, Revoke, Revoked,
+    Rung, Unbind, Unbound, capability, capability_context, capability_slot,
 };
 use byway_agent::layout::Process;
 use byway_agent::{Failure, Status};
 use byway_driver::{
-    Bind, CapSlot, ContextId, DomainId, DriverEvent, Error, Invalidation, KeyLoad, OfferId, Pasid, Rights,
+    Bind, CapSlot, ContextId, DomainId, DriverEvent, Error, Invalidation, OfferId, Pasid, Rights,
     RingAddresses, RingLayout,
 };
 use byway_protocols::codec::{KEY_BYTES_MAX, KeyAlgorithm};
@@ -379,23 +379,24 @@ impl EngineCommands for Machine {
     }
 
     fn load_key(&mut self, request: LoadKey) -> Result<KeyLoaded, Failure> {
-        let algorithm = u32::try_from(request.algorithm).ok();
-        let algorithm = algorithm.and_then(KeyAlgorithm::from_code);
-        let mut bytes = [0; KEY_BYTES_MAX];
-        let key = usize::try_from(request.length).ok();
-        let key = key.and_then(|length| bytes.get_mut(..length));
-        let key = key.ok_or(Failure::argument(2, request.length))?;
+        let algorithm = narrow(1, request.algorithm)?;
+        let mut key = [0; KEY_BYTES_MAX];
+        let key = key
+            .get_mut(..request.length as usize)
+            .ok_or(Failure::argument(2, request.length))?;
         self.read_bulk(key);
-        let load = KeyLoad {
+        let load = byway_driver::KeyLoad {
             target: slot(request.target),
-            algorithm: algorithm.ok_or(Failure::argument(1, request.algorithm))?,
+            algorithm: KeyAlgorithm::from_code(algorithm)
+                .ok_or(Failure::argument(1, request.algorithm))?,
             key,
             rights: rights(3, request.rights)?,
             badge: request.badge,
         };
-        let loaded = self.byway()?.device().load_key(&load).map_err(failure)?;
+        let loaded = self.byway()?.device().load_key(&load);
+        key.fill(0);
         Ok(KeyLoaded {
-            capability: name(loaded),
+            capability: name(loaded.map_err(failure)?),
         })
     }
 

@@ -1,0 +1,1 @@
+//! Programs for Linux guests to copy from: see `src/bin`.

@@ -1,0 +1,377 @@
+//! One running guest: its commands, its reboot, its end.
+
+use std::fs;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::console;
+use crate::images::{Images, Kernel};
+use crate::initramfs::{self, Module};
+use crate::process::Process;
+use crate::qemu::{self, Machine, Wiring};
+use crate::wire::{Ready, Wire};
+
+pub use crate::wire::Output;
+
+/// How long a guest may take from QEMU's start to its first command. It takes about five
+/// seconds when nothing else runs.
+const BOOT_LIMIT: Duration = Duration::from_secs(90);
+/// How long a command may take when a test does not say.
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+/// What the guest needs beyond a command's limit to kill it and to say so.
+const GRACE: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(20);
+
+/// What a guest is made of.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Its name, which is also its domain's.
+    pub name: String,
+    /// Kernel series.
+    pub kernel: Kernel,
+    /// The Byway module it has.
+    pub module: Module,
+    /// The machine it runs on.
+    pub machine: Machine,
+    /// Files added: (path in the guest, path here).
+    pub files: Vec<(String, PathBuf)>,
+    /// The engine's socket; without one there is no Byway device.
+    pub device: Option<PathBuf>,
+}
+
+/// A guest; killed when dropped.
+#[derive(Debug)]
+pub struct Guest {
+    name: String,
+    process: Process,
+    listener: Option<UnixListener>,
+    wire: Option<Wire>,
+    ready: Option<Ready>,
+    console: PathBuf,
+    jobs: u32,
+}
+
+/// A command that runs in the background of a guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "a job that nobody waits for can fail unseen"]
+pub struct Job(u32);
+
+impl Guest {
+    /// Starts QEMU and returns at once, so that guests boot side by side; [`Guest::up`] waits.
+    /// `scratch` is for sockets and the initramfs, `logs` for the console and what QEMU says.
+    ///
+    /// # Errors
+    /// When a part is missing or QEMU cannot be started.
+    pub fn start(images: &Images, config: &Config, scratch: &Path, logs: &Path) -> Result<Self> {
+        let name = config.name.clone();
+        let kernel = images.kernel(config.kernel)?;
+        let initramfs = scratch.join(format!("{name}.cpio"));
+        let archive = initramfs::build(images, config.kernel, &config.module, &config.files)?;
+        fs::write(&initramfs, archive)?;
+        let commands = scratch.join(format!("{name}.commands"));
+        // Of a guest of the same name that was killed.
+        let _ = fs::remove_file(&commands);
+        let listener = UnixListener::bind(&commands)?;
+        listener.set_nonblocking(true)?;
+        let console = logs.join(format!("{name}-console.log"));
+        let arguments = qemu::arguments(
+            &config.machine,
+            &Wiring {
+                kernel: &kernel,
+                initramfs: &initramfs,
+                console: &console,
+                commands: &commands,
+                device: config.device.clone(),
+            },
+        );
+        let program = Path::new(qemu::PROGRAM);
+        let process = Process::start(program, &arguments, &logs.join(format!("{name}-qemu.log")))?;
+        Ok(Self {
+            name,
+            process,
+            listener: Some(listener),
+            wire: None,
+            ready: None,
+            console,
+            jobs: 0,
+        })
+    }
+
+    /// Waits until it takes commands.
+    ///
+    /// # Errors
+    /// When it does not come up in time, or a module cannot be loaded.
+    pub fn up(&mut self) -> Result<()> {
+        let deadline = Instant::now() + BOOT_LIMIT;
+        self.connect(deadline)?;
+        self.await_ready(deadline)
+    }
+
+    fn connect(&mut self, deadline: Instant) -> Result<()> {
+        let Some(listener) = self.listener.take() else {
+            return Ok(());
+        };
+        let stream = loop {
+            match listener.accept() {
+                Ok((stream, _)) => break stream,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error).context("no command channel"),
+            }
+            if let Some(status) = self.process.ended()? {
+                bail!("QEMU of {} ended: {status}; see its log", self.name);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "QEMU of {} did not start",
+                self.name
+            );
+            std::thread::sleep(POLL);
+        };
+        stream.set_nonblocking(false)?;
+        self.wire = Some(Wire::new(stream)?);
+        Ok(())
+    }
+
+    fn await_ready(&mut self, deadline: Instant) -> Result<()> {
+        let name = &self.name;
+        let wire = self
+            .wire
+            .as_mut()
+            .context("the guest has not been started")?;
+        let ready = wire
+            .ready(deadline)
+            .with_context(|| format!("{name} did not boot"))?;
+        ensure!(
+            ready.failed_modules.is_empty(),
+            "{name} could not load {:?}; see its console",
+            ready.failed_modules
+        );
+        self.ready = Some(ready);
+        Ok(())
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Release of its kernel, as `uname -r` says it.
+    #[must_use]
+    pub fn release(&self) -> &str {
+        self.ready.as_ref().map_or("", |ready| &ready.release)
+    }
+
+    /// Runs a shell command and waits for its end, whatever its status.
+    ///
+    /// # Errors
+    /// When the guest does not answer.
+    pub fn run(&mut self, command: &str) -> Result<Output> {
+        self.run_within(command, COMMAND_LIMIT)
+    }
+
+    /// As [`Guest::run`], with a limit of its own, after which the command is killed in the guest
+    /// (status 137).
+    ///
+    /// # Errors
+    /// When the guest does not answer: a command that cannot be killed.
+    pub fn run_within(&mut self, command: &str, limit: Duration) -> Result<Output> {
+        let name = &self.name;
+        let wire = self
+            .wire
+            .as_mut()
+            .context("the guest has not been started")?;
+        let sent = wire.send(command, limit)?;
+        wire.answer(sent, Instant::now() + limit + GRACE)
+            .with_context(|| format!("{name}: {command}"))
+    }
+
+    /// Runs a command that has to succeed; returns what it printed, without the last line's end.
+    ///
+    /// # Errors
+    /// When its status is not 0; the error has what it printed.
+    pub fn ok(&mut self, command: &str) -> Result<String> {
+        let output = self.run(command)?;
+        ensure!(
+            output.status == 0,
+            "{}: {command}: exit status {}: {}",
+            self.name,
+            output.status,
+            output.text.trim_end()
+        );
+        Ok(output.text.trim_end().to_owned())
+    }
+
+    /// Runs a command that has to fail, with these words in what it prints.
+    ///
+    /// # Errors
+    /// When it succeeds, is killed, or says something else.
+    pub fn refused(&mut self, command: &str, words: &str) -> Result<String> {
+        let output = self.run(command)?;
+        ensure!(
+            (1..128).contains(&output.status) && output.text.contains(words),
+            "{}: {command}: expected it to fail with {words:?}, found exit status {}: {}",
+            self.name,
+            output.status,
+            output.text.trim_end()
+        );
+        Ok(output.text)
+    }
+
+    /// Starts a command in the background.
+    ///
+    /// # Errors
+    /// When the guest does not answer.
+    pub fn spawn(&mut self, command: &str) -> Result<Job> {
+        self.jobs += 1;
+        let job = self.jobs;
+        let quoted = command.replace('\'', r"'\''");
+        self.ok(&format!(
+            "cat >/tmp/job-{job}.sh <<'GUEST_JOB_END'\n{command}\nGUEST_JOB_END\n\
+             setsid sh -c 'sh /tmp/job-{job}.sh; echo $? >/tmp/job-{job}.new; \
+             mv /tmp/job-{job}.new /tmp/job-{job}.status' \
+             >/tmp/job-{job}.out 2>&1 </dev/null & : '{quoted}'"
+        ))?;
+        Ok(Job(job))
+    }
+
+    /// What a background command has printed so far.
+    ///
+    /// # Errors
+    /// When the guest does not answer.
+    pub fn printed(&mut self, job: &Job) -> Result<String> {
+        self.ok(&format!("cat /tmp/job-{}.out", job.0))
+    }
+
+    /// Waits until a background command has printed these words.
+    ///
+    /// # Errors
+    /// When it has not within the limit, or ended before.
+    pub fn wait_for(&mut self, job: &Job, words: &str, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let ended = self.run(&format!("cat /tmp/job-{}.status", job.0))?.status == 0;
+            let printed = self.printed(job)?;
+            if printed.contains(words) {
+                return Ok(());
+            }
+            let name = &self.name;
+            ensure!(
+                !ended,
+                "{name}: ended before it printed {words:?}: {printed}"
+            );
+            ensure!(
+                Instant::now() < deadline,
+                "{name}: no {words:?} within {limit:?}: {printed}"
+            );
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Waits for the end of a background command.
+    ///
+    /// # Errors
+    /// When it does not end within the limit.
+    pub fn wait(&mut self, job: &Job, limit: Duration) -> Result<Output> {
+        let status = format!("/tmp/job-{}.status", job.0);
+        let seconds = limit.as_secs();
+        let waited = self.run_within(
+            &format!(
+                "n=0; while [ ! -e {status} ] && [ $n -lt $(({seconds} * 10)) ]; do \
+                 usleep 100000; n=$((n + 1)); done; cat {status}"
+            ),
+            limit + GRACE,
+        )?;
+        let text = self.printed(job)?;
+        ensure!(
+            waited.status == 0,
+            "{}: a command did not end within {limit:?}; it printed: {text}",
+            self.name
+        );
+        Ok(Output {
+            status: waited.text.trim().parse().context("a job's exit status")?,
+            text,
+        })
+    }
+
+    /// Waits for the end of a background command that has to succeed.
+    ///
+    /// # Errors
+    /// When it does not end within the limit or fails.
+    pub fn wait_ok(&mut self, job: &Job, limit: Duration) -> Result<String> {
+        let output = self.wait(job, limit)?;
+        ensure!(
+            output.status == 0,
+            "{}: a command in the background failed with exit status {}: {}",
+            self.name,
+            output.status,
+            output.text
+        );
+        Ok(output.text)
+    }
+
+    /// Reboots it at once, with everything in flight and no driver told, and waits until it is up again.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn reboot(&mut self) -> Result<()> {
+        let before = self.ready.take().map(|ready| ready.boot_id);
+        let wire = self
+            .wire
+            .as_mut()
+            .context("the guest has not been started")?;
+        wire.send("echo b >/proc/sysrq-trigger", COMMAND_LIMIT)?;
+        self.await_ready(Instant::now() + BOOT_LIMIT)?;
+        let after = self.ready.as_ref().map(|ready| ready.boot_id.clone());
+        ensure!(before != after, "{} did not reboot", self.name);
+        Ok(())
+    }
+
+    /// Kills its QEMU, as a crash of the VMM would.
+    pub fn kill(&mut self) {
+        self.process.kill();
+        self.wire = None;
+    }
+
+    /// Process id of its QEMU.
+    #[must_use]
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// What has come on its console so far.
+    #[must_use]
+    pub fn console(&self) -> String {
+        let bytes = fs::read(&self.console).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// What every test ends with: nothing in the kernel's log says that something is wrong with it, and,
+    /// unless the guest was killed, its taint does not either.
+    ///
+    /// # Errors
+    /// With the lines that were found.
+    pub fn check(&mut self) -> Result<()> {
+        if self.wire.is_some() {
+            let taint: u64 = self.ok("cat /proc/sys/kernel/tainted")?.parse()?;
+            let wrong = console::wrong_taint(taint);
+            ensure!(
+                wrong == 0,
+                "{}: kernel taint {wrong:#x}: {:#?}",
+                self.name,
+                console::alarms(&self.console())
+            );
+        }
+        let log = self.console();
+        let alarms = console::alarms(&log);
+        ensure!(
+            alarms.is_empty(),
+            "{}: the kernel complains: {alarms:#?}",
+            self.name
+        );
+        Ok(())
+    }
+}

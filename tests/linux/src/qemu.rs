@@ -1,0 +1,121 @@
+//! The command line of QEMU for one guest.
+
+use std::path::{Path, PathBuf};
+
+/// The emulator, as it is found on the path.
+pub const PROGRAM: &str = "qemu-system-x86_64";
+
+/// Everything that the emulation has, with four levels of page tables.
+///
+/// CMPXCHG16B is left out: QEMU 7.2 sometimes leaves garbage in EFLAGS after it when several CPUs are
+/// emulated by a thread each, and Linux 6.12, whose allocator uses it, dies early in its boot.
+pub const FOUR_LEVELS: &str = "max,la57=off,cx16=off";
+/// The same with five levels.
+pub const FIVE_LEVELS: &str = "max,cx16=off";
+
+/// What kind of machine a guest is.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// Virtual CPUs. Two unless a test is about one: see the module's documentation of NO_AD.
+    pub cpus: u32,
+    /// RAM, MiB. Above 2048 it is two regions, below and above 4 GiB.
+    pub memory_mib: u32,
+    /// QEMU's CPU model with its features: see [`FOUR_LEVELS`].
+    pub cpu: String,
+    /// A reset starts the guest again. Otherwise it ends QEMU, so that a panic is noticed at once.
+    pub may_reboot: bool,
+    /// Added to the kernel's command line.
+    pub cmdline: String,
+    /// Device arguments added as they are.
+    pub extra: Vec<String>,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self {
+            cpus: 2,
+            memory_mib: 512,
+            cpu: FOUR_LEVELS.into(),
+            may_reboot: false,
+            cmdline: String::new(),
+            extra: Vec::new(),
+        }
+    }
+}
+
+/// The files and sockets of a guest.
+#[derive(Debug)]
+pub(crate) struct Wiring<'a> {
+    pub kernel: &'a Path,
+    pub initramfs: &'a Path,
+    /// The first serial port is written to this file.
+    pub console: &'a Path,
+    /// The second one is connected to this socket.
+    pub commands: &'a Path,
+    /// The engine's socket for this guest; without one it has no Byway device.
+    pub device: Option<PathBuf>,
+}
+
+/// All arguments.
+pub(crate) fn arguments(machine: &Machine, wiring: &Wiring<'_>) -> Vec<String> {
+    let memory = machine.memory_mib;
+    let console = wiring.console.display();
+    let commands = wiring.commands.display();
+    let mut arguments: Vec<String> = [
+        "-no-user-config",
+        "-nodefaults",
+        "-display",
+        "none",
+        "-accel",
+        "tcg",
+        // vhost-user needs memory that another process can map.
+        "-M",
+        "q35,memory-backend=mem",
+    ]
+    .map(String::from)
+    .to_vec();
+    let mut add = |flag: &str, value: String| arguments.extend([flag.to_owned(), value]);
+    add("-cpu", machine.cpu.clone());
+    add("-smp", machine.cpus.to_string());
+    add("-m", memory.to_string());
+    add(
+        "-object",
+        format!("memory-backend-memfd,id=mem,size={memory}M,share=on"),
+    );
+    add("-kernel", wiring.kernel.display().to_string());
+    add("-initrd", wiring.initramfs.display().to_string());
+    add("-append", command_line(machine));
+    add(
+        "-chardev",
+        format!("file,id=console,path={console},append=on"),
+    );
+    add("-serial", "chardev:console".into());
+    add("-chardev", format!("socket,id=commands,path={commands}"));
+    add("-serial", "chardev:commands".into());
+    if let Some(socket) = &wiring.device {
+        // It looks for the engine again when that is restarted.
+        add(
+            "-chardev",
+            format!("socket,id=byway,path={},reconnect=1", socket.display()),
+        );
+        add(
+            "-device",
+            "vhost-user-gpio-pci,id=byway0,chardev=byway".into(),
+        );
+    }
+    if !machine.may_reboot {
+        arguments.push("-no-reboot".into());
+    }
+    for extra in &machine.extra {
+        arguments.extend(["-device".to_owned(), extra.clone()]);
+    }
+    arguments
+}
+
+/// The kernel's command line: everything on the console; a panic is a reset.
+fn command_line(machine: &Machine) -> String {
+    format!(
+        "console=ttyS0 loglevel=7 panic=-1 oops=panic rcupdate.rcu_cpu_stall_timeout=60 {}",
+        machine.cmdline
+    )
+}

@@ -1,0 +1,43 @@
+//! The harness itself: that it sees what it has to see.
+
+use std::time::Duration;
+
+use byway_linux_tests::guest::{Config, Guest};
+use byway_linux_tests::images::Kernel;
+use byway_linux_tests::initramfs::Module;
+use byway_linux_tests::lab::{self, Lab};
+use byway_linux_tests::qemu::Machine;
+
+fn plain(lab: &Lab, kernel: Kernel) -> anyhow::Result<Guest> {
+    let config = Config {
+        name: "guest".into(),
+        kernel,
+        module: Module::None,
+        machine: Machine {
+            may_reboot: true,
+            ..Machine::default()
+        },
+        files: Vec::new(),
+        device: None,
+    };
+    let [guest] = lab.boot([config])?;
+    Ok(guest)
+}
+
+#[test]
+fn a_warning_of_the_kernel_fails_a_test_and_a_hanging_command_is_killed() {
+    lab::test("harness", |lab| {
+        let mut guest = plain(lab, Kernel::V6_12)?;
+        assert!(guest.release().starts_with("6.12."));
+        guest.check()?;
+        let slow = guest.run_within("sleep 60", Duration::from_secs(1))?;
+        assert_eq!(slow.status, 137, "{}", slow.text);
+        let job = guest.spawn("echo it\\'s; sleep 1; exit 3")?;
+        guest.wait_for(&job, "it's", Duration::from_secs(10))?;
+        assert_eq!(guest.wait(&job, Duration::from_secs(20))?.status, 3);
+        guest.reboot()?;
+        guest.ok("echo 'WARNING: CPU: 0 made up by a test' >/dev/kmsg")?;
+        assert!(guest.check().is_err());
+        Ok(())
+    });
+}

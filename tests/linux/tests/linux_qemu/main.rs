@@ -1,0 +1,9 @@
+//! The suite `linux-qemu`: see tests/linux/README.md.
+
+mod attacks;
+mod ends;
+mod exchange;
+mod harness;
+mod links;
+mod memory;
+mod scenario;
