@@ -83,7 +83,7 @@ impl<const WORDS: usize> Slots<WORDS> {
         unsafe {
             std::arch::asm!(
                 "prefetchw [{}]", in(reg) place,
-                options(nostack, nomem, preserves_flags)
+                options(nostack, readonly, preserves_flags)
             );
         }
     }

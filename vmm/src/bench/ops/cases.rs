@@ -96,7 +96,7 @@ impl Guests {
         while !out.is_empty() {
             state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(99);
             let random = state >> 32;
-            let word = if random % 5 == 0 {
+            let word = if random.is_multiple_of(5) {
                 &random.to_le_bytes()[..3]
             } else {
                 WORDS[(random >> 8) as usize % WORDS.len()]

@@ -70,8 +70,11 @@ pub(super) fn key(algorithm: KeyAlgorithm) -> [u8; KEY_BYTES_MAX] {
     std::array::from_fn(|i| if i < used { i as u8 + 1 } else { 0 })
 }
 
+/// What takes a piece of the source: its offset and its bytes, in a buffer.
+type Take<'t> = &'t mut dyn FnMut(usize, &mut [u8]);
+
 /// Hands the source over piece by piece, each copied into a buffer first.
-fn staged(src: Range) -> impl FnMut(&mut dyn FnMut(usize, &mut [u8])) {
+fn staged(src: Range) -> impl FnMut(Take<'_>) {
     let mut buffer = vec![0; STAGE];
     move |take| {
         for (i, piece) in src.bytes().chunks(STAGE).enumerate() {
