@@ -3,7 +3,13 @@
 //!
 //!     cargo run --release -p byway-engine --features testing --example hotpath [ROW]
 //!
-//! With ROW only the rows whose names contain it, for a profiler. Prints nanoseconds per operation. Not a test: figures of a busy machine mean little.
+//! With ROW only the rows whose names contain it, for a profiler. With `alone` as ROW the
+//! worker's turns are taken by the submitting thread, so that a profiler that counts
+//! instructions sees nothing else:
+//!
+//!     valgrind --tool=callgrind target/release/examples/hotpath alone
+//!
+//! Prints nanoseconds per operation. Not a test: figures of a busy machine mean little.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,7 +19,7 @@ use byway_engine::backend::Software;
 use byway_engine::epoch::Epochs;
 use byway_engine::iotlb::Invalidations;
 use byway_engine::testing::{Guest, PageSize, Process, Submitter};
-use byway_engine::worker::{WorkerConfig, Workers};
+use byway_engine::worker::{Solo, WorkerConfig, Workers};
 use byway_protocols::{Descriptor, Flags, Opcode, Rights, Word0};
 
 const SUBMITTER_CPU: usize = 0;
@@ -107,7 +113,36 @@ fn copy(size: u32, slot: u16, offset: u64) -> Descriptor {
     }
 }
 
+/// Nanoseconds per descriptor of a worker that has the processor, and all lines, for itself.
+fn alone(process: &Process, descriptor: &Descriptor) -> f64 {
+    const DEPTH: u32 = 64;
+    const BURSTS: u32 = 500;
+    let mut worker = Solo::new();
+    let mut submitter = Submitter::new(process, DEPTH, true);
+    worker.attach(submitter.queue().clone());
+    best(|| {
+        let mut took = std::time::Duration::ZERO;
+        for _ in 0..BURSTS {
+            for _ in 0..DEPTH {
+                submitter.submit(descriptor);
+            }
+            let start = Instant::now();
+            while worker.turn() {}
+            took += start.elapsed();
+            while let Some(completion) = submitter.poll() {
+                assert_eq!(completion.status, 1, "{completion:?}");
+            }
+            assert_eq!(submitter.outstanding(), 0);
+        }
+        took.as_nanos() as f64 / f64::from(DEPTH * BURSTS)
+    })
+}
+
 fn main() {
+    let wanted = std::env::args().nth(1).unwrap_or_default();
+    if wanted == "alone" {
+        return alone_only();
+    }
     let rtt = ping_pong();
     println!("cache-line round trip {rtt:10.1} ns");
     println!("copy kernels          {:>10}", Software::new().kernels());
@@ -140,7 +175,6 @@ fn main() {
 
     let nop = Descriptor::new(Opcode::Nop, Flags::NONE);
     println!("\n{:<28}{:>10}{:>10}", "", "ns/op", "x rtt");
-    let wanted = std::env::args().nth(1).unwrap_or_default();
     let mut row = |name: &str, descriptor: &Descriptor, depth, count| {
         if !name.contains(&wanted) {
             return f64::NAN;
@@ -190,4 +224,27 @@ fn main() {
     }
     let stats = workers.stats();
     println!("\n{:?}", stats[0]);
+}
+
+fn alone_only() {
+    let alice = Guest::new(1, 4 << 20);
+    let bob = Guest::new(2, 4 << 20);
+    let a = Process::new(&alice, 16);
+    let b = Process::new(&bob, 16);
+    a.map(VA, 1 << 20, PageSize::Small);
+    b.map(VA, 1 << 20, PageSize::Small);
+    let slot = b.give(&a, VA, 1 << 20, Rights::ALL);
+    pin(SUBMITTER_CPU);
+    let own = Descriptor {
+        dst: VA + (512 << 10),
+        ..copy(64, 0, 0)
+    };
+    let nop = Descriptor::new(Opcode::Nop, Flags::NONE);
+    for (name, descriptor) in [
+        ("nop", nop),
+        ("64 B own", own),
+        ("64 B peer", copy(64, slot, 0)),
+    ] {
+        println!("{name:<28}{:>10.1} ns", alone(&a, &descriptor));
+    }
 }

@@ -38,12 +38,19 @@ pub struct Target<'g> {
     capability: Option<&'g Capability>,
 }
 
-impl Target<'_> {
+impl<'g> Target<'g> {
     /// Domain that owns the memory; `None` with slot 0: the context's own.
     #[must_use]
     pub fn owner(&self) -> Option<u32> {
         Some(self.capability?.owner().domain())
     }
+    /// The capability that it was reached through; `None` with slot 0.
+    #[inline(always)]
+    #[must_use]
+    pub fn capability(&self) -> Option<&'g Capability> {
+        self.capability
+    }
+
     /// Counts bytes moved through the operand's capability, once they were.
     #[inline(always)]
     pub fn account(&self, read: u64, written: u64) {

@@ -399,6 +399,14 @@ impl Capability {
         self.limits.has_expired()
     }
 
+    /// Whether a limit of time or bytes binds it or an ancestor, so that each use is to be
+    /// checked and counted by itself.
+    #[must_use]
+    #[inline]
+    pub fn is_limited(&self) -> bool {
+        self.limited
+    }
+
     /// Whether its own and its ancestors' limits allow to move `bytes` more.
     #[must_use]
     #[inline]

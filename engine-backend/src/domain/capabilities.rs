@@ -357,6 +357,7 @@ impl Domain {
         slot: u32,
     ) -> Result<CapabilityReport, ControlStatus> {
         let capability = self.capability(context, slot)?;
+        // Waits for nobody, so bytes of chunks that have not ended are still to be counted.
         Ok(CapabilityReport {
             state: capability.state(),
             rights: capability.rights(),

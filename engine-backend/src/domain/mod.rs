@@ -225,6 +225,8 @@ impl Domain {
     /// What the books over its memory say; see [`Owner::audit`].
     #[must_use]
     pub fn audit(&self, limit: usize) -> Audit {
+        // Workers count bytes when their chunks end.
+        self.core.epochs().synchronize();
         self.owner.audit(limit)
     }
 

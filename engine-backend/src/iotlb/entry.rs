@@ -1,6 +1,7 @@
 //! Cached translations and the set-associative arrays that hold them, one array per page
 //! size.
 
+use super::Around;
 use crate::address_space::Translation;
 use crate::stage2::HostAddr;
 
@@ -108,6 +109,17 @@ impl Entry {
     #[inline(always)]
     pub(super) fn bytes_left(&self, addr: u64) -> u64 {
         self.inside + 1 - (addr & self.inside)
+    }
+    /// All of its page, if it allows the access at all.
+    #[inline]
+    pub(super) fn around(&self, write: bool) -> Option<Around> {
+        let (_, flags) = Self::wanted(0, write);
+        let first = self.tag & !self.inside;
+        (self.tag & flags == flags).then_some(Around {
+            first,
+            last: first | self.inside,
+            host: HostAddr(self.host),
+        })
     }
     pub(super) fn size(&self) -> Size {
         Size::of(self.inside + 1)

@@ -35,6 +35,17 @@ pub struct Span {
     pub gpa: u64,
 }
 
+/// The whole of a page that was translated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Around {
+    /// Its first address.
+    pub first: u64,
+    /// Its last one.
+    pub last: u64,
+    /// Host address of the first.
+    pub host: HostAddr,
+}
+
 /// What an IOTLB counted since it was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct IotlbStats {
@@ -107,6 +118,14 @@ impl Iotlb {
             return Ok(span(last, addr));
         }
         self.look_up(space, version, addr, access)
+    }
+
+    /// The page that the last translation for this access ended in, for whoever uses it again
+    /// in the same chunk. `None`: each access to it is to be translated by itself.
+    #[inline]
+    #[must_use]
+    pub fn around(&self, access: Access) -> Option<Around> {
+        self.last[access as usize].around(access == Access::Write)
     }
 
     fn look_up(

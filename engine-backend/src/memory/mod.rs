@@ -11,6 +11,7 @@ mod dirty;
 mod entry;
 mod mapping;
 pub mod sigbus;
+mod slots;
 mod span;
 #[cfg(test)]
 pub(crate) mod test_ram;
@@ -21,6 +22,7 @@ pub use crate::stage2::HostAddr;
 pub use dirty::{DirtyLog, LOG_PAGE};
 pub use entry::GuestEntry;
 pub(crate) use entry::GuestPage;
+pub use slots::Slots;
 pub use span::HostSpan;
 
 use std::io;

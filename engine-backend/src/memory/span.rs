@@ -63,6 +63,11 @@ impl HostSpan {
     pub fn gpa(&self) -> u64 {
         self.gpa
     }
+    /// Pointer to its first byte.
+    #[inline(always)]
+    pub(super) fn start(&self) -> NonNull<u8> {
+        self.ptr
+    }
     /// Host address of its first byte.
     #[must_use]
     pub fn host(&self) -> HostAddr {
@@ -114,19 +119,6 @@ impl HostSpan {
         unsafe { AtomicU64::from_ptr(self.at(offset)) }
     }
 
-    /// `N` words of 8 bytes, checked once.
-    #[inline(always)]
-    fn words<const N: usize>(&self, offset: usize) -> &[AtomicU64; N] {
-        let size = N * size_of::<u64>();
-        let addr = self.ptr.as_ptr().wrapping_add(offset);
-        assert!(
-            self.len >= size && offset <= self.len - size && addr.addr().is_multiple_of(8),
-            "access outside the span, or misaligned"
-        );
-        // SAFETY: inside the span and aligned; otherwise as for `atomic_u8`.
-        unsafe { &*addr.cast() }
-    }
-
     /// Loads 8 bytes, ordered before every later access.
     #[must_use]
     #[inline(always)]
@@ -148,20 +140,6 @@ impl HostSpan {
     #[inline(always)]
     pub fn store_u64(&self, offset: usize, value: u64) {
         self.atomic_u64(offset).store(value, Ordering::Relaxed);
-    }
-    /// Loads `N` times 8 bytes, each once.
-    #[must_use]
-    #[inline(always)]
-    pub fn load_words<const N: usize>(&self, offset: usize) -> [u64; N] {
-        let words = self.words::<N>(offset);
-        std::array::from_fn(|i| words[i].load(Ordering::Relaxed))
-    }
-    /// Stores `N` times 8 bytes, each once.
-    #[inline(always)]
-    pub fn store_words<const N: usize>(&self, offset: usize, values: [u64; N]) {
-        for (word, value) in self.words::<N>(offset).iter().zip(values) {
-            word.store(value, Ordering::Relaxed);
-        }
     }
     /// Loads 4 bytes.
     #[must_use]

@@ -296,25 +296,16 @@ impl<'a, B> Chunk<'a, B> {
 
 impl<B: Backend> Chunk<'_, B> {
     /// Ends a chunk's work on operands: waits until the backend has moved what it was
-    /// given, then does what [`Self::settle_moved`] does.
-    ///
-    /// # Errors
-    /// See [`Self::settle_moved`].
-    #[inline(always)]
-    pub fn settle(&mut self, moved: &[(&Target<'_>, Access, u64)]) -> Result<(), Failure> {
-        self.backend.finish();
-        self.settle_moved(moved)
-    }
-
-    /// Accounts for `read` and `written` bytes that were moved through operands. The one
-    /// place between the bytes and the completion, and thus where the written pages enter
-    /// a dirty log: after the bytes, before anyone is told.
+    /// given, then accounts for `read` and `written` bytes that were moved through operands. But
+    /// for the short way, the one place between the bytes and the completion, and thus where the
+    /// written pages enter a dirty log: after the bytes, before anyone is told.
     ///
     /// # Errors
     /// 5A (45 in another domain's memory) when a region lost its backing meanwhile:
     /// what was moved may be gone.
     #[inline(always)]
-    pub fn settle_moved(&mut self, moved: &[(&Target<'_>, Access, u64)]) -> Result<(), Failure> {
+    pub fn settle(&mut self, moved: &[(&Target<'_>, Access, u64)]) -> Result<(), Failure> {
+        self.backend.finish();
         for &(target, access, bytes) in moved {
             match access {
                 Access::Read => target.account(bytes, 0),
@@ -340,7 +331,7 @@ impl<B: Backend> Chunk<'_, B> {
 
     /// Marks the written pages, once all of their bytes are there.
     #[cold]
-    fn log_writes(&mut self) {
+    pub(super) fn log_writes(&mut self) {
         self.backend.finish();
         self.iotlb.log_writes();
     }
@@ -357,7 +348,7 @@ fn page_start(target: &Target<'_>, end: u64, lowest: u64) -> u64 {
 /// What the submitter is told of a status met in an operand's memory: in another
 /// domain's, nothing but that it was there.
 #[inline]
-fn seen_as(target: &Target<'_>, status: Status) -> Status {
+pub(super) fn seen_as(target: &Target<'_>, status: Status) -> Status {
     if target.own {
         status
     } else {

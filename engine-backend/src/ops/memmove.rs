@@ -158,21 +158,34 @@ pub(super) fn decide(
     strict: bool,
 ) -> Result<Order, Failure> {
     if src.space.id() == dst.space.id() {
-        // Neither range wraps, so a distance below `size` means that they overlap.
-        if dst.addr > src.addr && dst.addr - src.addr < size {
-            return if strict {
-                Err(Status::Overlap.into())
-            } else {
-                Ok(Order::Descending)
-            };
-        }
-        if src.addr >= dst.addr && src.addr - dst.addr < size {
-            return Ok(Order::Ascending);
-        }
+        return decide_in_one(src.addr, dst.addr, size, strict);
     }
-    Ok(if strict {
+    Ok(apart(strict))
+}
+
+/// The same for two addresses in one address space.
+#[inline(always)]
+pub(super) fn decide_in_one(src: u64, dst: u64, size: u64, strict: bool) -> Result<Order, Failure> {
+    // Neither range wraps, so a distance below `size` means that they overlap.
+    if dst > src && dst - src < size {
+        return if strict {
+            Err(Status::Overlap.into())
+        } else {
+            Ok(Order::Descending)
+        };
+    }
+    if src >= dst && src - dst < size {
+        return Ok(Order::Ascending);
+    }
+    Ok(apart(strict))
+}
+
+/// The direction for ranges that share no byte.
+#[inline(always)]
+pub(super) fn apart(strict: bool) -> Order {
+    if strict {
         Order::Ascending
     } else {
         Order::Disjoint
-    })
+    }
 }

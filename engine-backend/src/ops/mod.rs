@@ -42,6 +42,7 @@ pub mod staging;
 mod transform;
 mod validate;
 mod walk;
+mod window;
 mod xor;
 
 #[cfg(test)]
@@ -65,6 +66,7 @@ pub use lease::Codecs;
 pub use missing::Verdict;
 pub use short::try_short;
 pub use staging::Staging;
+pub use window::Windows;
 
 /// Which operations this engine carries out: bit n of byte n/8 is opcode n.
 #[must_use]

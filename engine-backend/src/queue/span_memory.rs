@@ -1,6 +1,5 @@
 //! A work queue's three areas in guest memory, as [`RingMemory`].
 
-use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
 use std::mem::offset_of;
 use std::sync::atomic::{Ordering, fence};
 
@@ -8,13 +7,18 @@ use byway_protocols::ring::QueueState;
 use byway_protocols::{Completion, Descriptor, QueueHeader};
 
 use super::ring::RingMemory;
-use crate::memory::HostSpan;
+use crate::memory::{HostSpan, Slots};
+
+/// Words of a descriptor.
+const DESCRIPTOR: usize = Descriptor::SIZE / size_of::<u64>();
+/// Words of a completion.
+const COMPLETION: usize = Completion::SIZE / size_of::<u64>();
 
 /// The areas; each access is to a slot that the ring's mask has bounded.
 #[derive(Debug, Clone)]
 pub(crate) struct SpanMemory {
-    ring: HostSpan,
-    completions: HostSpan,
+    ring: Slots<DESCRIPTOR>,
+    completions: Slots<COMPLETION>,
     header: HostSpan,
 }
 
@@ -26,20 +30,17 @@ impl SpanMemory {
         completions: HostSpan,
         header: HostSpan,
     ) -> Self {
-        assert!(ring.len() >= entries as usize * Descriptor::SIZE);
-        assert!(completions.len() >= entries as usize * Completion::SIZE);
         assert!(header.len() >= QueueHeader::SIZE);
         Self {
-            ring,
-            completions,
+            ring: Slots::new(ring, entries),
+            completions: Slots::new(completions, entries),
             header,
         }
     }
 
     /// Guest-physical address and size in bytes of a completion.
     pub(crate) fn completion(&self, slot: u32) -> (u64, u64) {
-        let size = Completion::SIZE as u64;
-        (self.completions.gpa() + u64::from(slot) * size, size)
+        self.completions.gpa(slot)
     }
     /// Guest-physical address of the header line.
     pub(crate) fn header_gpa(&self) -> u64 {
@@ -68,25 +69,26 @@ impl SpanMemory {
 impl RingMemory for SpanMemory {
     #[inline(always)]
     fn load_word(&self, slot: u32) -> u64 {
-        self.ring.load_u64_acquire(slot as usize * Descriptor::SIZE)
+        self.ring.words(slot)[0].load(Ordering::Acquire)
     }
 
     #[inline(always)]
     fn load_rest(&self, slot: u32) -> [u64; 7] {
-        self.ring
-            .load_words(slot as usize * Descriptor::SIZE + size_of::<u64>())
+        let words = self.ring.words(slot);
+        std::array::from_fn(|i| words[i + 1].load(Ordering::Relaxed))
     }
 
     #[inline(always)]
-    fn store_rest(&self, slot: u32, words: [u64; 3]) {
-        let at = slot as usize * Completion::SIZE + size_of::<u64>();
-        self.completions.store_words(at, words);
+    fn store_rest(&self, slot: u32, values: [u64; 3]) {
+        let words = self.completions.words(slot);
+        for (word, value) in words[1..].iter().zip(values) {
+            word.store(value, Ordering::Relaxed);
+        }
     }
 
     #[inline(always)]
     fn store_word(&self, slot: u32, word: u64) {
-        self.completions
-            .store_u64_release(slot as usize * Completion::SIZE, word);
+        self.completions.words(slot)[0].store(word, Ordering::Release);
     }
 
     fn store_need_kick(&self, need: bool) {
@@ -100,15 +102,11 @@ impl RingMemory for SpanMemory {
 
     #[inline(always)]
     fn prefetch_descriptor(&self, slot: u32) {
-        let line = self.ring.host().0 as usize + slot as usize * Descriptor::SIZE;
-        // SAFETY: a hint that may name any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::without_provenance(line)) };
+        self.ring.prefetch(slot);
     }
 
     #[inline(always)]
     fn prefetch_completion(&self, slot: u32) {
-        let line = self.completions.host().0 as usize + slot as usize * Completion::SIZE;
-        // SAFETY: as above.
-        unsafe { _mm_prefetch::<_MM_HINT_ET0>(std::ptr::without_provenance(line)) };
+        self.completions.prefetch_for_write(slot);
     }
 }

@@ -8,7 +8,7 @@ use crate::epoch::Epochs;
 use crate::iotlb::Iotlb;
 use crate::memory::sigbus;
 use crate::ops::chunk::Chunk;
-use crate::ops::{Budget, Codecs, Execution, Outcome, Staging, Step, Verdict, try_short};
+use crate::ops::{Budget, Codecs, Execution, Outcome, Staging, Step, Verdict, Windows, try_short};
 
 /// A worker's tools without a worker. What it does depends on its arguments alone: its
 /// chunks end by work done, never by the clock.
@@ -75,7 +75,7 @@ impl Stepper {
             };
             let step = match &mut execution {
                 Some(running) => Execution::step(running, &mut chunk),
-                None => match try_short(descriptor, &mut chunk) {
+                None => match short(descriptor, &mut chunk) {
                     Some(outcome) => Step::Done(outcome),
                     None => match Execution::new(descriptor) {
                         Ok(new) => execution.insert(new).step(&mut chunk),
@@ -99,4 +99,12 @@ impl Stepper {
             }
         }
     }
+}
+
+/// The short way, for one descriptor.
+fn short<B: Backend>(descriptor: &Descriptor, chunk: &mut Chunk<'_, B>) -> Option<Outcome> {
+    let mut windows = Windows::new();
+    let ended = try_short(descriptor, chunk, &mut windows);
+    windows.close();
+    ended
 }

@@ -11,7 +11,7 @@ use crate::iotlb::Iotlb;
 use crate::ops::budget::OPERATION_COST;
 use crate::ops::chunk::Chunk;
 use crate::ops::{
-    Budget, Codecs, Execution, Outcome, Staging, Step, Verdict, try_short, wants_interrupt,
+    Budget, Codecs, Execution, Outcome, Staging, Step, Verdict, Windows, try_short, wants_interrupt,
 };
 use crate::port::{Await, Seat};
 use crate::queue::{Served, Ticket, WorkQueue};
@@ -151,6 +151,40 @@ fn go_on<B: Backend>(
     }
 }
 
+/// As many descriptors as fit into the chunk. What comes after it.
+///
+/// A function of its own, so that the registers are its loop's.
+#[inline(never)]
+fn burst<'a, B: Backend>(
+    chunk: &mut Chunk<'a, B>,
+    windows: &mut Windows<'a>,
+    served: &mut Served,
+    flight: &mut Option<Flight>,
+    waits_for: &mut Option<u64>,
+) -> Next {
+    let mut burst = 0_u32;
+    while !chunk.budget.is_over() {
+        let Some(word) = served.poll() else { break };
+        if burst >= BURST {
+            served.prefetch();
+        }
+        burst += 1;
+        let (ticket, descriptor) = served.take(word);
+        if let Some(outcome) = try_short(&descriptor, chunk, windows) {
+            let interrupt = wants_interrupt(&descriptor);
+            complete(served, chunk, ticket, &outcome, interrupt);
+            continue;
+        }
+        chunk.budget.spend(OPERATION_COST);
+        // A copy: the original stays in registers, where the short way had it.
+        let descriptor = Descriptor { ..descriptor };
+        if let Some(next) = begin(&descriptor, ticket, chunk, served, flight, waits_for) {
+            return next;
+        }
+    }
+    Next::Turns
+}
+
 /// One queue of a worker.
 #[derive(Debug)]
 pub(super) struct Active {
@@ -247,27 +281,10 @@ impl Active {
         {
             return next;
         }
-        let mut burst = 0_u32;
-        while !chunk.budget.is_over() {
-            let Some(word) = served.poll() else { break };
-            if burst >= BURST {
-                served.prefetch();
-            }
-            burst += 1;
-            let (ticket, descriptor) = served.take(word);
-            chunk.budget.spend(OPERATION_COST);
-            if let Some(outcome) = try_short(&descriptor, &mut chunk) {
-                let interrupt = wants_interrupt(&descriptor);
-                complete(served, &mut chunk, ticket, &outcome, interrupt);
-                continue;
-            }
-            // A copy: the original stays in registers, where the short way had it.
-            let descriptor = Descriptor { ..descriptor };
-            if let Some(next) = begin(&descriptor, ticket, &mut chunk, served, flight, waits_for) {
-                return next;
-            }
-        }
-        Next::Turns
+        let mut windows = Windows::new();
+        let next = burst(&mut chunk, &mut windows, served, flight, waits_for);
+        windows.close();
+        next
     }
 
     /// Whether it waits for a page, and has no turns until then.

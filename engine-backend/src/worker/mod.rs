@@ -18,6 +18,8 @@ mod config;
 mod inbox;
 mod parked;
 mod schedule;
+#[cfg(any(test, feature = "testing"))]
+mod solo;
 mod thread;
 
 #[cfg(test)]
@@ -33,6 +35,8 @@ use crossbeam_queue::ArrayQueue;
 pub use crate::stats::WorkerStats;
 pub use account::Account;
 pub use config::WorkerConfig;
+#[cfg(any(test, feature = "testing"))]
+pub use solo::Solo;
 
 use crate::backend::{Backend, Software};
 use crate::epoch::{Epochs, WORKERS_MAX};

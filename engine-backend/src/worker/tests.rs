@@ -1,5 +1,6 @@
 //! Workers on in-memory guests: real threads, real rings.
 
+mod bursts;
 mod several;
 
 use std::sync::Arc;

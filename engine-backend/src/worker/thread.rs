@@ -23,6 +23,10 @@ use crate::stats::{Published, WorkerStats};
 /// Turns, idle ones included, between two looks at the clock.
 const LOOK_EVERY: u32 = 256;
 
+/// Looks for work, none of them with success, between two pauses of the processor. A pause
+/// takes as long as several of them, and what is published meanwhile waits.
+const LOOKS_PER_PAUSE: u32 = 8;
+
 /// Of the time of a worker with work one part in so many goes to the search for queues
 /// that a kick was meant for.
 const SEARCH_PART: u64 = 8;
@@ -48,6 +52,8 @@ pub(super) struct Thread<B> {
     /// Tick of the last moment at which it had nothing in hand: the end of the last chunk,
     /// or of a look round that found no work.
     free_since: u64,
+    /// A look round found no work after `free_since`.
+    is_idle: bool,
     /// Tick from which on parked queues are searched while others have work.
     search_after: u64,
     /// Work that a tick counts for, with [`FRACTION`] bits behind the point.
@@ -91,6 +97,7 @@ impl<B: Backend> Thread<B> {
             chunk_ticks,
             park_ticks: ticks_in_us(u64::from(park_us)),
             free_since: ticks(),
+            is_idle: false,
             search_after: 0,
             tick_cost: (CHUNK_BYTES << FRACTION) / chunk_ticks,
         }
@@ -115,10 +122,10 @@ impl<B: Backend> Thread<B> {
                 self.look_at_clock();
                 until_look = 1;
             }
-            let is_idle = !self.turn();
+            let is_idle = !self.turn_soon();
             if is_idle {
                 std::hint::spin_loop();
-                self.free_since = ticks();
+                self.was_free();
             }
             until_look -= 1;
             if until_look == 0 {
@@ -143,9 +150,31 @@ impl<B: Backend> Thread<B> {
         self.queues.into_iter().flatten().collect()
     }
 
+    /// One chunk, for which it looks several times. False: no queue has work.
+    #[inline]
+    fn turn_soon(&mut self) -> bool {
+        for _ in 0..LOOKS_PER_PAUSE {
+            if self.turn() {
+                return true;
+            }
+            self.is_idle = true;
+            if self.inbox.is_pending() {
+                break;
+            }
+        }
+        false
+    }
+
+    /// Notes that it has nothing in hand now.
+    #[inline(always)]
+    fn was_free(&mut self) {
+        self.free_since = ticks();
+        self.is_idle = false;
+    }
+
     /// One chunk of whichever queue comes next. False: none has work.
     #[inline]
-    fn turn(&mut self) -> bool {
+    pub(super) fn turn(&mut self) -> bool {
         let queues = &self.queues;
         let turn = self.schedule.next(self.free_since, |key| {
             queues
@@ -157,6 +186,11 @@ impl<B: Backend> Thread<B> {
         let Some(queue) = self.queues.get_mut(turn.key).and_then(Option::as_mut) else {
             return false;
         };
+        if self.is_idle {
+            // Nobody's time.
+            self.free_since = ticks();
+            self.is_idle = false;
+        }
         let mut budget = Budget::new(turn.budget, self.chunk_ticks, self.free_since);
         let before = queue.progress();
         let next = {
@@ -259,7 +293,7 @@ impl<B: Backend> Thread<B> {
             }
         }
         // Nobody's time.
-        self.free_since = ticks();
+        self.was_free();
     }
 
     /// Sleeps until a command comes.
@@ -270,12 +304,12 @@ impl<B: Backend> Thread<B> {
         while !self.inbox.is_pending() {
             std::thread::park();
         }
-        self.free_since = ticks();
+        self.was_free();
     }
 
     /// Carries out the commands that wait. True: stop.
     #[cold]
-    fn obey(&mut self) -> bool {
+    pub(super) fn obey(&mut self) -> bool {
         self.inbox.acknowledge();
         while let Some(command) = self.inbox.receive() {
             match command {
@@ -360,5 +394,6 @@ impl<B: Backend> Thread<B> {
         self.search_after = ended + SEARCH_PART * took;
         // Nobody's time.
         self.free_since = ended;
+        self.is_idle = false;
     }
 }

@@ -141,9 +141,12 @@ fn each_case(
         let mut stage = Stage::set(large, &mut |_| {})?;
         stage.stop_on(progress.stop);
         let rows = &mut report.rows;
+        let passes = if args.quick { 2 } else { 3 };
         report.ratios.revoke_us_p999 =
-            revocation::measure(&mut stage, revocations, rows, || progress.bar.inc(1))?
-                .or_note(&mut report.not_measured);
+            revocation::measure(&mut stage, revocations, passes, rows, || {
+                progress.bar.inc(1)
+            })?
+            .or_note(&mut report.not_measured);
     }
     mechanisms_alone(&wanted, args.quick, report, progress)
 }

@@ -119,6 +119,8 @@ fn show(stage: &mut Stage, report: &mut DemoReport, bar: &ProgressBar) -> Result
     ));
     let revocations = revocation::rounds(stage, |_, _| {}).context("revocation")?;
     report.revoke_us_max = revocations.us_max;
+    report.revoke_us_max_disturbed = revocations.us_max_disturbed;
+    report.revokes_disturbed = revocations.disturbed;
     report.transfers += revocations.transfers;
     report.refused.extend(revocations.refused);
     Ok(())

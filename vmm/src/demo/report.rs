@@ -23,8 +23,13 @@ pub struct DemoReport {
     pub exits: ExitReport,
     /// Refusals provoked on purpose.
     pub refused: Vec<RefusalRow>,
-    /// Slowest revocation seen, from request to acknowledgement in the engine, in microseconds.
-    pub revoke_us_max: f64,
+    /// Slowest revocation seen, from request to acknowledgement in the engine, in microseconds; of those that the
+    /// host left alone. `None`, in JSON `null`, when it disturbed all of them.
+    pub revoke_us_max: Option<f64>,
+    /// Slowest of those during which the worker or the thread that waited for it had no core; `None` when there was none.
+    pub revoke_us_max_disturbed: Option<f64>,
+    /// How many those were.
+    pub revokes_disturbed: u32,
     /// Round trip of a cache line between the guest's core and the engine's, in nanoseconds.
     pub pingpong_ns: f64,
     /// What did not hold, in words; empty when `verified`.
@@ -198,11 +203,17 @@ impl fmt::Display for DemoReport {
             refused.add_row([&row.what, &row.status]);
         }
         writeln!(f, "{refused}")?;
-        writeln!(
-            f,
-            "slowest revocation during copies: {:.1} us",
-            self.revoke_us_max
-        )?;
+        match self.revoke_us_max {
+            Some(us) => writeln!(f, "slowest revocation during copies: {us:.1} us")?,
+            None => writeln!(f, "slowest revocation during copies: not measured")?,
+        }
+        if let Some(us) = self.revoke_us_max_disturbed {
+            writeln!(
+                f,
+                "  the host took a core away during {} more, the slowest of which took {us:.1} us",
+                self.revokes_disturbed
+            )?;
+        }
         writeln!(
             f,
             "{} transfers, {:.2} GiB, {:.1} s",

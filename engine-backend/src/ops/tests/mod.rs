@@ -19,7 +19,7 @@ use byway_protocols::{Completion, Descriptor, Flags, Opcode, Status, Word0};
 
 use super::budget::CHUNK_BYTES;
 use super::chunk::Chunk;
-use super::{Budget, Codecs, Execution, Outcome, Staging, Step, Verdict, try_short};
+use super::{Budget, Codecs, Execution, Outcome, Staging, Step, Verdict, Windows, try_short};
 use crate::backend::{Backend, Software};
 use crate::epoch::Epochs;
 use crate::iotlb::Iotlb;
@@ -107,12 +107,14 @@ impl Rig {
                 awaits: &mut None,
                 codecs: &mut self.codecs,
             };
-            if self.short
-                && self.chunks == 1
-                && let Some(outcome) = try_short(descriptor, &mut chunk)
-            {
-                chunk.backend.finish();
-                return outcome;
+            if self.short && self.chunks == 1 {
+                let mut windows = Windows::new();
+                let ended = try_short(descriptor, &mut chunk, &mut windows);
+                windows.close();
+                if let Some(outcome) = ended {
+                    chunk.backend.finish();
+                    return outcome;
+                }
             }
             let step = match &mut execution {
                 None => match Execution::new(descriptor) {

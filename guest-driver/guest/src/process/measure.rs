@@ -116,9 +116,17 @@ struct Samples {
 }
 
 impl Samples {
+    /// The time, if it is of use: reading it takes as long as a part of what is measured.
     #[inline]
-    fn push(&mut self, ticks: u64) {
+    fn start(&self) -> u64 {
+        if self.left > 0 { now() } else { 0 }
+    }
+
+    /// Keeps the time since `start`.
+    #[inline]
+    fn push_since(&mut self, start: u64) {
         if self.left > 0 {
+            let ticks = now() - start;
             // SAFETY: `run` checked that `left` of them fit, and they are written by this process
             // alone.
             unsafe {
@@ -210,7 +218,7 @@ fn one_by_one(
     let mut kicks = 0;
     while tally.completed < request.iterations && !patience.is_over(tally) {
         let descriptor = source.next();
-        let before = now();
+        let before = samples.start();
         let submitted = queue.submit(descriptor);
         let submitted = submitted.map_err(|_| Failure::new(Status::QueueDead, request.queue))?;
         if submitted.kick {
@@ -225,7 +233,7 @@ fn one_by_one(
                 return Ok(kicks);
             }
         };
-        samples.push(now() - before);
+        samples.push_since(before);
         tally.take(&completion);
         patience.look_every(tally.completed);
     }

@@ -10,7 +10,7 @@ use crate::iotlb::Iotlb;
 use crate::memory::sigbus;
 use crate::ops::budget::CHUNK_BYTES;
 use crate::ops::chunk::Chunk;
-use crate::ops::{Budget, Codecs, Execution, Staging, Step, try_short};
+use crate::ops::{Budget, Codecs, Execution, Staging, Step, Windows, try_short};
 use crate::testing::{Guest, PageSize, Process, pte};
 
 /// Where processes have their data.
@@ -103,11 +103,14 @@ impl<B: Backend> World<B> {
                 awaits: &mut None,
                 codecs: &mut self.codecs,
             };
-            if execution.is_none()
-                && let Some(outcome) = try_short(descriptor, &mut chunk)
-            {
-                chunk.backend.finish();
-                return outcome.completion;
+            if execution.is_none() {
+                let mut windows = Windows::new();
+                let ended = try_short(descriptor, &mut chunk, &mut windows);
+                windows.close();
+                if let Some(outcome) = ended {
+                    chunk.backend.finish();
+                    return outcome.completion;
+                }
             }
             let step = match &mut execution {
                 None => match Execution::new(descriptor) {

@@ -1,0 +1,201 @@
+//! Windows: what one descriptor found out about its operands, kept for those that follow it
+//! in the same chunk.
+//!
+//! In a burst of small transfers, descriptor after descriptor names the same capability and
+//! the same pages. A capability that was valid and a page that was translated in a chunk stay
+//! usable to its end: whoever revokes or invalidates waits for that, as for a long copy. So a
+//! [`Window`] is a range of an operand's own addresses and where it lies on the host, and the
+//! next operand needs a comparison of its slot and its range, nothing else.
+//!
+//! A window must never outlive its chunk, and there is none where each use counts by itself:
+//! through a capability with limits, or into memory whose writes are logged.
+
+use super::chunk::{Chunk, Operand};
+use crate::capability::Capability;
+use crate::context::Target;
+use crate::memory::HostAddr;
+use crate::stage2::Access;
+
+/// One operand's.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Window {
+    /// Slot of the operands that it is for.
+    slot: u16,
+    /// Bytes; 0 when there is no window.
+    bytes: u64,
+    /// The first byte, in the operands' own terms.
+    first: u64,
+    /// Host address of the first byte.
+    host: u64,
+    /// Bits that a distance from the first byte can have.
+    inside: u64,
+    /// What is added to an operand's own address in its address space.
+    base: u64,
+}
+
+impl Window {
+    const NONE: Self = Self {
+        slot: 0,
+        bytes: 0,
+        first: 0,
+        host: 0,
+        inside: 0,
+        base: 0,
+    };
+
+    /// Host address of `size` bytes of an operand, if they lie in the window.
+    #[inline(always)]
+    pub(super) fn find(&self, operand: Operand, size: u64) -> Option<HostAddr> {
+        let at = operand.addr.wrapping_sub(self.first);
+        let is_inside = size <= self.bytes && at <= self.bytes - size && operand.slot == self.slot;
+        // The comparison may be mispredicted; the mask is arithmetic and keeps even a
+        // speculative load near the page (Spectre variant 1). It changes nothing that passed.
+        is_inside.then(|| HostAddr(self.host.wrapping_add(at & self.inside)))
+    }
+
+    /// Address of an operand in its address space.
+    #[inline(always)]
+    pub(super) fn address(&self, operand: Operand) -> u64 {
+        self.base.wrapping_add(operand.addr)
+    }
+
+    /// The window around an operand that was just translated for `access`.
+    #[inline]
+    fn around<B>(
+        chunk: &Chunk<'_, B>,
+        operand: Operand,
+        target: &Target<'_>,
+        access: Access,
+    ) -> Self {
+        let Some(page) = chunk.iotlb.around(access) else {
+            return Self::NONE;
+        };
+        let (mut first, mut last) = (page.first, page.last);
+        if let Some(capability) = target.capability() {
+            if capability.is_limited() {
+                return Self::NONE;
+            }
+            // Not empty: the operand was found inside, and it is inside the page.
+            first = first.max(target.base);
+            last = last.min(target.base + (capability.length() - 1));
+        }
+        Self {
+            slot: operand.slot,
+            // No page is as large as the address space.
+            bytes: last - first + 1,
+            first: first - target.base,
+            host: page.host.0 + (first - page.first),
+            inside: page.last - page.first,
+            base: target.base,
+        }
+    }
+}
+
+/// Bytes that went through a capability and are not counted yet.
+#[derive(Debug, Clone, Copy)]
+struct Tally<'a> {
+    capability: Option<&'a Capability>,
+    bytes: u64,
+}
+
+impl<'a> Tally<'a> {
+    const EMPTY: Self = Self {
+        capability: None,
+        bytes: 0,
+    };
+
+    #[inline]
+    fn count_up(&mut self, access: Access) {
+        if let Some(capability) = self.capability.take() {
+            match access {
+                Access::Read => capability.account(self.bytes, 0),
+                Access::Write => capability.account(0, self.bytes),
+            }
+        }
+        self.bytes = 0;
+    }
+
+    #[inline]
+    fn add(&mut self, target: &Target<'a>, access: Access, bytes: u64) {
+        let capability = target.capability();
+        if self.capability.map(std::ptr::from_ref) != capability.map(std::ptr::from_ref) {
+            self.count_up(access);
+            self.capability = capability;
+        }
+        self.bytes += bytes;
+        // Its limits are for the next operation to see.
+        if capability.is_some_and(Capability::is_limited) {
+            self.count_up(access);
+        }
+    }
+}
+
+/// The windows of one chunk, and what went through them.
+#[derive(Debug)]
+pub struct Windows<'a> {
+    pub(super) src: Window,
+    pub(super) dst: Window,
+    /// Source and destination are in two address spaces.
+    pub(super) are_apart: bool,
+    /// A single descriptor has no use for windows.
+    is_burst: bool,
+    read: Tally<'a>,
+    written: Tally<'a>,
+}
+
+impl Default for Windows<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<'a> Windows<'a> {
+    /// None yet, at the beginning of a chunk.
+    #[inline(always)]
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            src: Window::NONE,
+            dst: Window::NONE,
+            are_apart: false,
+            is_burst: false,
+            read: Tally::EMPTY,
+            written: Tally::EMPTY,
+        }
+    }
+
+    /// Ends them with their chunk: what went through capabilities is counted now. Once for
+    /// all, since each count is an atomic operation that other workers may make, too.
+    #[inline(always)]
+    pub fn close(&mut self) {
+        self.read.count_up(Access::Read);
+        self.written.count_up(Access::Write);
+    }
+
+    /// Counts `bytes` bytes that went through both windows.
+    #[inline(always)]
+    pub(super) fn moved(&mut self, bytes: u64) {
+        self.read.bytes += bytes;
+        self.written.bytes += bytes;
+    }
+
+    /// Counts `bytes` bytes that were moved between two operands, each inside a page that was
+    /// just translated, and makes windows around them.
+    #[inline]
+    pub(super) fn open<B>(
+        &mut self,
+        chunk: &Chunk<'a, B>,
+        src: (Operand, &Target<'a>),
+        dst: (Operand, &Target<'a>),
+        bytes: u64,
+    ) {
+        self.read.add(src.1, Access::Read, bytes);
+        self.written.add(dst.1, Access::Write, bytes);
+        if self.is_burst {
+            self.src = Window::around(chunk, src.0, src.1, Access::Read);
+            self.dst = Window::around(chunk, dst.0, dst.1, Access::Write);
+            self.are_apart = src.1.space.id() != dst.1.space.id();
+        }
+        self.is_burst = true;
+    }
+}

@@ -1,0 +1,246 @@
+//! Bursts: what a worker does for many small transfers at once must be what it does for each
+//! of them alone.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::capability::{Capability, Holder, Terms, Traffic};
+use crate::worker::Solo;
+
+const PAGE: u64 = 4096;
+const PAGES: u64 = 12;
+const BYTES: u64 = PAGES * PAGE;
+/// What the smaller capability covers: it begins and ends inside pages.
+const PART: (u64, u64) = (PAGE + 100, 3 * PAGE);
+const QUOTA: u64 = 2000;
+/// Kinds of capabilities that alice holds, by the place in `World::slots`; 0 is her own memory.
+const SLOTS: usize = 5;
+
+/// One small transfer, as indices and offsets.
+#[derive(Debug, Clone)]
+struct Move {
+    from: (usize, u64),
+    to: (usize, u64),
+    size: u32,
+    strict: bool,
+}
+
+/// What happens between two bursts.
+#[derive(Debug, Clone)]
+enum Event {
+    Nothing,
+    /// Bob takes one back.
+    Revoke(usize),
+    /// A page of bob's loses its right to be written, or gets it back.
+    Toggle(u64),
+    /// Writes into bob's memory are logged from now on.
+    Log,
+}
+
+struct World {
+    alice: Process,
+    bob: Process,
+    slots: [u16; SLOTS],
+    capabilities: Vec<Arc<Capability>>,
+    worker: Solo,
+    queue: Submitter,
+}
+
+impl World {
+    fn new() -> Self {
+        let guest = |id| Guest::new(id, 4 * MIB);
+        let (alice, bob) = (Process::new(&guest(1), 16), Process::new(&guest(2), 16));
+        for process in [&alice, &bob] {
+            // Neighbours by address are none by place.
+            process.map_scattered(VA, BYTES);
+            let noise: Vec<u8> = (0..BYTES).map(|i| (i * 7 + i / 251) as u8).collect();
+            process.write(VA, &noise);
+        }
+        let all = bob.give(&alice, VA, BYTES, Rights::ALL);
+        let part = bob.give(&alice, VA + PART.0, PART.1, Rights::ALL);
+        let read_only = bob.give(&alice, VA, BYTES, Rights::READ);
+        let peek = |slot: u16| alice.context().slots().peek(u32::from(slot)).unwrap();
+        let limited = peek(all).derive(
+            Terms {
+                length: BYTES,
+                rights: Rights::ALL,
+                byte_quota: QUOTA,
+                ..Terms::default()
+            },
+            Holder::Nobody,
+            None,
+        );
+        let limited = alice.context().slots().insert(0, limited.unwrap());
+        let slots = [0, all, part, read_only, limited.ok().unwrap()];
+        let capabilities = slots[1..].iter().map(|&slot| peek(slot)).collect();
+        let queue = Submitter::new(&alice, 64, true);
+        let mut worker = Solo::new();
+        worker.attach(queue.queue().clone());
+        Self {
+            alice,
+            bob,
+            slots,
+            capabilities,
+            worker,
+            queue,
+        }
+    }
+
+    fn descriptor(&self, m: &Move) -> Descriptor {
+        let place = |(slot, offset): (usize, u64)| match slot {
+            0 => (0, VA + offset),
+            _ => (self.slots[slot], offset),
+        };
+        let ((src_slot, src), (dst_slot, dst)) = (place(m.from), place(m.to));
+        let flags = if m.strict {
+            Flags::STRICT_ORDER
+        } else {
+            Flags::NONE
+        };
+        Descriptor {
+            word0: Word0::new(src_slot, dst_slot, false).0,
+            src,
+            dst,
+            size: m.size,
+            ..Descriptor::new(Opcode::Memmove, flags)
+        }
+    }
+
+    /// Publishes some, has them served, and says how each ended.
+    fn run(&mut self, moves: &[Move]) -> Vec<Completion> {
+        for m in moves {
+            let descriptor = self.descriptor(m);
+            self.queue.submit(&descriptor);
+        }
+        while self.worker.turn() {}
+        let ended: Vec<_> = std::iter::from_fn(|| self.queue.poll()).collect();
+        assert_eq!(ended.len(), moves.len());
+        // The lap's phase alone may differ.
+        (ended.into_iter())
+            .map(|c| Completion { phase: 0, ..c })
+            .collect()
+    }
+
+    fn happen(&self, event: &Event) {
+        match *event {
+            Event::Nothing => {}
+            Event::Revoke(slot) => {
+                let held = &self.capabilities[slot - 1];
+                if held.state() != crate::capability::State::Revoked {
+                    self.bob.revoke(&self.alice, self.slots[slot]);
+                }
+            }
+            Event::Toggle(page) => {
+                self.bob.change_entry(VA + page * PAGE, |e| e ^ pte::RW);
+                self.bob.space().invalidate_all();
+            }
+            Event::Log => self.bob.guest().memory().set_dirty_log(true),
+        }
+    }
+
+    fn state(&self) -> (Vec<u8>, Vec<u8>, Vec<Traffic>) {
+        let traffic = self.capabilities.iter().map(|c| c.traffic()).collect();
+        (
+            self.alice.read(VA, BYTES),
+            self.bob.read(VA, BYTES),
+            traffic,
+        )
+    }
+
+    /// Which of bob's pages were logged since the last time.
+    fn logged(&self) -> Option<Vec<u64>> {
+        let memory = self.bob.guest().memory();
+        let (start, bytes) = self.bob.guest().ram();
+        memory
+            .dirty_log()
+            .is_on()
+            .then(|| memory.take_dirty(start, bytes).unwrap())
+    }
+}
+
+/// Few pages, and places around their ends and the smaller capability's.
+fn offset() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        4 => (0..3_u64, 0..40_u64).prop_map(|(page, line)| page * PAGE + line * 64),
+        2 => (1..PAGES, 0..400_u64).prop_map(|(page, at)| page * PAGE + at - 200),
+        1 => (0..400_u64).prop_map(|at| PART.1 + at - 200),
+        1 => 0..BYTES + 100,
+    ]
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    let slot = || prop_oneof![3 => Just(0_usize), 6 => Just(1), 3 => 2..SLOTS];
+    let size = prop_oneof![4 => Just(64_u32), 2 => 1..300_u32, 1 => 3000..5000_u32];
+    let one = ((slot(), offset()), (slot(), offset()), size, 0..8_u8);
+    let one = one.prop_map(|(from, to, size, strict)| Move {
+        from,
+        to,
+        size,
+        strict: strict == 0,
+    });
+    // Runs of neighbours, as a program would make them, among others.
+    let run = (one, 1..12_u64).prop_map(|(first, count)| {
+        let step = |n| Move {
+            from: (first.from.0, first.from.1 + 64 * n),
+            to: (first.to.0, first.to.1 + 64 * n),
+            ..first.clone()
+        };
+        (0..count).map(step).collect::<Vec<_>>()
+    });
+    proptest::collection::vec(run, 1..6).prop_map(|runs| {
+        let mut moves = runs.concat();
+        moves.truncate(60);
+        moves
+    })
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => Just(Event::Nothing),
+        1 => (1..SLOTS).prop_map(Event::Revoke),
+        2 => (0..PAGES).prop_map(Event::Toggle),
+        1 => Just(Event::Log),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+    #[test]
+    fn a_burst_does_what_each_transfer_would_do_alone(
+        bursts in proptest::collection::vec((event(), moves()), 1..6),
+    ) {
+        let (mut together, mut alone) = (World::new(), World::new());
+        for (event, moves) in &bursts {
+            for world in [&together, &alone] {
+                world.happen(event);
+            }
+            let ended = together.run(moves);
+            let expected: Vec<_> = moves.iter().flat_map(|m| alone.run(std::slice::from_ref(m))).collect();
+            prop_assert_eq!(ended, expected);
+            prop_assert!(together.state() == alone.state(), "memory or counts differ");
+            prop_assert_eq!(together.logged(), alone.logged());
+        }
+    }
+}
+
+#[test]
+fn what_is_taken_back_between_two_bursts_is_refused_in_the_second() {
+    let mut world = World::new();
+    let put = Move {
+        from: (0, 0),
+        to: (1, 0),
+        size: 64,
+        strict: false,
+    };
+    let burst = vec![put; 20];
+    let good = |c: &Completion| c.status() == Some(Status::Success);
+    assert!(world.run(&burst).iter().all(good));
+    assert_eq!(world.capabilities[0].traffic().written, 20 * 64);
+    world.happen(&Event::Revoke(1));
+    let ended = world.run(&burst);
+    let refused = |c: &Completion| c.status() == Some(Status::Revoked) && c.bytes_completed == 0;
+    assert!(ended.iter().all(refused), "{ended:?}");
+    assert_eq!(world.capabilities[0].traffic().written, 20 * 64);
+}
