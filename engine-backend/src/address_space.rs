@@ -188,6 +188,12 @@ impl AddressSpace {
     pub fn root(&self) -> &Root {
         &self.root
     }
+    /// Whether it translates by a guest's page tables.
+    #[must_use]
+    #[inline]
+    pub fn has_tables(&self) -> bool {
+        matches!(self.translator, Translator::Tables { .. })
+    }
     /// Whether it may be used.
     #[must_use]
     #[inline]

@@ -208,6 +208,7 @@ impl Admin for Engine {
             Action::Unlink { from, to } => inner.unlink(&from, &to)?,
             Action::Quota { name, share } => inner.set_share(&name, &share)?,
             Action::Audit { name, limit } => return inner.audit(&name, limit),
+            Action::Admit { .. } => return Err(AdminError::NoSockets),
             Action::List => {
                 return Ok(Reply::Domains {
                     domains: inner.list(),

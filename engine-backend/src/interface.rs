@@ -50,11 +50,13 @@ impl DirtyBitmap {
     /// Guest-physical addresses of the pages that are marked, ascending.
     pub fn pages(&self) -> impl Iterator<Item = u64> {
         let words = self.words.iter().enumerate();
-        words.flat_map(move |(at, word)| {
-            (0..64)
-                .filter(move |n| word >> n & 1 == 1)
-                .map(move |n| self.guest_addr + 4096 * (64 * at as u64 + n))
-        })
+        words
+            .filter(|(_, word)| **word != 0)
+            .flat_map(move |(at, word)| {
+                (0..64)
+                    .filter(move |n| word >> n & 1 == 1)
+                    .map(move |n| self.guest_addr + 4096 * (64 * at as u64 + n))
+            })
     }
 
     /// Adds what another log says of the same range.
@@ -112,6 +114,12 @@ pub enum DomainError {
         /// What is wrong with it.
         what: String,
     },
+    /// The domain's engine is behind a transport that has no such verb.
+    #[error("{0} cannot be asked of an engine over vhost-user")]
+    Unsupported(&'static str),
+    /// The connection to the engine's process has ended.
+    #[error("the engine is gone: {0}")]
+    Gone(String),
     /// A virtqueue index that the device has not.
     #[error("virtqueue {0} does not exist: the device has {1}")]
     NoSuchQueue(usize, usize),
@@ -207,10 +215,25 @@ pub trait Domain: Send {
     /// Back to the state after creation, RAM kept: contexts, capabilities and
     /// queues are gone, peers see theirs revoked.
     fn reset(&mut self);
-    /// Stops serving the domain's queues between two chunks; returns when it is quiet.
+    /// Stops serving the domain's queues between two chunks, and peers' access to its memory,
+    /// which they see as a fault there; returns when all is quiet and no byte of the memory is
+    /// touched any more.
     fn pause(&mut self);
     /// Serves them again.
     fn resume(&mut self);
+    /// Becomes readable when the engine is gone, which one of the VMM's own process never is:
+    /// no verb does anything from then on, until [`Self::reattach`].
+    fn lost(&self) -> Option<&EventFd> {
+        None
+    }
+    /// Attaches to the engine again, or another in its place, after [`Self::lost`]: guest RAM is
+    /// there as it was, and the device as after a reset.
+    ///
+    /// # Errors
+    /// [`DomainError::Gone`] when no engine is there, or it refuses; it may be tried again.
+    fn reattach(&mut self) -> Result<(), DomainError> {
+        Ok(())
+    }
 }
 
 /// Limits of one domain. Every table of the engine is per domain and bounded by these.
@@ -358,6 +381,15 @@ pub enum Action {
     },
     /// Lists domains and their use.
     List,
+    /// Says whose processes may attach to a domain over its socket, from the next one on: an
+    /// engine of the VMM's own process has no sockets and refuses.
+    Admit {
+        /// Name of the domain.
+        name: String,
+        /// The user; absent or null: the engine's own user only.
+        #[serde(default)]
+        uid: Option<u32>,
+    },
 }
 
 /// Records that an audit tells unless it is asked for another number.
@@ -407,10 +439,21 @@ pub struct DomainInfo {
     pub parked: u32,
     /// The most that ever waited at once.
     pub parked_max: u32,
+    /// Translations of its addresses that no worker's IOTLB had.
+    pub iotlb_misses: u64,
+    /// Walks of its guest's page tables that ended in a page of 4 KiB.
+    pub walks_4k: u64,
+    /// The same of 2 MiB.
+    pub walks_2m: u64,
+    /// The same of 1 GiB.
+    pub walks_1g: u64,
+    /// What it gets of the workers.
+    pub share: Share,
 }
 
-/// What can go wrong in [`Admin`].
+/// What can go wrong in [`Admin`]. As JSON: `{"error": "unknown", "subject": "bob"}`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(tag = "error", content = "subject", rename_all = "kebab-case")]
 pub enum AdminError {
     /// A name is not usable.
     #[error("domain name {0:?}: use 1 to 32 characters of a-z, 0-9 and '-'")]
@@ -427,6 +470,12 @@ pub enum AdminError {
     /// A limit is out of range.
     #[error("quota {0}")]
     BadQuota(String),
+    /// The engine is part of its VMM's process.
+    #[error("this engine has no sockets: it is part of the process that runs its VMs")]
+    NoSockets,
+    /// The host refused something.
+    #[error("the host refused: {0}")]
+    Host(String),
 }
 
 /// The operator's side of an engine.

@@ -6,7 +6,8 @@
 //! [`capability`] and [`context`] decide who may touch what; [`codec`] compresses and
 //! encrypts; [`queue`], [`ops`],
 //! [`backend`] and [`worker`] are the data plane; [`domain`], [`control`], [`device`] and
-//! [`engine`] the control plane. No module names one above it.
+//! [`engine`] the control plane. [`vhost_user`] and [`daemon`] stand above [`interface`] and make it
+//! reachable from other processes. No module names one above it.
 #![deny(missing_docs)]
 
 pub mod address_space;
@@ -15,6 +16,7 @@ pub mod capability;
 pub mod codec;
 pub mod context;
 pub mod control;
+pub mod daemon;
 pub mod device;
 pub mod domain;
 pub mod engine;
@@ -31,6 +33,7 @@ pub mod stage2;
 pub mod stats;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod vhost_user;
 pub mod worker;
 
 pub use engine::{Engine, EngineConfig};

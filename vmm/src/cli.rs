@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use byway_vmm::exit_status::Failure;
-use byway_vmm::{bench, demo, doctor, ops_list, run, stress};
+use byway_vmm::{bench, daemon, demo, doctor, operator, ops_list, run, stress};
 
 /// Virtual machines that exchange memory through a data-movement engine, without VM exits.
 #[derive(Debug, Parser)]
@@ -20,8 +20,20 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the VMs of a TOML file with an embedded engine
+    /// Run the VMs of a TOML file, with an embedded engine or attached to a daemon
     Run(run::Args),
+    /// Run an engine to which VMs of other processes attach over vhost-user
+    Engine(daemon::Args),
+    /// List an engine's domains and their use
+    Ps(operator::PsArgs),
+    /// Permit one domain to be given access to another's memory
+    Link(operator::LinkArgs),
+    /// Forbid it again, and revoke what was given
+    Unlink(operator::UnlinkArgs),
+    /// Show or change what a domain gets of an engine's workers
+    Quota(operator::QuotaArgs),
+    /// Tell who was given what over a domain's memory
+    Audit(operator::AuditArgs),
     /// Boot two VMs, exchange memory between them, and show and check everything that is promised
     Demo(demo::DemoArgs),
     /// Measure the project's figures side by side in one run
@@ -42,6 +54,12 @@ impl Cli {
     pub fn execute(self) -> Result<(), Failure> {
         match self.command {
             Command::Run(args) => run::run(&args),
+            Command::Engine(args) => daemon::run(&args),
+            Command::Ps(args) => operator::ps(&args),
+            Command::Link(args) => operator::link(&args),
+            Command::Unlink(args) => operator::unlink(&args),
+            Command::Quota(args) => operator::quota(&args),
+            Command::Audit(args) => operator::audit(&args),
             Command::Demo(args) => Ok(demo::run(&args)?),
             Command::Bench(args) => Ok(bench::run(&args)?),
             Command::Stress(args) => Ok(stress::run(&args)?),

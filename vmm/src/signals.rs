@@ -1,6 +1,8 @@
 //! Ctrl-C and SIGTERM for commands that take their time: the first has them stop what they started, the second
 //! ends the process.
 
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -76,6 +78,49 @@ impl StopOnSignal {
 }
 
 impl Drop for StopOnSignal {
+    fn drop(&mut self) {
+        for id in self.ids.drain(..) {
+            low_level::unregister(id);
+        }
+    }
+}
+
+/// Ctrl-C and SIGTERM as something to wait for, until dropped: readable since the first. A second
+/// one ends the process at once with code 1.
+#[derive(Debug)]
+pub struct SignalSocket {
+    receiver: UnixStream,
+    _stop: StopOnSignal,
+    ids: Vec<SigId>,
+}
+
+impl SignalSocket {
+    /// Takes the signals over.
+    ///
+    /// # Errors
+    /// When the host refuses a socket pair or a handler.
+    pub fn install() -> std::io::Result<Self> {
+        let (receiver, sender) = UnixStream::pair()?;
+        let stop = StopOnSignal::install()?;
+        let ids = [SIGINT, SIGTERM].map(|signal| {
+            let sender = sender.try_clone()?;
+            low_level::pipe::register(signal, sender)
+        });
+        Ok(Self {
+            receiver,
+            _stop: stop,
+            ids: ids.into_iter().collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl AsFd for SignalSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.receiver.as_fd()
+    }
+}
+
+impl Drop for SignalSocket {
     fn drop(&mut self) {
         for id in self.ids.drain(..) {
             low_level::unregister(id);

@@ -6,11 +6,13 @@
 //! descriptors close, and the RAM goes last.
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use byway_engine::interface::{Domain, DomainError};
+use byway_engine::vhost_user::wait;
 use kvm_bindings::{
     KVM_CAP_X86_DISABLE_EXITS, KVM_MAX_CPUID_ENTRIES, KVM_X86_DISABLE_EXITS_PAUSE, kvm_enable_cap,
 };
@@ -338,6 +340,43 @@ impl Vm {
             let mut device = device.lock().unwrap_or_else(PoisonError::into_inner);
             act(device.device_mut().domain_mut())
         })
+    }
+
+    /// Becomes readable when the process with the VM's engine is gone; `None` for an engine of this
+    /// process, or none.
+    pub fn engine_lost(&self) -> Option<EventFd> {
+        // A descriptor that cannot be duplicated now is not watched, and the VM finds out when it
+        // next asks for something.
+        self.with_domain(|domain| domain.lost()?.try_clone().ok())?
+    }
+
+    /// Whether that has happened and the VM has not attached again.
+    pub fn engine_is_lost(&self) -> bool {
+        let lost = self.engine_lost();
+        lost.is_some_and(|lost| {
+            // SAFETY: the eventfd is open for the whole block.
+            let fd = unsafe { BorrowedFd::borrow_raw(lost.as_raw_fd()) };
+            wait(&[fd], Some(Duration::ZERO)).is_ok_and(|ready| ready.has(0))
+        })
+    }
+
+    /// Tells the guest that its engine is gone: the device needs a reset.
+    pub fn report_lost_engine(&self) {
+        if let Some(device) = &self.device {
+            let mut device = device.lock().unwrap_or_else(PoisonError::into_inner);
+            device.ask_for_reset();
+        }
+    }
+
+    /// Attaches to an engine again. The guest, which may have tried in vain meanwhile, is told once
+    /// more that the device needs a reset.
+    ///
+    /// # Errors
+    /// When no engine is there, or it refuses; it may be tried again.
+    pub fn reattach(&self) -> Result<(), VmError> {
+        self.with_domain(|domain| domain.reattach()).transpose()?;
+        self.report_lost_engine();
+        Ok(())
     }
 
     /// The KVM descriptor, for tests and tools that look deeper.

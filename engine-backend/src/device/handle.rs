@@ -194,19 +194,24 @@ impl Device {
         self.settle(state);
     }
 
-    /// Tells the workers whether the domain is to be served: it is unless the VMM has
-    /// paused it or stopped its control virtqueue.
+    /// Tells the workers whether the domain is to be served, and its memory reached by peers:
+    /// it is unless the VMM has paused it or stopped its control virtqueue. When it returns,
+    /// what is forbidden has ended.
     pub(super) fn settle(&self, state: &mut State) {
         let quiet = state.paused || state.stopped;
         if quiet == state.quiet {
             return;
         }
         state.quiet = quiet;
-        let workers = self.domain.core().workers();
+        let (core, memory) = (self.domain.core(), self.domain.memory());
         if quiet {
-            workers.pause_domain(self.domain.id());
+            core.workers().pause_domain(self.domain.id());
+            // Peers with a capability over its memory are other domains' queues.
+            memory.stage2().close();
+            core.epochs().synchronize();
         } else {
-            workers.resume_domain(self.domain.id());
+            memory.stage2().open();
+            core.workers().resume_domain(self.domain.id());
         }
     }
 

@@ -174,7 +174,7 @@ impl Domain {
     }
     /// Has no RAM any more. The caller has reset the domain and removed all regions.
     pub fn forget_memory(&self) {
-        let memory = Arc::new(GuestMemory::new());
+        let memory = Arc::new(GuestMemory::counted(self.memory().walks()));
         self.tables().spaces = Spaces::new(&memory);
         *self.memory.lock().unwrap_or_else(|e| e.into_inner()) = memory;
     }
@@ -235,6 +235,7 @@ impl Domain {
     pub fn info(&self) -> DomainInfo {
         let capabilities = self.owner.capabilities();
         let (parked, parked_max) = self.waiting.counts();
+        let walks = self.memory().walks().totals();
         let tables = self.tables();
         let mut stats = tables.totals;
         for live in tables.queues.stats() {
@@ -253,6 +254,11 @@ impl Domain {
             busy_ns: self.account.busy_ns(),
             parked,
             parked_max,
+            iotlb_misses: walks.misses,
+            walks_4k: walks.leaves[0],
+            walks_2m: walks.leaves[1],
+            walks_1g: walks.leaves[2],
+            share: self.account.share(),
         }
     }
 

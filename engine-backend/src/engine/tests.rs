@@ -8,6 +8,7 @@ mod lifetime;
 mod messages;
 mod negatives;
 mod pages;
+mod remote;
 mod shares;
 mod soak;
 mod transfers;

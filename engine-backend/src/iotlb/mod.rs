@@ -149,8 +149,11 @@ impl Iotlb {
             }
         }
         self.stats.misses += 1;
-        let walked =
-            walk::translate(space, addr, access).inspect_err(|_| self.stats.faults += 1)?;
+        let walked = walk::translate(space, addr, access);
+        let leaf = walked.as_ref().ok().filter(|_| space.has_tables());
+        let counts = space.memory().walks();
+        counts.note(self.special.worker(), leaf.map(|w| w.guest_page_bytes));
+        let walked = walked.inspect_err(|_| self.stats.faults += 1)?;
         let logged = write && space.memory().dirty_log().is_on();
         let walked = if logged {
             self.note_write(space, addr, walked)

@@ -37,6 +37,13 @@ impl Special {
     }
 }
 
+impl Special {
+    /// Number of the worker.
+    pub(super) fn worker(&self) -> usize {
+        self.worker
+    }
+}
+
 impl Iotlb {
     /// Enters the space's invalidation page unless it is entered already, and returns the
     /// version that translations are good for.

@@ -10,6 +10,7 @@ mod changes;
 mod dirty;
 mod entry;
 mod mapping;
+mod shared_log;
 pub mod sigbus;
 mod slots;
 mod span;
@@ -17,13 +18,16 @@ mod span;
 pub(crate) mod test_ram;
 #[cfg(test)]
 mod tests;
+mod walks;
 
 pub use crate::stage2::HostAddr;
 pub use dirty::{DirtyLog, LOG_PAGE};
 pub use entry::GuestEntry;
 pub(crate) use entry::GuestPage;
+pub use shared_log::SharedLog;
 pub use slots::Slots;
 pub use span::HostSpan;
+pub use walks::{WalkCounts, WalkTotals};
 
 use std::io;
 use std::mem::ManuallyDrop;
@@ -108,6 +112,7 @@ pub struct GuestMemory {
     regions: RwLock<Vec<Region>>,
     dead: Arc<AtomicBool>,
     dirty: DirtyLog,
+    walks: Arc<WalkCounts>,
 }
 
 impl GuestMemory {
@@ -115,6 +120,15 @@ impl GuestMemory {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same, whose walks are counted where others' were before.
+    #[must_use]
+    pub fn counted(walks: &Arc<WalkCounts>) -> Self {
+        Self {
+            walks: Arc::clone(walks),
+            ..Self::default()
+        }
     }
 
     /// Maps a region and makes it translatable.
@@ -210,6 +224,12 @@ impl GuestMemory {
     #[inline]
     pub fn is_dead(&self) -> bool {
         self.dead.load(Ordering::Acquire)
+    }
+
+    /// How often its page tables were walked.
+    #[must_use]
+    pub fn walks(&self) -> &Arc<WalkCounts> {
+        &self.walks
     }
 
     /// Which pages the engine has written.

@@ -18,7 +18,7 @@ mod walk;
 use std::fmt;
 use std::ops::BitAnd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use byway_protocols::Status;
@@ -195,6 +195,8 @@ impl RetiredTables {
 pub struct Stage2 {
     root: Box<Table>,
     epoch: AtomicU64,
+    /// Nothing translates, whatever the tables say.
+    closed: AtomicBool,
     editing: Mutex<()>,
 }
 
@@ -219,6 +221,7 @@ impl Stage2 {
         Self {
             root: Table::new(),
             epoch: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
             editing: Mutex::new(()),
         }
     }
@@ -311,6 +314,18 @@ impl Stage2 {
         self.epoch.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Has nothing translate (status 42) until [`Self::open`], and bumps the epoch. A grace
+    /// period later no access is in flight.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.expire();
+    }
+
+    /// Has everything translate again as the tables say.
+    pub fn open(&self) {
+        self.closed.store(false, Ordering::SeqCst);
+    }
+
     /// Translates: checks the permissions of all levels, then sets A on every level and,
     /// for a write, D on the leaf.
     ///
@@ -321,6 +336,9 @@ impl Stage2 {
     /// See [`Stage2Fault`].
     #[inline]
     pub fn walk(&self, gpa: u64, access: Access) -> Result<Stage2Hit, Stage2Fault> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(Stage2Fault::NotPresent);
+        }
         walk::walk(&self.root, gpa, access)
     }
 

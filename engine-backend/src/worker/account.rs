@@ -4,8 +4,8 @@
 //! the domain, not for each worker. The operator's side writes, workers look now and then
 //! (weights, whether there is a limit) or once a chunk (a limit that there is).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::bucket::Bucket;
 use super::clock::{ns_of_ticks, ticks_in_us};
@@ -21,6 +21,8 @@ pub struct Account {
     bytes: Bucket,
     operations: Bucket,
     busy_ticks: AtomicU64,
+    /// As it was set, for who asks.
+    share: Mutex<Share>,
 }
 
 impl Account {
@@ -32,6 +34,7 @@ impl Account {
             bytes: Bucket::default(),
             operations: Bucket::default(),
             busy_ticks: AtomicU64::new(0),
+            share: Mutex::new(*share),
         };
         account.set_share(share);
         Arc::new(account)
@@ -39,7 +42,14 @@ impl Account {
 
     /// Another share from now on; workers follow within some hundred turns.
     pub fn set_share(&self, share: &Share) {
+        *self.share.lock().unwrap_or_else(PoisonError::into_inner) = *share;
         self.set_on_clock(share, ticks_in_us(SECOND_US));
+    }
+
+    /// Its share.
+    #[must_use]
+    pub fn share(&self) -> Share {
+        *self.share.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The same on a clock with so many ticks a second.

@@ -17,6 +17,7 @@ mod page_tables;
 mod parking;
 mod processes;
 mod refusals;
+mod remote;
 mod reset;
 mod revoke;
 mod rings;

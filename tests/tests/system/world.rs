@@ -124,7 +124,7 @@ impl Deref for Party {
 
 impl Party {
     /// Boots the VM of domain `name`.
-    pub fn boot(engine: &Engine, name: &str, bytes: u64) -> Result<Self> {
+    pub fn boot(engine: &dyn Admin, name: &str, bytes: u64) -> Result<Self> {
         let spec = GuestSpec {
             name: name.to_owned(),
             memory_bytes: (OTHER_RAM + bytes).next_multiple_of(PAGE_2M),

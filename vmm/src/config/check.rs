@@ -12,7 +12,8 @@ use toml::Spanned;
 
 use super::file::{EngineTable, FileConfig, LinkTable, QuotaTable, VmTable};
 use super::{
-    ByteSize, ConfigError, EngineSettings, RunConfig, SPIN_US_MAX, VMS_MAX, VmEntry, WORKERS_MAX,
+    ByteSize, ConfigError, DaemonConfig, DomainEntry, EngineSettings, RunConfig, SPIN_US_MAX,
+    VMS_MAX, VmEntry, WORKERS_MAX,
 };
 use crate::devices::byway::DEFAULT_DEVICE_ID;
 use crate::devices::serial::SerialSink;
@@ -22,6 +23,8 @@ use crate::loader::KernelSource;
 use crate::memory::{HugePages, RAM_MAX, RAM_MIN, RamConfig};
 use crate::vm::{CPUS_MAX, VmConfig};
 
+/// No domain of a daemon can have this name.
+const OPERATOR: &str = "admin";
 /// Name of the built-in image in `image = "..."`.
 const BUILT_IN: &str = "byway-guest";
 /// Least RAM for the built-in image: its own, the mailbox and something to work with.
@@ -115,6 +118,13 @@ impl Place<'_> {
 
 pub(super) fn check(path: &Path, text: &str, file: FileConfig) -> Result<RunConfig, ConfigError> {
     let place = Place { path, text };
+    if let Some(domain) = file.domain.first() {
+        return Err(place.wrong(
+            domain.span(),
+            "[[domain]] is for `byway engine`",
+            "VMs are [[vm]] tables; each has its domain and [vm.quotas]",
+        ));
+    }
     if file.vm.is_empty() {
         return Err(ConfigError::whole(
             path,
@@ -131,25 +141,96 @@ pub(super) fn check(path: &Path, text: &str, file: FileConfig) -> Result<RunConf
     }
     let engine = engine(&place, file.engine)?;
     let mut vms: Vec<VmEntry> = Vec::with_capacity(file.vm.len());
-    let mut lines = HashMap::new();
+    let mut names = Names::new("VM");
     for table in file.vm {
         let name = table.get_ref().name.clone();
         let entry = vm(&place, table)?;
-        let line = text[..name.span().start].matches('\n').count() + 1;
-        if let Some(first) = lines.insert(entry.vm.name.clone(), line) {
-            return Err(place.wrong(
-                name.span(),
-                format!(
-                    "{:?} is the name of another VM, in line {first}",
-                    entry.vm.name
-                ),
-                "give each VM a name of its own",
-            ));
-        }
+        names.add(&place, &name)?;
         vms.push(entry);
     }
-    let links = links(&place, file.link, &vms)?;
+    let links = links(&place, file.link, &names)?;
     Ok(RunConfig { engine, vms, links })
+}
+
+pub(super) fn check_daemon(
+    path: &Path,
+    text: &str,
+    file: FileConfig,
+) -> Result<DaemonConfig, ConfigError> {
+    let place = Place { path, text };
+    if let Some(vm) = file.vm.first() {
+        return Err(place.wrong(
+            vm.span(),
+            "[[vm]] is for `byway run`, which attaches to this engine with --engine",
+            "name the VMs' domains here, in [[domain]] tables with name and quotas",
+        ));
+    }
+    if let Some(one_more) = file.domain.get(VMS_MAX) {
+        return Err(place.wrong(
+            one_more.span(),
+            format!("more than {VMS_MAX} domains"),
+            "start another engine for the others",
+        ));
+    }
+    let engine = engine(&place, file.engine)?;
+    let mut domains = Vec::with_capacity(file.domain.len());
+    let mut names = Names::new("domain");
+    for table in file.domain {
+        let table = table.into_inner();
+        let span = table.name.span();
+        if table.name.get_ref() == OPERATOR {
+            return Err(place.wrong(
+                span,
+                format!("{OPERATOR:?} is the name of the operator's socket"),
+                "choose another name",
+            ));
+        }
+        domains.push(DomainEntry {
+            name: name(&place, &table.name)?,
+            uid: table.uid,
+            quotas: quotas(&place, &table.quotas, span)?,
+        });
+        names.add(&place, &table.name)?;
+    }
+    let links = links(&place, file.link, &names)?;
+    Ok(DaemonConfig {
+        engine,
+        domains,
+        links,
+    })
+}
+
+/// Names of what a file declares, each once.
+struct Names {
+    /// What they are names of.
+    what: &'static str,
+    list: Vec<String>,
+    lines: HashMap<String, usize>,
+}
+
+impl Names {
+    fn new(what: &'static str) -> Self {
+        Self {
+            what,
+            list: Vec::new(),
+            lines: HashMap::new(),
+        }
+    }
+
+    fn add(&mut self, place: &Place<'_>, name: &Spanned<String>) -> Result<(), ConfigError> {
+        let what = self.what;
+        let line = place.text[..name.span().start].matches('\n').count() + 1;
+        let name_of = name.get_ref().clone();
+        if let Some(first) = self.lines.insert(name_of.clone(), line) {
+            return Err(place.wrong(
+                name.span(),
+                format!("{name_of:?} is the name of another {what}, in line {first}"),
+                format!("give each {what} a name of its own"),
+            ));
+        }
+        self.list.push(name_of);
+        Ok(())
+    }
 }
 
 fn engine(place: &Place<'_>, table: EngineTable) -> Result<EngineSettings, ConfigError> {
@@ -363,20 +444,19 @@ fn cannot_be_a_file(path: &Path) -> Option<&'static str> {
 fn links(
     place: &Place<'_>,
     tables: Vec<Spanned<LinkTable>>,
-    vms: &[VmEntry],
+    names: &Names,
 ) -> Result<Vec<LinkPolicy>, ConfigError> {
-    let names: Vec<&str> = vms.iter().map(|entry| entry.vm.name.as_str()).collect();
     let mut seen = HashSet::new();
     let mut links = Vec::with_capacity(tables.len());
     for table in tables {
         let span = table.span();
         let table = table.into_inner();
         for end in [&table.from, &table.to] {
-            if !names.contains(&end.get_ref().as_str()) {
+            if !names.list.contains(end.get_ref()) {
                 return Err(place.wrong(
                     end.span(),
-                    format!("there is no VM {:?}", end.get_ref()),
-                    format!("use one of {}", names.join(", ")),
+                    format!("there is no {} {:?}", names.what, end.get_ref()),
+                    format!("use one of {}", names.list.join(", ")),
                 ));
             }
         }

@@ -10,7 +10,7 @@ use toml::Spanned;
 use super::size::ByteSize;
 use crate::memory::HugePages;
 
-/// The whole file.
+/// The whole file: of VMs to run, or of an engine that is a daemon.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FileConfig {
@@ -18,6 +18,8 @@ pub(super) struct FileConfig {
     pub engine: EngineTable,
     #[serde(default)]
     pub vm: Vec<Spanned<VmTable>>,
+    #[serde(default)]
+    pub domain: Vec<Spanned<DomainTable>>,
     #[serde(default)]
     pub link: Vec<Spanned<LinkTable>>,
 }
@@ -57,7 +59,17 @@ pub(super) struct VmTable {
     pub quotas: QuotaTable,
 }
 
-/// `[vm.quotas]`
+/// `[[domain]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DomainTable {
+    pub name: Spanned<String>,
+    pub uid: Option<u32>,
+    #[serde(default)]
+    pub quotas: QuotaTable,
+}
+
+/// `[vm.quotas]`, `[domain.quotas]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct QuotaTable {
@@ -73,7 +85,7 @@ pub(super) struct QuotaTable {
     pub share: ShareTable,
 }
 
-/// `[vm.quotas.share]`
+/// `[vm.quotas.share]`, `[domain.quotas.share]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ShareTable {

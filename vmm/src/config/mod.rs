@@ -1,4 +1,5 @@
-//! `vms.toml`: which VMs to run, what each may use, and who may reach whose memory.
+//! `vms.toml`: which VMs to run, what each may use, and who may reach whose memory; and
+//! `engine.toml`, which says the same of an engine that is a daemon, but for the VMs themselves.
 //!
 //! Reading is separate from running: a file is checked completely before anything starts, and
 //! every mistake names its line. See `vmm/README.md` for the keys.
@@ -15,8 +16,9 @@ pub use size::ByteSize;
 use std::fs;
 use std::path::Path;
 
+use byway_engine::EngineConfig;
 use byway_engine::backend::Choice;
-use byway_engine::interface::{LinkPolicy, Quotas};
+use byway_engine::interface::{Action, LinkPolicy, Quotas};
 
 use crate::vm::VmConfig;
 
@@ -27,7 +29,7 @@ pub const WORKERS_MAX: u64 = 64;
 /// Longest time that an idle worker may spin, in microseconds.
 pub const SPIN_US_MAX: u64 = 1_000_000;
 
-/// The embedded engine's settings; what is absent is the engine's own choice.
+/// An engine's settings; what is absent is the engine's own choice.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EngineSettings {
     /// Number of workers, 1 to [`WORKERS_MAX`].
@@ -62,31 +64,90 @@ pub struct RunConfig {
     pub links: Vec<LinkPolicy>,
 }
 
+/// A domain of a daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainEntry {
+    /// Its name, and its socket's.
+    pub name: String,
+    /// The user whose processes may attach; without one, the daemon's own.
+    pub uid: Option<u32>,
+    /// What it may use of the engine.
+    pub quotas: Quotas,
+}
+
+/// A daemon's checked configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DaemonConfig {
+    /// The engine.
+    pub engine: EngineSettings,
+    /// Domains, names unique.
+    pub domains: Vec<DomainEntry>,
+    /// Links between them; each pair and direction at most once.
+    pub links: Vec<LinkPolicy>,
+}
+
+impl DaemonConfig {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// The first mistake, with its place.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = read(path, "give the path of a TOML file with [[domain]] tables")?;
+        Self::parse(path, &text)
+    }
+
+    /// Checks `text` as if it had been read from `path`.
+    ///
+    /// # Errors
+    /// The first mistake, with its place.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let file = toml::from_str(text).map_err(|error| syntax_error(path, text, &error))?;
+        check::check_daemon(path, text, file)
+    }
+
+    /// What the operator would ask of an engine without domains to have it so.
+    #[must_use]
+    pub fn actions(self) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for DomainEntry { name, uid, quotas } in self.domains {
+            let admit = uid.map(|uid| Action::Admit {
+                name: name.clone(),
+                uid: Some(uid),
+            });
+            actions.push(Action::CreateDomain { name, quotas });
+            actions.extend(admit);
+        }
+        actions.extend(self.links.into_iter().map(Action::Link));
+        actions
+    }
+}
+
+impl EngineSettings {
+    /// As the engine wants it.
+    #[must_use]
+    pub fn engine(&self) -> EngineConfig {
+        let default = EngineConfig::default();
+        EngineConfig {
+            workers: self.workers.unwrap_or(default.workers),
+            worker_cpus: self.pin.clone(),
+            park_us: self.spin_us.unwrap_or(default.park_us),
+            page_response_ms: self.page_response_ms.unwrap_or(default.page_response_ms),
+            backend: self.backend,
+            ..default
+        }
+    }
+}
+
 impl RunConfig {
     /// Reads and checks a file. Relative paths in it are relative to it.
     ///
     /// # Errors
     /// The first mistake, with its place.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let bytes = fs::read(path).map_err(|error| {
-            ConfigError::whole(
-                path,
-                format!("cannot be read: {error}"),
-                "give the path of a TOML file with at least one [[vm]]",
-            )
-        })?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let at = error.utf8_error().valid_up_to();
-            // The text up to there is as it was, so the place is the same.
-            let text = String::from_utf8_lossy(error.as_bytes());
-            ConfigError::at(
-                path,
-                &text,
-                at..at,
-                "not UTF-8 text",
-                "save the file as UTF-8",
-            )
-        })?;
+        let text = read(
+            path,
+            "give the path of a TOML file with at least one [[vm]]",
+        )?;
         Self::parse(path, &text)
     }
 
@@ -98,6 +159,50 @@ impl RunConfig {
         let file = toml::from_str(text).map_err(|error| syntax_error(path, text, &error))?;
         check::check(path, text, file)
     }
+
+    /// Whether its VMs could run with an engine of another process: what that engine's operator
+    /// decides must not be in it, since nobody would heed it.
+    ///
+    /// # Errors
+    /// What must not be there.
+    pub fn check_remote(&self, path: &Path) -> Result<(), ConfigError> {
+        let theirs = |what: &str| {
+            ConfigError::whole(
+                path,
+                format!("{what} cannot be set with --engine: the engine's operator decides"),
+                "remove it here, and put it into the file of `byway engine`",
+            )
+        };
+        if self.engine != EngineSettings::default() {
+            return Err(theirs("[engine]"));
+        }
+        if let Some(link) = self.links.first() {
+            let LinkPolicy { from, to, .. } = link;
+            return Err(theirs(&format!("the [[link]] from {from:?} to {to:?}")));
+        }
+        let limited = |entry: &&VmEntry| entry.quotas != Quotas::default();
+        if let Some(entry) = self.vms.iter().find(limited) {
+            return Err(theirs(&format!("[vm.quotas] of {:?}", entry.vm.name)));
+        }
+        Ok(())
+    }
+}
+
+fn read(path: &Path, help: &str) -> Result<String, ConfigError> {
+    let bytes = fs::read(path)
+        .map_err(|error| ConfigError::whole(path, format!("cannot be read: {error}"), help))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        // The text up to there is as it was, so the place is the same.
+        let text = String::from_utf8_lossy(error.as_bytes());
+        ConfigError::at(
+            path,
+            &text,
+            at..at,
+            "not UTF-8 text",
+            "save the file as UTF-8",
+        )
+    })
 }
 
 fn syntax_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {

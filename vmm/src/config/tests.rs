@@ -62,6 +62,119 @@ fn refused(replace: &str, by: &str, line: usize, what: &str) {
     assert!(!error.help.is_empty(), "{error}");
 }
 
+const ENGINE: &str = r#"
+[engine]
+workers = 2
+
+[[domain]]
+name = "alice"
+uid = 1000
+[domain.quotas]
+queues = 16
+[domain.quotas.share]
+weight = 3
+
+[[domain]]
+name = "bob"
+
+[[link]]
+from = "bob"
+to = "alice"
+read = true
+"#;
+
+fn parse_engine(replace: &str, by: &str) -> Result<DaemonConfig, ConfigError> {
+    assert!(ENGINE.contains(replace), "{replace}");
+    let text = ENGINE.replacen(replace, by, 1);
+    DaemonConfig::parse("engine.toml".as_ref(), &text)
+}
+
+#[test]
+fn an_engines_file_becomes_actions() {
+    let config = parse_engine("alice", "alice").unwrap();
+    assert_eq!(config.engine.engine().workers, 2);
+    let actions = config.actions();
+    let [
+        Action::CreateDomain { name, quotas },
+        Action::Admit {
+            name: admitted,
+            uid: Some(1000),
+        },
+        Action::CreateDomain { name: bob, .. },
+        Action::Link(link),
+    ] = &actions[..]
+    else {
+        panic!("{actions:?}");
+    };
+    assert_eq!(
+        (&name[..], &admitted[..], &bob[..]),
+        ("alice", "alice", "bob")
+    );
+    assert_eq!((quotas.queues, quotas.share.weight), (16, 3));
+    assert_eq!(
+        (&link.from[..], &link.to[..], link.read),
+        ("bob", "alice", true)
+    );
+    assert_eq!(
+        DaemonConfig::parse("f".as_ref(), "").unwrap(),
+        DaemonConfig::default()
+    );
+}
+
+#[test]
+fn mistakes_in_an_engines_file_name_their_line() {
+    for (replace, by, line, what) in [
+        ("uid = 1000", "uid = -1", 7, "integer"),
+        ("uid = 1000", "memory = 1", 7, "unknown field"),
+        ("queues = 16", "queues = 99999999", 9, "quota queues"),
+        ("weight = 3", "weight = 0", 11, "share.weight"),
+        ("name = \"bob\"", "name = \"alice\"", 14, "in line 6"),
+        ("name = \"bob\"", "name = \"B\"", 14, "is not a name"),
+        ("name = \"bob\"", "name = \"admin\"", 14, "operator"),
+        ("to = \"alice\"", "to = \"carol\"", 18, "no domain"),
+        (
+            "[[domain]]\nname = \"bob\"",
+            "[[vm]]\nname = \"bob\"\nmemory = \"1M\"",
+            13,
+            "byway run",
+        ),
+    ] {
+        let error = parse_engine(replace, by).unwrap_err();
+        assert_eq!(error.place.map(|place| place.0), Some(line), "{error}");
+        assert!(error.what.contains(what), "{error}");
+    }
+    let error = parse("[[link]]", "[[domain]]\nname = \"x\"\n[[link]]").unwrap_err();
+    assert!(error.what.contains("byway engine"), "{error}");
+}
+
+#[test]
+fn a_remote_engine_is_left_to_its_operator() {
+    let path = Path::new("vms.toml");
+    let vm = "[[vm]]\nname = \"a\"\nimage = \"byway-guest\"\nmemory = \"64M\"\n";
+    let check = |more: &str| {
+        let config = RunConfig::parse(path, &format!("{more}{vm}")).unwrap();
+        config.check_remote(path)
+    };
+    assert_eq!(check(""), Ok(()));
+    for (more, what) in [
+        ("[engine]\nworkers = 2\n".to_owned(), "[engine]"),
+        (
+            format!("{}[vm.quotas]\nqueues = 1\n", vm.replace("\"a\"", "\"b\"")),
+            "\"b\"",
+        ),
+        (
+            format!(
+                "{}[[link]]\nfrom = \"a\"\nto = \"b\"\nread = true\n",
+                vm.replace("\"a\"", "\"b\"")
+            ),
+            "[[link]]",
+        ),
+    ] {
+        let error = check(&more).unwrap_err();
+        assert!(error.what.contains(what), "{error}");
+    }
+}
+
 #[test]
 fn a_good_file_means_what_it_says() {
     let config = parse("alice", "alice").unwrap();

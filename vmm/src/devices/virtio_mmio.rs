@@ -369,7 +369,13 @@ impl<D: VirtioDevice> VirtioMmio<D> {
         }
     }
 
-    /// Tells the driver that only a reset helps (2.1.2).
+    /// Tells the driver, if there is one, that only a reset helps (2.1.2).
+    pub fn ask_for_reset(&mut self) {
+        if self.status & DRIVER != 0 {
+            self.fail();
+        }
+    }
+
     fn fail(&mut self) {
         self.status |= NEEDS_RESET;
         self.config_change = true;

@@ -1,10 +1,13 @@
 //! Builds the engine and all VMs of a configuration.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use byway_engine::Engine;
+use byway_engine::daemon::RemoteEngine;
 use byway_engine::engine::EngineError;
 use byway_engine::interface::{Action, Admin, AdminError};
-use byway_engine::{Engine, EngineConfig};
+use byway_engine::vhost_user::RemoteDomain;
 
 use crate::config::{EngineSettings, RunConfig};
 use crate::exit_status::Failure;
@@ -52,19 +55,12 @@ pub fn launch(config: RunConfig) -> Result<Fleet, Failure> {
     launch_with(config, engine)
 }
 
-fn embedded_engine(settings: &EngineSettings) -> Result<Arc<dyn Admin>, Failure> {
-    let default = EngineConfig::default();
-    let config = EngineConfig {
-        workers: settings.workers.unwrap_or(default.workers),
-        worker_cpus: settings.pin.clone(),
-        park_us: settings.spin_us.unwrap_or(default.park_us),
-        page_response_ms: settings
-            .page_response_ms
-            .unwrap_or(default.page_response_ms),
-        backend: settings.backend,
-        ..default
-    };
-    let engine = Engine::new(config).map_err(|error| match error {
+/// An engine with these settings and no domains, in this process.
+///
+/// # Errors
+/// When a setting is impossible or the host lacks something.
+pub fn embedded_engine(settings: &EngineSettings) -> Result<Arc<dyn Admin>, Failure> {
+    let engine = Engine::new(settings.engine()).map_err(|error| match error {
         EngineError::Config(error) => Failure::usage(error),
         EngineError::Backend(error) => Failure::host(error),
         other => Failure::failed(other),
@@ -101,8 +97,39 @@ pub fn launch_with(config: RunConfig, engine: Arc<dyn Admin>) -> Result<Fleet, F
     Ok(Fleet { vms, engine })
 }
 
+/// Builds every VM with its domain of the daemon whose sockets are in `folder`; no guest runs yet.
+/// That the domains are there, and linked, is that engine's operator's matter.
+///
+/// # Errors
+/// When nobody answers at a domain's socket, or what else kept a VM from being built.
+pub fn launch_remote(config: RunConfig, folder: &Path) -> Result<Fleet, Failure> {
+    let engine = RemoteEngine::new(folder);
+    let mut vms = Vec::with_capacity(config.vms.len());
+    for entry in config.vms {
+        let name = entry.vm.name.clone();
+        let socket = engine.socket(&name);
+        let domain = RemoteDomain::connect(&socket).map_err(|error| {
+            Failure::host(format!(
+                "VM {name:?} cannot attach: {error} (is `byway engine --socket {}` running, with a \
+                 domain of this name that no other VMM has?)",
+                folder.display()
+            ))
+        })?;
+        let vm = Vm::new(entry.vm, Some(Box::new(domain))).map_err(|error| {
+            let failure = Failure::from(error);
+            eprintln!("byway: VM {name:?} cannot be built");
+            failure
+        })?;
+        vms.push(vm);
+    }
+    Ok(Fleet {
+        vms,
+        engine: Arc::new(engine),
+    })
+}
+
 /// What the operator wrote is the usual reason for a refusal.
-fn act(engine: &dyn Admin, action: Action) -> Result<(), Failure> {
+pub(crate) fn act(engine: &dyn Admin, action: Action) -> Result<(), Failure> {
     engine.act(action).map(drop).map_err(|error| match error {
         AdminError::BadName(_) | AdminError::BadQuota(_) | AdminError::Exists(_) => {
             Failure::usage(error)

@@ -10,7 +10,8 @@ mod launch;
 mod supervisor;
 
 pub use audit::{AuditError, AuditFile, AuditReport};
-pub use launch::{Fleet, launch};
+pub(crate) use launch::act;
+pub use launch::{Fleet, embedded_engine, launch, launch_remote};
 
 use std::io;
 use std::path::PathBuf;
@@ -24,7 +25,7 @@ use crate::host;
 /// Arguments of `byway run`.
 #[derive(Debug, Clone, Parser)]
 #[command(
-    after_help = "Examples:\n  byway run vms.toml          run its VMs until they end or Ctrl-C\n  byway run --check vms.toml  only look for mistakes\n  byway run --audit audit.json vms.toml\n                              who gave what to whom: at the end, and on SIGUSR1"
+    after_help = "Examples:\n  byway run vms.toml          run its VMs until they end or Ctrl-C\n  byway run --check vms.toml  only look for mistakes\n  byway run --audit audit.json vms.toml\n                              who gave what to whom: at the end, and on SIGUSR1\n  byway run --engine /run/byway vms.toml\n                              attach to a daemon (`byway engine`)"
 )]
 pub struct Args {
     /// The VMs to run, as TOML; see vmm/README.md for its keys
@@ -32,6 +33,10 @@ pub struct Args {
     /// Check the file and do nothing else
     #[arg(long)]
     pub check: bool,
+    /// Attach to the engine whose sockets are in this folder, instead of starting one; quotas and
+    /// links are that engine's
+    #[arg(long, value_name = "DIR")]
+    pub engine: Option<PathBuf>,
     /// Write who gave what to whom, what went through it and how it ended, as JSON: at the end, and on SIGUSR1
     #[arg(long, value_name = "FILE")]
     pub audit: Option<PathBuf>,
@@ -44,6 +49,9 @@ pub struct Args {
 /// a VM cannot be built or one crashed.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let config = RunConfig::load(&args.file).map_err(Failure::usage)?;
+    if args.engine.is_some() {
+        config.check_remote(&args.file).map_err(Failure::usage)?;
+    }
     if args.check {
         eprintln!(
             "byway: {}: {} VMs and {} links, no mistakes found",
@@ -55,7 +63,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     host::open_kvm()?;
     let signals = supervisor::Signals::install().map_err(Failure::failed)?;
-    let mut fleet = launch(config)?;
+    let mut fleet = match &args.engine {
+        Some(folder) => launch_remote(config, folder)?,
+        None => launch(config)?,
+    };
     fleet.start()?;
     let audit = args.audit.clone().map(AuditFile);
     supervisor::supervise(fleet, signals, audit, &io::stdin())

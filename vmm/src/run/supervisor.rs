@@ -1,4 +1,5 @@
-//! The event loop beside running VMs: ends of VMs, signals, console input.
+//! The event loop beside running VMs: ends of VMs, signals, console input, and engines of other
+//! processes that go and come back.
 
 use std::cell::RefCell;
 use std::io::{self, Read};
@@ -7,20 +8,27 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::{SigId, flag, low_level};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::audit::{AuditError, AuditFile};
 use super::launch::Fleet;
 use crate::exit_status::Failure;
+use crate::vm::Vm;
 
 /// Event data: which descriptor became ready. VMs are numbered from [`FIRST_VM`].
 const SIGNAL: u32 = 0;
 const INPUT: u32 = 1;
 const AUDIT: u32 = 2;
 const FIRST_VM: u32 = 3;
+
+/// First and longest time between two attempts to attach to an engine that is gone.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// How long to wait before input that did not fit into the guest's FIFO is offered again.
 const INPUT_RETRY_MS: i32 = 20;
@@ -74,9 +82,20 @@ impl Drop for Signals {
     }
 }
 
+/// When to try again to attach a VM.
+#[derive(Debug, Clone, Copy)]
+struct Retry {
+    at: Instant,
+    then: Duration,
+}
+
 /// What the loop knows.
 struct Supervisor {
     fleet: Fleet,
+    /// Kept, so that what is waited for stays open. By VM.
+    lost: Vec<Option<EventFd>>,
+    /// Of VMs whose engine is gone.
+    retries: Vec<Option<Retry>>,
     signals: Signals,
     audit: Option<AuditFile>,
     input: RawFd,
@@ -98,6 +117,8 @@ pub fn supervise(
 ) -> Result<(), Failure> {
     let supervisor = Rc::new(RefCell::new(Supervisor {
         running: fleet.vms.len(),
+        lost: fleet.vms.iter().map(Vm::engine_lost).collect(),
+        retries: vec![None; fleet.vms.len()],
         fleet,
         signals,
         audit,
@@ -108,13 +129,12 @@ pub fn supervise(
     let mut events = EventManager::<Rc<RefCell<Supervisor>>>::new().map_err(Failure::failed)?;
     events.add_subscriber(Rc::clone(&supervisor));
     while supervisor.borrow().goes_on() {
-        let timeout = if supervisor.borrow().pending.is_empty() {
-            -1
-        } else {
-            INPUT_RETRY_MS
-        };
-        events.run_with_timeout(timeout).map_err(Failure::failed)?;
+        let timeout_ms = supervisor.borrow().timeout_ms();
+        events
+            .run_with_timeout(timeout_ms)
+            .map_err(Failure::failed)?;
         supervisor.borrow_mut().offer_input();
+        supervisor.borrow_mut().attach_again();
     }
     let clean = supervisor.borrow_mut().fleet.stop();
     // Now every capability has an end.
@@ -141,6 +161,62 @@ impl Supervisor {
         };
         let names = self.fleet.vms.iter().map(|vm| vm.name().to_owned());
         file.write(self.fleet.engine.as_ref(), names)
+    }
+
+    /// How long nothing is to be done unless something happens; negative: for ever.
+    fn timeout_ms(&self) -> i32 {
+        let input = (!self.pending.is_empty()).then_some(INPUT_RETRY_MS);
+        let now = Instant::now();
+        let retries = self.retries.iter().flatten().map(|retry| {
+            let left = retry.at.saturating_duration_since(now);
+            // Rounded up, so as not to come too early for it.
+            i32::try_from(left.as_millis()).map_or(i32::MAX, |ms| ms.saturating_add(1))
+        });
+        retries.chain(input).min().unwrap_or(-1)
+    }
+
+    fn engine_lost(&mut self, index: usize) {
+        let vm = &self.fleet.vms[index];
+        // An event of before may come after it has been seen to.
+        if self.retries[index].is_some() || vm.outcome().is_some() || !vm.engine_is_lost() {
+            return;
+        }
+        eprintln!(
+            "byway: {} has lost its engine; its device needs a reset, and attaching is tried again",
+            vm.name()
+        );
+        vm.report_lost_engine();
+        self.retries[index] = Some(Retry {
+            at: Instant::now() + RETRY_MIN,
+            then: RETRY_MIN,
+        });
+    }
+
+    fn attach_again(&mut self) {
+        for (vm, slot) in self.fleet.vms.iter().zip(&mut self.retries) {
+            let now = Instant::now();
+            let Some(retry) = slot.filter(|retry| retry.at <= now) else {
+                continue;
+            };
+            if vm.outcome().is_some() {
+                *slot = None;
+                continue;
+            }
+            match vm.reattach() {
+                Ok(()) => {
+                    eprintln!("byway: {} is attached again", vm.name());
+                    *slot = None;
+                }
+                Err(error) => {
+                    tracing::info!("{}: {error}", vm.name());
+                    let then = RETRY_MAX.min(2 * retry.then);
+                    *slot = Some(Retry {
+                        at: now + then,
+                        then,
+                    });
+                }
+            }
+        }
     }
 
     fn goes_on(&self) -> bool {
@@ -188,11 +264,21 @@ impl Supervisor {
 
 impl MutEventSubscriber for Supervisor {
     fn init(&mut self, ops: &mut EventOps) {
-        let mut add = |fd: RawFd, data| {
-            ops.add(Events::with_data_raw(fd, data, EventSet::IN))
+        let mut add_for = |fd: RawFd, data, set| {
+            ops.add(Events::with_data_raw(fd, data, set))
                 .map_err(|error| (fd, error))
         };
-        let mut result = add(self.signals.receiver.as_raw_fd(), SIGNAL);
+        // Readable until the VM is attached again: once is enough.
+        let once = EventSet::IN | EventSet::EDGE_TRIGGERED;
+        let first_lost = FIRST_VM + self.fleet.vms.len() as u32;
+        let mut watched: Result<(), (RawFd, _)> = Ok(());
+        for (data, lost) in (first_lost..).zip(&self.lost) {
+            if let Some(lost) = lost {
+                watched = watched.and_then(|()| add_for(lost.as_raw_fd(), data, once));
+            }
+        }
+        let mut add = |fd, data| add_for(fd, data, EventSet::IN);
+        let mut result = watched.and_then(|()| add(self.signals.receiver.as_raw_fd(), SIGNAL));
         result = result.and_then(|()| add(self.signals.audit.as_raw_fd(), AUDIT));
         for (data, vm) in (FIRST_VM..).zip(&self.fleet.vms) {
             result = result.and_then(|()| add(vm.ended_event().as_raw_fd(), data));
@@ -226,6 +312,10 @@ impl MutEventSubscriber for Supervisor {
                     // Removing what was added cannot fail.
                     let _ = ops.remove(Events::empty_raw(self.input));
                 }
+            }
+            lost if lost >= FIRST_VM + self.fleet.vms.len() as u32 => {
+                let first_lost = FIRST_VM + self.fleet.vms.len() as u32;
+                self.engine_lost((lost - first_lost) as usize);
             }
             vm => {
                 let index = (vm - FIRST_VM) as usize;

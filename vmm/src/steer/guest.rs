@@ -9,7 +9,6 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use byway_agent::commands::{self, Request};
 use byway_agent::host::Ticket;
 use byway_agent::{CallError, GuestState, HostMailbox, Process};
-use byway_engine::Engine;
 use byway_engine::interface::Admin;
 
 use super::engine_calls::Opened;
@@ -67,7 +66,7 @@ impl Guest {
     ///
     /// # Errors
     /// When the VM cannot be made, or the guest crashes or does not come up; its console is part of the message.
-    pub fn boot(spec: &GuestSpec, engine: &Engine) -> Result<Self> {
+    pub fn boot(spec: &GuestSpec, engine: &dyn Admin) -> Result<Self> {
         let console = Console::default();
         let domain = engine.attach(&spec.name)?;
         let config = VmConfig {

@@ -279,6 +279,10 @@ impl Vm {
     pub(super) fn page_gpa(&self) -> u64 {
         self.page
     }
+    /// Guest-physical address of what is behind the buffer.
+    pub(super) fn buffer_gpa(&self) -> u64 {
+        self.buffer
+    }
     /// What is behind the long range.
     pub(super) fn page(&self) -> Vec<u8> {
         self.guest.read(self.page, PAGE_BYTES)

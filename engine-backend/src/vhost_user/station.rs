@@ -1,0 +1,241 @@
+//! [`Station`]: a domain's socket and the thread that serves it.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::connection::{Connection, End};
+use super::folder::{FolderError, SocketFolder};
+use super::peer::Peer;
+use super::session::Session;
+use super::wait::wait;
+use crate::interface::Admin;
+
+/// How long a station may take to end before it is left to itself.
+const END_MAX: Duration = Duration::from_secs(2);
+/// Modes of a socket: for this process' user, and for those that are asked who they are.
+const PRIVATE: u32 = 0o600;
+const PUBLIC: u32 = 0o666;
+/// How long to wait when descriptors are short.
+const BREATH: Duration = Duration::from_millis(50);
+/// How often a refusal is told: anybody may knock, and as often as he likes.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+/// How long to wait before looking again, where nothing tells.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// A running station. Dropping it ends its connection, removes its socket and waits until the
+/// domain is detached; a front end that holds its thread up by a hostile descriptor is not
+/// waited for for ever.
+#[derive(Debug)]
+pub struct Station {
+    shared: Arc<Shared>,
+    path: PathBuf,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    name: String,
+    /// The only user whose processes may attach, or none but who may open the socket.
+    uid: Mutex<Option<u32>>,
+    stop: EventFd,
+    stopping: AtomicBool,
+    /// The front end's socket, to end whatever the thread waits for on it.
+    current: Mutex<Option<UnixStream>>,
+    /// When a refusal was last told.
+    told: Mutex<Option<Instant>>,
+}
+
+impl Station {
+    /// Listens at the domain's socket in `folder`, for processes of this process' user.
+    ///
+    /// # Errors
+    /// When the socket cannot be made or the host has no thread left.
+    pub fn start(
+        folder: &SocketFolder,
+        name: &str,
+        admin: Arc<dyn Admin>,
+    ) -> Result<Self, FolderError> {
+        let listener = folder.listen(name, PRIVATE)?;
+        let path = folder.socket(name);
+        let host = |source| FolderError::Host {
+            what: "serve",
+            path: folder.socket(name),
+            source,
+        };
+        let shared = Arc::new(Shared {
+            name: name.to_owned(),
+            uid: Mutex::default(),
+            stop: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(host)?,
+            stopping: AtomicBool::new(false),
+            current: Mutex::default(),
+            told: Mutex::default(),
+        });
+        let thread = std::thread::Builder::new()
+            .name(format!("vu-{name}"))
+            .spawn({
+                let shared = Arc::clone(&shared);
+                move || shared.run(&listener, admin.as_ref())
+            })
+            .map_err(host)?;
+        Ok(Self {
+            shared,
+            path,
+            thread: Some(thread),
+        })
+    }
+
+    /// From now on only processes of this user may attach, and the socket is there for everybody to
+    /// try; without one, those of this process' user. Whoever is attached stays.
+    ///
+    /// # Errors
+    /// When the socket's mode cannot be changed.
+    pub fn admit(&self, uid: Option<u32>) -> io::Result<()> {
+        let mode = if uid.is_some() { PUBLIC } else { PRIVATE };
+        *self.shared.uid() = uid;
+        fs::set_permissions(&self.path, Permissions::from_mode(mode))
+    }
+
+    /// Tells it to end, and does not wait.
+    pub fn begin_end(&self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        // An eventfd that is full is readable anyway.
+        let _ = self.shared.stop.write(1);
+        if let Some(socket) = self.shared.current().as_ref() {
+            // It may have ended already.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Drop for Station {
+    fn drop(&mut self) {
+        self.begin_end();
+        // Nobody can connect any more; whoever has is told by the end of his connection.
+        let _ = fs::remove_file(&self.path);
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        let since = Instant::now();
+        while !thread.is_finished() {
+            if since.elapsed() > END_MAX {
+                tracing::error!(
+                    domain = self.shared.name,
+                    "a front end holds up the end of its connection, and is left behind"
+                );
+                return;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        // What it panicked with it has said itself.
+        let _ = thread.join();
+    }
+}
+
+impl Shared {
+    fn uid(&self) -> MutexGuard<'_, Option<u32>> {
+        self.uid.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn current(&self) -> MutexGuard<'_, Option<UnixStream>> {
+        // A socket or none: never half of one.
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self, listener: &UnixListener, admin: &dyn Admin) {
+        // SAFETY: the eventfd is open as long as `self` is.
+        let stop = unsafe { BorrowedFd::borrow_raw(self.stop.as_raw_fd()) };
+        while !self.stopping.load(Ordering::SeqCst) {
+            match wait(&[stop, listener.as_fd()], None) {
+                Ok(ready) if ready.has(1) => {}
+                Ok(_) => continue,
+                Err(error) => {
+                    tracing::error!(domain = self.name, "cannot wait for front ends: {error}");
+                    return;
+                }
+            }
+            let Some((socket, peer)) = self.accept(listener) else {
+                continue;
+            };
+            match self.attach(socket, peer, admin) {
+                Ok(connection) => {
+                    tracing::info!(domain = self.name, %peer, "a front end has attached");
+                    let end = connection.serve(stop, listener.as_fd(), || {
+                        if let Some((_, peer)) = self.accept(listener) {
+                            self.tell_refusal(peer, "the domain has a front end already");
+                        }
+                    });
+                    match end {
+                        End::Closed | End::Stopped => {
+                            tracing::info!(domain = self.name, %peer, "detached: {end}");
+                        }
+                        End::Refused(_) | End::Host(_) => {
+                            tracing::warn!(domain = self.name, %peer, "detached: {end}");
+                        }
+                    }
+                }
+                Err(why) => self.tell_refusal(peer, &why.to_string()),
+            }
+            *self.current() = None;
+        }
+    }
+
+    fn tell_refusal(&self, peer: Peer, why: &str) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            *told = Some(Instant::now());
+            tracing::warn!(domain = self.name, %peer, "refused: {why}");
+        }
+    }
+
+    /// Who knocks, if he may come in.
+    fn accept(&self, listener: &UnixListener) -> Option<(UnixStream, Peer)> {
+        let accepted = listener.accept().and_then(|(socket, _)| {
+            let peer = Peer::of(&socket)?;
+            Ok((socket, peer))
+        });
+        match accepted {
+            Ok((socket, peer)) => match *self.uid() {
+                Some(uid) if uid != peer.uid => {
+                    let why = format!("only processes of user {uid} may attach");
+                    self.tell_refusal(peer, &why);
+                    None
+                }
+                _ => Some((socket, peer)),
+            },
+            Err(error) => {
+                // He has gone again, or descriptors are short, which passes or does not.
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    tracing::warn!(domain = self.name, "cannot accept a front end: {error}");
+                    std::thread::sleep(BREATH);
+                }
+                None
+            }
+        }
+    }
+
+    fn attach(
+        &self,
+        socket: UnixStream,
+        peer: Peer,
+        admin: &dyn Admin,
+    ) -> Result<Connection, Box<dyn std::error::Error>> {
+        tracing::debug!(domain = self.name, %peer, "a front end knocks");
+        let domain = admin.attach(&self.name)?;
+        let session = Session::new(domain)?;
+        *self.current() = Some(socket.try_clone()?);
+        if self.stopping.load(Ordering::SeqCst) {
+            return Err("the engine is ending".into());
+        }
+        Ok(Connection::new(socket, session)?)
+    }
+}

@@ -1,0 +1,269 @@
+//! `byway ps`, `link`, `unlink`, `quota`, `audit`: what the operator asks of a running daemon.
+//!
+//! Each is one [`Action`] sent to the admin socket and its answer shown, as a table for people or
+//! as JSON for programs. Nothing is kept here.
+
+mod tables;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use byway_engine::daemon::{ClientError, RemoteEngine};
+use byway_engine::interface::{Action, AuditBooks, DomainInfo, LinkPolicy, Reply, Share};
+use clap::Args;
+use serde::Serialize;
+
+use crate::config::ByteSize;
+use crate::exit_status::Failure;
+
+/// Which daemon, and for whom the answer is.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// Folder with the engine's sockets, as given to `byway engine --socket`
+    #[arg(long, value_name = "DIR", default_value = "/run/byway")]
+    pub engine: PathBuf,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `byway ps`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Examples:\n  byway ps --engine /run/byway\n  byway ps --engine /run/byway --json | jq '.domains[] | {name, bytes, walks_2m}'"
+)]
+pub struct PsArgs {
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Arguments of `byway link`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "A link has one direction: FROM may offer capabilities over its memory to TO. A link that is there is replaced; what it no longer permits is revoked.\n\nExamples:\n  byway link --engine /run/byway alice bob --read\n  byway link --engine /run/byway alice bob --read --write --max-bytes 64M"
+)]
+pub struct LinkArgs {
+    /// Domain that owns the memory
+    from: String,
+    /// Domain that may be given access
+    to: String,
+    /// Permit reading
+    #[arg(long)]
+    read: bool,
+    /// Permit writing
+    #[arg(long)]
+    write: bool,
+    /// Permit passing on
+    #[arg(long)]
+    grant: bool,
+    /// Permit keys to be given along it
+    #[arg(long)]
+    keys: bool,
+    /// Most bytes of one capability (K, M, G); no limit without
+    #[arg(long, value_name = "SIZE")]
+    max_bytes: Option<ByteSize>,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Arguments of `byway unlink`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Everything that was given along the link is revoked before the command returns.\n\nExample:\n  byway unlink --engine /run/byway alice bob"
+)]
+pub struct UnlinkArgs {
+    /// Domain that owns the memory
+    from: String,
+    /// Domain that was given access
+    to: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Arguments of `byway quota`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Without an option the share is shown; with some, the others stay as they are.\n\nExamples:\n  byway quota --engine /run/byway alice\n  byway quota --engine /run/byway alice --weight 64 --bytes-per-s 1000000000"
+)]
+pub struct QuotaArgs {
+    /// The domain
+    name: String,
+    /// Weight beside others with work, 1 to 256
+    #[arg(long)]
+    weight: Option<u32>,
+    /// Bytes a second over all workers; 0: no limit
+    #[arg(long)]
+    bytes_per_s: Option<u64>,
+    /// Operations a second over all workers; 0: no limit
+    #[arg(long)]
+    operations_per_s: Option<u64>,
+    /// How much of a rate may be used at once, in microseconds, up to 1000000
+    #[arg(long)]
+    burst_us: Option<u32>,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Arguments of `byway audit`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Examples:\n  byway audit --engine /run/byway alice\n  byway audit --engine /run/byway alice --json --limit 65536"
+)]
+pub struct AuditArgs {
+    /// Domain that owns the memory
+    name: String,
+    /// Most records of each kind, living and past
+    #[arg(long, default_value_t = 1000)]
+    limit: u32,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Lists domains and their use.
+///
+/// # Errors
+/// See [`ask`].
+pub fn ps(args: &PsArgs) -> Result<(), Failure> {
+    let domains = domains(&args.common)?;
+    let table = tables::domains(&domains);
+    show(
+        &args.common,
+        &serde_json::json!({ "domains": domains }),
+        &table,
+    )
+}
+
+/// Permits capabilities along a link.
+///
+/// # Errors
+/// See [`ask`]; a link that permits nothing is a usage error.
+pub fn link(args: &LinkArgs) -> Result<(), Failure> {
+    if !args.read && !args.write && !args.keys {
+        return Err(Failure::usage(
+            "the link would permit nothing: add --read, --write or --keys, or use `byway unlink`",
+        ));
+    }
+    let policy = LinkPolicy {
+        from: args.from.clone(),
+        to: args.to.clone(),
+        read: args.read,
+        write: args.write,
+        grant: args.grant,
+        keys: args.keys,
+        max_bytes: args.max_bytes.map_or(0, |size| size.0),
+    };
+    done(&args.common, &Action::Link(policy))
+}
+
+/// Forbids them again, and revokes.
+///
+/// # Errors
+/// See [`ask`].
+pub fn unlink(args: &UnlinkArgs) -> Result<(), Failure> {
+    let action = Action::Unlink {
+        from: args.from.clone(),
+        to: args.to.clone(),
+    };
+    done(&args.common, &action)
+}
+
+/// Shows or changes a domain's share of the workers.
+///
+/// # Errors
+/// See [`ask`].
+pub fn quota(args: &QuotaArgs) -> Result<(), Failure> {
+    let domains = domains(&args.common)?;
+    let domain = domains.iter().find(|domain| domain.name == args.name);
+    let now = domain
+        .ok_or_else(|| {
+            Failure::usage(format!(
+                "no domain named {:?}; `byway ps` lists them",
+                args.name
+            ))
+        })?
+        .share;
+    let share = Share {
+        weight: args.weight.unwrap_or(now.weight),
+        bytes_per_s: args.bytes_per_s.unwrap_or(now.bytes_per_s),
+        operations_per_s: args.operations_per_s.unwrap_or(now.operations_per_s),
+        burst_us: args.burst_us.unwrap_or(now.burst_us),
+    };
+    if share != now {
+        let action = Action::Quota {
+            name: args.name.clone(),
+            share,
+        };
+        ask(&args.common, &action)?;
+    }
+    show(&args.common, &share, &tables::share(&args.name, &share))
+}
+
+/// Tells who was given what over a domain's memory.
+///
+/// # Errors
+/// See [`ask`].
+pub fn audit(args: &AuditArgs) -> Result<(), Failure> {
+    let action = Action::Audit {
+        name: args.name.clone(),
+        limit: args.limit,
+    };
+    let books: AuditBooks = match ask(&args.common, &action)? {
+        Reply::Audit(books) => books,
+        _ => return Err(unexpected()),
+    };
+    show(&args.common, &books, &tables::books(&books))
+}
+
+fn domains(common: &Common) -> Result<Vec<DomainInfo>, Failure> {
+    match ask(common, &Action::List)? {
+        Reply::Domains { domains } => Ok(domains),
+        _ => Err(unexpected()),
+    }
+}
+
+fn done(common: &Common, action: &Action) -> Result<(), Failure> {
+    let reply = ask(common, action)?;
+    if common.json {
+        return print(&serde_json::to_string(&reply).map_err(Failure::failed)?);
+    }
+    Ok(())
+}
+
+/// Asks the daemon.
+///
+/// # Errors
+/// [`Failure::Host`] when none is there, [`Failure::Usage`] when it knows nothing by that name or a
+/// value is out of range, [`Failure::Failed`] for anything else.
+fn ask(common: &Common, action: &Action) -> Result<Reply, Failure> {
+    RemoteEngine::new(&common.engine)
+        .ask(action)
+        .map_err(|error| match &error {
+            ClientError::Absent { .. } => Failure::host(error),
+            ClientError::Refused(refusal) => match refusal.error.as_str() {
+                "bad-name" | "bad-quota" | "bad-request" | "exists" | "unknown" => {
+                    Failure::usage(error)
+                }
+                _ => Failure::failed(error),
+            },
+            ClientError::Answer { .. } => Failure::failed(error),
+        })
+}
+
+fn unexpected() -> Failure {
+    Failure::failed("the engine answers something else than it was asked; is it of this version?")
+}
+
+fn show(common: &Common, value: &impl Serialize, table: &str) -> Result<(), Failure> {
+    if common.json {
+        return print(&serde_json::to_string_pretty(value).map_err(Failure::failed)?);
+    }
+    print(table)
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    match writeln!(io::stdout(), "{text}") {
+        // Whoever read it has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(Failure::failed),
+    }
+}

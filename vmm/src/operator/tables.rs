@@ -1,0 +1,135 @@
+//! Answers as tables for people.
+
+use byway_engine::interface::{
+    AuditBooks, AuditEnding, AuditParty, AuditRecord, DomainInfo, Share,
+};
+use comfy_table::{CellAlignment, Table, presets};
+
+fn table<const N: usize>(header: [&str; N], numbers_from: usize) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::UTF8_BORDERS_ONLY)
+        .set_header(header);
+    for column in table.column_iter_mut().skip(numbers_from) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// A row for each domain.
+pub(super) fn domains(domains: &[DomainInfo]) -> String {
+    let header = [
+        "domain", "VMM", "contexts", "queues", "caps", "bytes", "done", "failed", "busy ms",
+        "waiting", "weight", "misses", "4K", "2M", "1G",
+    ];
+    let mut table = table(header, 2);
+    for d in domains {
+        table.add_row([
+            d.name.clone(),
+            if d.attached { "attached" } else { "-" }.to_owned(),
+            d.contexts.to_string(),
+            d.queues.to_string(),
+            d.capabilities.to_string(),
+            d.bytes.to_string(),
+            d.descriptors.to_string(),
+            d.failures.to_string(),
+            (d.busy_ns / 1_000_000).to_string(),
+            d.parked.to_string(),
+            d.share.weight.to_string(),
+            d.iotlb_misses.to_string(),
+            d.walks_4k.to_string(),
+            d.walks_2m.to_string(),
+            d.walks_1g.to_string(),
+        ]);
+    }
+    table.to_string()
+}
+
+/// One domain's share.
+pub(super) fn share(name: &str, share: &Share) -> String {
+    let limit = |rate: u64| match rate {
+        0 => "no limit".to_owned(),
+        rate => rate.to_string(),
+    };
+    let mut table = table(
+        ["domain", "weight", "bytes/s", "operations/s", "burst us"],
+        1,
+    );
+    table.add_row([
+        name.to_owned(),
+        share.weight.to_string(),
+        limit(share.bytes_per_s),
+        limit(share.operations_per_s),
+        share.burst_us.to_string(),
+    ]);
+    table.to_string()
+}
+
+/// Capabilities that live, then those that have ended, and how many are not shown.
+pub(super) fn books(books: &AuditBooks) -> String {
+    let header = [
+        "id", "from", "giver", "holder", "rights", "end", "base", "bytes", "read", "written",
+    ];
+    let mut table = table(header, 6);
+    for record in books.live.iter().chain(&books.past) {
+        table.add_row(row(record));
+    }
+    let more = books.live_total.saturating_sub(books.live.len() as u64);
+    format!(
+        "{table}\n{more} more live; {} that have ended are not kept any more",
+        books.forgotten
+    )
+}
+
+fn row(record: &AuditRecord) -> [String; 10] {
+    let rights: String = [(record.read, 'r'), (record.write, 'w'), (record.grant, 'g')]
+        .map(|(has, letter)| if has { letter } else { '-' })
+        .iter()
+        .collect();
+    let end = record.end.as_ref().map_or_else(
+        || "lives".to_owned(),
+        |end| match &end.how {
+            AuditEnding::Dropped => "dropped".to_owned(),
+            AuditEnding::Revoked { by, name } => {
+                format!(
+                    "revoked by {}",
+                    name.clone().unwrap_or_else(|| by.to_string())
+                )
+            }
+            AuditEnding::LinkEnded => "link ended".to_owned(),
+            AuditEnding::ContextDestroyed => "context destroyed".to_owned(),
+            AuditEnding::OwnerReset => "owner reset".to_owned(),
+        },
+    );
+    [
+        record.id.to_string(),
+        record
+            .parent
+            .map_or_else(|| "-".to_owned(), |id| id.to_string()),
+        party(&record.giver),
+        party(&record.holder),
+        rights,
+        end,
+        format!("{:#x}", record.base),
+        record.length.to_string(),
+        record.bytes_read.to_string(),
+        record.bytes_written.to_string(),
+    ]
+}
+
+fn party(party: &AuditParty) -> String {
+    match party {
+        AuditParty::Owner => "owner".to_owned(),
+        AuditParty::Slot {
+            domain,
+            name,
+            context,
+            slot,
+        } => {
+            let name = name.clone().unwrap_or_else(|| domain.to_string());
+            format!("{name}/{context}/{slot}")
+        }
+        AuditParty::Offer { offer } => format!("offer {offer}"),
+        AuditParty::Nobody => "-".to_owned(),
+    }
+}

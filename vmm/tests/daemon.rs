@@ -1,0 +1,185 @@
+//! `byway engine` and the commands that ask it, as programs: answers, exit codes, signals. None of it
+//! needs KVM.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const CONFIG: &str = r#"
+[[domain]]
+name = "alice"
+[domain.quotas.share]
+weight = 3
+[[domain]]
+name = "bob"
+[[link]]
+from = "alice"
+to = "bob"
+read = true
+"#;
+
+fn byway(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_byway"));
+    command.args(args).output().unwrap()
+}
+
+#[track_caller]
+fn ok(args: &[&str]) -> String {
+    let output = byway(args);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn fails(code: i32, says: &str, args: &[&str]) {
+    let output = byway(args);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
+    assert!(error.contains(says), "{args:?}: {error}");
+}
+
+/// A running engine; killed when a test fails.
+struct Engine(Child);
+
+impl Engine {
+    fn start(folder: &Path) -> Self {
+        let config = folder.join("engine.toml");
+        std::fs::write(&config, CONFIG).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_byway"))
+            .args(["engine", "--socket", sockets(folder).as_str()])
+            .arg("--config")
+            .arg(config)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let this = Self(child);
+        let first = lines.next().unwrap().unwrap();
+        assert!(first.contains("engine ready"), "{first}");
+        this
+    }
+    fn signal(&self, signal: i32) {
+        // SAFETY: sends a signal to a child that was not waited for yet.
+        assert_eq!(unsafe { libc::kill(self.0.id() as i32, signal) }, 0);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn sockets(folder: &Path) -> String {
+    folder.join("s").to_str().unwrap().to_owned()
+}
+
+#[test]
+fn an_engine_is_operated_by_commands() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = &sockets(folder.path());
+    fails(3, "no engine answers", &["ps", "--engine", dir]);
+    let mut engine = Engine::start(folder.path());
+    let table = ok(&["ps", "--engine", dir]);
+    assert!(table.contains("alice") && table.contains("bob"), "{table}");
+    let json: serde_json::Value =
+        serde_json::from_str(&ok(&["ps", "--engine", dir, "--json"])).unwrap();
+    let alice = &json["domains"][0];
+    assert_eq!(alice["name"], "alice");
+    assert_eq!(alice["share"]["weight"], 3);
+    assert_eq!(alice["walks_2m"], 0);
+    let quota = ["quota", "--engine", dir, "alice"];
+    assert!(ok(&quota).contains("no limit"));
+    let changed = ok(&[&quota[..], &["--bytes-per-s", "1000", "--json"]].concat());
+    let json: serde_json::Value = serde_json::from_str(&changed).unwrap();
+    assert_eq!(
+        (&json["weight"], &json["bytes_per_s"]),
+        (&3.into(), &1000.into())
+    );
+    ok(&[
+        "link",
+        "--engine",
+        dir,
+        "bob",
+        "alice",
+        "--read",
+        "--max-bytes",
+        "64M",
+    ]);
+    let done = ok(&["unlink", "--engine", dir, "bob", "alice", "--json"]);
+    assert_eq!(done.trim(), r#"{"reply":"done"}"#);
+    assert!(ok(&["audit", "--engine", dir, "alice"]).contains("rights"));
+
+    fails(
+        2,
+        "no domain named",
+        &["link", "--engine", dir, "carol", "bob", "--read"],
+    );
+    fails(
+        2,
+        "permit nothing",
+        &["link", "--engine", dir, "alice", "bob"],
+    );
+    fails(2, "no domain named", &["audit", "--engine", dir, "carol"]);
+    fails(2, "weight", &[&quota[..], &["--weight", "1000"]].concat());
+    fails(1, "another engine", &["engine", "--socket", dir]);
+
+    engine.signal(libc::SIGTERM);
+    assert_eq!(engine.0.wait().unwrap().code(), Some(0));
+    let left: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["engine.lock"]);
+}
+
+#[test]
+fn an_engine_that_was_killed_is_followed_by_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = &sockets(folder.path());
+    let mut engine = Engine::start(folder.path());
+    engine.signal(libc::SIGKILL);
+    assert_eq!(engine.0.wait().unwrap().signal(), Some(libc::SIGKILL));
+    fails(3, "no engine answers", &["ps", "--engine", dir]);
+    let mut engine = Engine::start(folder.path());
+    ok(&["ps", "--engine", dir]);
+    // A front end that says nothing holds nobody up.
+    let idle = std::os::unix::net::UnixStream::connect(Path::new(dir).join("bob.sock")).unwrap();
+    let since = Instant::now();
+    engine.signal(libc::SIGINT);
+    assert_eq!(engine.0.wait().unwrap().code(), Some(0));
+    assert!(since.elapsed() < Duration::from_secs(60));
+    drop(idle);
+}
+
+#[test]
+fn what_cannot_be_is_said_before_anything_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = &sockets(folder.path());
+    let file = |text: &str| {
+        let path = folder.path().join("file.toml");
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let wrong = file("[[domain]]\nname = \"a\"\nmemory = 1\n");
+    fails(
+        2,
+        "file.toml:3",
+        &["engine", "--socket", dir, "--config", &wrong],
+    );
+    assert!(!Path::new(dir).exists());
+    let good = file(CONFIG);
+    ok(&["engine", "--socket", dir, "--config", &good, "--check"]);
+    assert!(!Path::new(dir).exists());
+    let vm = "[[vm]]\nname = \"a\"\nimage = \"byway-guest\"\nmemory = \"64M\"\n";
+    let limited = file(&format!("{vm}[vm.quotas]\nqueues = 1\n"));
+    fails(
+        2,
+        "engine's operator",
+        &["run", "--engine", dir, "--check", &limited],
+    );
+}
