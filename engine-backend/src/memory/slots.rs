@@ -74,6 +74,10 @@ impl<const WORDS: usize> Slots<WORDS> {
 
     /// A hint: the place will be written soon.
     #[inline(always)]
+    #[expect(
+        clippy::pointers_in_nomem_asm_block,
+        reason = "nothing is read or written, and the compiler may move it"
+    )]
     pub fn prefetch_for_write(&self, index: u32) {
         let place: *const [AtomicU64; WORDS] = self.words(index);
         // In assembly, since the compiler makes a prefetch for reading of the intrinsic unless

@@ -2,9 +2,9 @@
 //! processes drive [`Domain`](crate::interface::Domain).
 //!
 //! A [`Station`] is a domain's socket and the thread that serves it: it accepts one front
-//! end at a time, translates its messages ([`session`]) and carries interrupts to it. What a
+//! end at a time, translates its messages (`session`) and carries interrupts to it. What a
 //! front end sends, its descriptors included, is as hostile as what a guest writes
-//! ([`descriptors`]); a mistake ends its connection, and with it the domain's use of the
+//! (`descriptors`); a mistake ends its connection, and with it the domain's use of the
 //! engine, and nothing else. Because each domain has its thread, a front end that stalls
 //! one stalls itself.
 //!

@@ -8,10 +8,14 @@
 //! operation, or the time it took if that is more). Who overdraws pays in the next rounds;
 //! who runs out of work keeps nothing. A domain past its rate limit is passed over.
 //!
+//! To ask a queue for work takes time as well, a miss of the cache where there are many.
+//! A domain is asked for what its credit pays for, and [`LOOKS_MAX`] times at most, before
+//! the next one has its turn; where the search has stopped it goes on.
+//!
 //! What it guarantees: between two turns of a domain with work, each other domain gets
-//! one grant and one chunk at most, however many queues it has; the same among the queues
-//! of a domain. The heaviest domain's grant is one chunk, so weights make nobody wait for
-//! longer than equal ones do.
+//! one grant and one chunk at most, the search for its work included, however many queues
+//! it has; the same among the queues of a domain. The heaviest domain's grant is one chunk,
+//! so weights make nobody wait for longer than equal ones do.
 
 use std::sync::Arc;
 
@@ -28,6 +32,17 @@ const QUEUE_GRANT: i64 = CHUNK_BYTES as i64;
 /// Shortest turn: a light domain is served in few turns of this length rather than in
 /// many that are hardly worth the change, and owes the rest.
 const TURN_MIN: i64 = 4 << 10;
+
+/// Queues of a domain that are passed, with work or without, in one visit at most.
+const LOOKS_MAX: usize = 64;
+
+/// What a look at a queue without work costs, in bytes: what is moved meanwhile if its ring
+/// has to come from memory. A visit without success so costs a quarter of a chunk at most.
+const LOOK_COST: i64 = 256;
+
+/// From so many looks without success on it is worth a look at the clock to keep the time
+/// that they took from whoever comes next.
+const LOOKS_UNTIMED: u32 = 8;
 
 /// Rounds that one look for work goes at most, so that a domain that owes much gets its
 /// turn at once when nobody else has work.
@@ -59,6 +74,9 @@ struct Domain {
     grant: i64,
     queues: Vec<Queue>,
     cursor: usize,
+    /// Queues passed without success in the search numbered `search`.
+    passed: usize,
+    search: u64,
     /// Ticks that its turns took, not yet told its account.
     busy: u64,
     /// `None` until it has a queue.
@@ -72,6 +90,19 @@ pub(crate) struct Turn {
     pub(crate) key: Key,
     /// Work that it may do in this chunk.
     pub(crate) budget: u64,
+    /// The search took so long that its time is not to be charged to this turn: those
+    /// whose queues were asked have paid for it.
+    pub(crate) was_searched_for: bool,
+}
+
+/// What a visit to a domain came to.
+enum Visit {
+    /// A queue with work, and what it may spend.
+    Found(Key, u64),
+    /// None of its queues has work.
+    Idle,
+    /// Not all of them were asked yet.
+    Unfinished,
 }
 
 /// What a turn came to.
@@ -92,6 +123,8 @@ pub(crate) struct Bill {
 pub(crate) struct Schedule {
     domains: Vec<Domain>,
     cursor: usize,
+    /// Number of the last search for work.
+    search: u64,
     /// Place of each key among its domain's queues; of no meaning for those in none.
     places: Vec<usize>,
 }
@@ -181,27 +214,38 @@ impl Schedule {
     }
 
     /// The next queue that has work, as `ready` says, at the tick `now`; each is asked
-    /// twice a round at most.
+    /// twice a round at most. `None` after [`ROUNDS_MAX`] rounds too, while some have not
+    /// been asked: they come first the next time.
     #[inline]
     pub(crate) fn next(&mut self, now: u64, mut ready: impl FnMut(Key) -> bool) -> Option<Turn> {
+        self.search += 1;
+        let mut looks = 0;
         for _ in 0..ROUNDS_MAX {
-            let mut somebody_owes = false;
+            let mut is_over = true;
             // One more than there are: the first may be out of credit and come again.
             for _ in 0..=self.domains.len() {
                 let domain = self.domains.get_mut(self.cursor)?;
                 if domain.gate == Gate::Open || domain.is_let_through(now) {
                     if domain.credit > 0 {
-                        if let Some(turn) = domain.next(&mut ready) {
-                            return Some(turn);
+                        match domain.visit(self.search, &mut ready, &mut looks) {
+                            Visit::Found(key, budget) => {
+                                return Some(Turn {
+                                    key,
+                                    budget,
+                                    was_searched_for: looks > LOOKS_UNTIMED,
+                                });
+                            }
+                            Visit::Idle => {}
+                            Visit::Unfinished => is_over = false,
                         }
                         domain.credit = 0;
                     } else {
-                        somebody_owes |= domain.credit < 0;
+                        is_over &= domain.credit == 0;
                     }
                 }
                 self.next_domain();
             }
-            if !somebody_owes {
+            if is_over {
                 break;
             }
         }
@@ -245,6 +289,8 @@ impl Schedule {
                     grant: DOMAIN_GRANT,
                     queues: Vec::new(),
                     cursor: 0,
+                    passed: 0,
+                    search: 0,
                     busy: 0,
                     account: None,
                 });
@@ -270,23 +316,42 @@ fn cursor_without(cursor: usize, removed: usize, len: usize) -> usize {
 }
 
 impl Domain {
+    /// Asks its queues for work, for as long as its credit pays for it. Counts in `looks`
+    /// those that have none.
     #[inline]
-    fn next(&mut self, ready: &mut impl FnMut(Key) -> bool) -> Option<Turn> {
-        for _ in 0..=self.queues.len() {
-            let credit = self.credit;
-            let queue = self.queues.get_mut(self.cursor)?;
+    fn visit(
+        &mut self,
+        search: u64,
+        ready: &mut impl FnMut(Key) -> bool,
+        looks: &mut u32,
+    ) -> Visit {
+        for _ in 0..LOOKS_MAX {
+            let Some(queue) = self.queues.get_mut(self.cursor) else {
+                return Visit::Idle;
+            };
             if queue.credit > 0 {
                 if ready(queue.key) {
-                    return Some(Turn {
-                        key: queue.key,
-                        budget: queue.credit.min(credit).max(TURN_MIN) as u64,
-                    });
+                    let budget = queue.credit.min(self.credit).max(TURN_MIN);
+                    return Visit::Found(queue.key, budget as u64);
                 }
                 queue.credit = 0;
+                *looks += 1;
+                self.credit -= LOOK_COST;
             }
             self.next_queue();
+            if self.search != search {
+                (self.search, self.passed) = (search, 0);
+            }
+            self.passed += 1;
+            // One more than there are: the first may be out of credit and come again.
+            if self.passed > self.queues.len() {
+                return Visit::Idle;
+            }
+            if self.credit <= 0 {
+                break;
+            }
         }
-        None
+        Visit::Unfinished
     }
 
     fn next_queue(&mut self) {

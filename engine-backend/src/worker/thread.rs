@@ -186,8 +186,8 @@ impl<B: Backend> Thread<B> {
         let Some(queue) = self.queues.get_mut(turn.key).and_then(Option::as_mut) else {
             return false;
         };
-        if self.is_idle {
-            // Nobody's time.
+        if self.is_idle || turn.was_searched_for {
+            // Nobody's time, or time that others have paid for.
             self.free_since = ticks();
             self.is_idle = false;
         }

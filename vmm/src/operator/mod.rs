@@ -122,7 +122,7 @@ pub struct AuditArgs {
 /// Lists domains and their use.
 ///
 /// # Errors
-/// See [`ask`].
+/// See `ask`.
 pub fn ps(args: &PsArgs) -> Result<(), Failure> {
     let domains = domains(&args.common)?;
     let table = tables::domains(&domains);
@@ -136,7 +136,7 @@ pub fn ps(args: &PsArgs) -> Result<(), Failure> {
 /// Permits capabilities along a link.
 ///
 /// # Errors
-/// See [`ask`]; a link that permits nothing is a usage error.
+/// See `ask`; a link that permits nothing is a usage error.
 pub fn link(args: &LinkArgs) -> Result<(), Failure> {
     if !args.read && !args.write && !args.keys {
         return Err(Failure::usage(
@@ -158,7 +158,7 @@ pub fn link(args: &LinkArgs) -> Result<(), Failure> {
 /// Forbids them again, and revokes.
 ///
 /// # Errors
-/// See [`ask`].
+/// See `ask`.
 pub fn unlink(args: &UnlinkArgs) -> Result<(), Failure> {
     let action = Action::Unlink {
         from: args.from.clone(),
@@ -170,7 +170,7 @@ pub fn unlink(args: &UnlinkArgs) -> Result<(), Failure> {
 /// Shows or changes a domain's share of the workers.
 ///
 /// # Errors
-/// See [`ask`].
+/// See `ask`.
 pub fn quota(args: &QuotaArgs) -> Result<(), Failure> {
     let domains = domains(&args.common)?;
     let domain = domains.iter().find(|domain| domain.name == args.name);
@@ -201,7 +201,7 @@ pub fn quota(args: &QuotaArgs) -> Result<(), Failure> {
 /// Tells who was given what over a domain's memory.
 ///
 /// # Errors
-/// See [`ask`].
+/// See `ask`.
 pub fn audit(args: &AuditArgs) -> Result<(), Failure> {
     let action = Action::Audit {
         name: args.name.clone(),

@@ -11,7 +11,7 @@ use byway_engine::interface::{Action, Admin, LinkPolicy};
 use byway_engine::{Engine, EngineConfig};
 use byway_protocols::{Completion, Descriptor, Flags, Opcode, Rights, Word0};
 
-use crate::measure::pin;
+use crate::measure::pin::{self, Bound};
 use crate::steer::{Guest, GuestSpec};
 
 /// The process that submits.
@@ -24,10 +24,20 @@ const LABEL: u64 = 0x7374_7265_7373;
 const OTHER_RAM: u64 = 48 << 20;
 
 /// Engine and cores.
-pub struct Cast {
+pub struct Cast<E = Engine> {
     /// The engine; each domain is linked with each.
-    pub engine: Engine,
+    pub engine: E,
     guest_core: usize,
+    /// What starts meanwhile is bound too; the next case finds all cores again.
+    _bound: Option<Bound>,
+}
+
+/// The core for guests, and the one for the engine's worker: two, if this process may use as many.
+#[must_use]
+pub fn cores() -> (usize, usize) {
+    let cores = pin::allowed_cores();
+    let guest_core = cores[0];
+    (guest_core, *cores.last().unwrap_or(&guest_core))
 }
 
 impl Cast {
@@ -37,12 +47,7 @@ impl Cast {
     /// # Errors
     /// When the host refuses something.
     pub fn new(names: &[&str], polled: Duration) -> Result<Self> {
-        let cores = pin::allowed_cores();
-        let guest_core = cores[0];
-        let engine_core = *cores.last().unwrap_or(&guest_core);
-        if guest_core != engine_core {
-            pin::pin_current_thread(guest_core).context("cannot bind a thread to a core")?;
-        }
+        let (guest_core, engine_core) = cores();
         let engine = Engine::new(EngineConfig {
             workers: 1,
             worker_cpus: vec![engine_core],
@@ -50,6 +55,18 @@ impl Cast {
             ..EngineConfig::default()
         })
         .context("cannot start the engine")?;
+        let bind = guest_core != engine_core;
+        Self::of(engine, names, guest_core, bind)
+    }
+}
+
+impl<E: Admin> Cast<E> {
+    /// This engine, with a domain for each name, all linked with each other, and its VMs on `guest_core`, to which
+    /// the calling thread is bound as well if `bind`.
+    ///
+    /// # Errors
+    /// When the engine or the host refuses something.
+    pub fn of(engine: E, names: &[&str], guest_core: usize, bind: bool) -> Result<Self> {
         for name in names {
             engine.act(Action::CreateDomain {
                 name: (*name).to_owned(),
@@ -69,7 +86,12 @@ impl Cast {
                 }))?;
             }
         }
-        Ok(Self { engine, guest_core })
+        let bound = bind.then(|| Bound::to(guest_core)).transpose();
+        Ok(Self {
+            engine,
+            guest_core,
+            _bound: bound.context("cannot bind a thread to a core")?,
+        })
     }
 
     /// Boots a VM with room for `bytes` of buffers, and opens a context and a queue of `entries` in its first

@@ -1,14 +1,21 @@
-//! `kill`: VMs end at any moment of their transfers, as the owner of the memory and as the submitter; the others go
-//! on undisturbed, and every descriptor of theirs ends in a status.
+//! `kill`: VMs, and VMMs as processes, end at any moment of their transfers, as the owner of the memory and as the
+//! submitter; the others go on undisturbed, and every descriptor of theirs ends in a status.
 //!
-//! The engine is embedded, so a VMM that is killed as a process takes it along; what ends here is the VM, with its
-//! vCPUs, its domain and its memory, at once and without the guest's help.
+//! An engine that is embedded ends with its VMM. So half of the time what ends is the VM alone, with its vCPUs, its
+//! domain and its memory, at once and without the guest's help; the other half ([`vmm`]) the engine is a daemon and
+//! the VMM gets SIGKILL.
+
+mod vmm;
+
+pub use vmm::be_killed;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use byway_protocols::Status;
+use byway_agent::commands::Ran;
+use byway_engine::interface::Admin;
+use byway_protocols::{Descriptor, Status};
 
 use super::cast::{ALL, APP, Cast, fill, give, memmove, mismatch, status_of};
 use super::plan::{Dice, Plan};
@@ -36,7 +43,7 @@ struct Party {
 }
 
 impl Party {
-    fn boot(cast: &Cast, name: &str) -> Result<Self> {
+    fn boot<E: Admin>(cast: &Cast<E>, name: &str) -> Result<Self> {
         let guest = cast.boot(name, BUFFER, ENTRIES)?;
         let buffer = guest.alloc(APP, BUFFER, PAGE_2M)?;
         Ok(Self { guest, buffer })
@@ -46,38 +53,59 @@ impl Party {
 /// Runs the case.
 ///
 /// # Errors
-/// When the VMs cannot be made ready.
+/// When the VMs, or the processes, cannot be made ready.
 pub fn run(plan: &Plan<'_>) -> Result<CaseRow> {
-    let cast = Cast::new(&["alice", "bob", "carol", "dave"], POLLED)?;
-    let mut carol = Party::boot(&cast, "carol")?;
-    let dave = Party::boot(&cast, "dave")?;
-    let (_, slot) = give(&dave.guest, &carol.guest, dave.buffer, SHARE, ALL)?;
-    let mut dice = Dice::new(plan.seed);
+    let half = Plan {
+        duration: plan.duration / 2,
+        ..*plan
+    };
     let mut row = CaseRow {
         killed: Some(0),
         refused: Some(0),
         ..CaseRow::new("kill")
     };
+    let cast = Cast::new(&["alice", "bob", "carol", "dave"], POLLED)?;
+    let mut couple = Couple::default();
+    beside_others(&half, &cast, &mut row, |dice, row| {
+        couple.round(&cast, dice, row)
+    })?;
+    drop((couple, cast));
+    if !plan.stop.is_set() {
+        vmm::run(&half, &mut row)?;
+    }
+    Ok(row)
+}
+
+/// Plays rounds, beside two whose transfers are verified.
+fn beside_others<E: Admin>(
+    plan: &Plan<'_>,
+    cast: &Cast<E>,
+    row: &mut CaseRow,
+    mut round: impl FnMut(&mut Dice, &mut CaseRow) -> Result<()>,
+) -> Result<()> {
+    let mut carol = Party::boot(cast, "carol")?;
+    let dave = Party::boot(cast, "dave")?;
+    let (_, slot) = give(&dave.guest, &carol.guest, dave.buffer, SHARE, ALL)?;
+    let mut dice = Dice::new(plan.seed);
     let stop = AtomicBool::new(false);
     let clock = plan.start();
     std::thread::scope(|scope| {
         let (carol, stop) = (&mut carol, &stop);
         let bystander = scope.spawn(move || stand_by(carol, slot, stop));
-        let mut couple = Couple::default();
         while !clock.is_over() && !bystander.is_finished() {
-            if let Err(error) = couple.round(&cast, &mut dice, &mut row) {
+            if let Err(error) = round(&mut dice, row) {
                 row.violation(format!("{error:#}"));
                 break;
             }
         }
-        row.seconds = clock.seconds();
+        row.seconds += clock.seconds();
         stop.store(true, Ordering::Relaxed);
         match bystander.join() {
             Ok(found) => row.absorb(found),
             Err(panic) => std::panic::resume_unwind(panic),
         }
     });
-    Ok(row)
+    Ok(())
 }
 
 /// Carol puts patterns into dave's memory, gets them back and compares.
@@ -120,6 +148,36 @@ fn exchange(carol: &Party, slot: u16, seed: u64, row: &mut CaseRow) -> Result<()
     Ok(())
 }
 
+/// What a survivor's copies to the dead came to, and what the next one comes to.
+fn expect_revoked(survivor: &Party, put: &Descriptor, ran: &Ran, row: &mut CaseRow) -> Result<()> {
+    let first = ran.first_failure as u8;
+    if ran.failures != 0 && first != Status::Revoked as u8 {
+        row.violation(format!(
+            "a copy to a dead VM ended with {}",
+            status_name(first)
+        ));
+    }
+    row.transfers += ran.completed - ran.failures;
+    *row.refused.get_or_insert(0) += ran.failures;
+    let done = survivor.guest.execute_one(APP, put)?;
+    if done.status() != Some(Status::Revoked) || done.bytes_completed != 0 {
+        row.violation(format!("a put to the dead ended with {}", status_of(&done)));
+    }
+    Ok(())
+}
+
+/// From now on nothing lands in a survivor's buffer for the dead.
+fn expect_nothing_lands(survivor: &Party, dice: &mut Dice, row: &mut CaseRow) -> Result<()> {
+    let Party { guest, buffer } = survivor;
+    let mark = dice.roll();
+    fill(guest, *buffer, BUFFER, mark)?;
+    std::thread::sleep(Duration::from_micros(dice.below(2000)));
+    if let Some(offset) = mismatch(guest, *buffer, BUFFER, mark)? {
+        row.violation(format!("a byte landed for a dead VM at {offset:#x}"));
+    }
+    Ok(())
+}
+
 /// The two that are killed in turns.
 #[derive(Default)]
 struct Couple {
@@ -150,30 +208,12 @@ impl Couple {
                 .guest
                 .stop_flood(flood)
                 .context("alice's copies to the dead")?;
-            let first = ran.first_failure as u8;
-            if ran.failures != 0 && first != Status::Revoked as u8 {
-                row.violation(format!(
-                    "a copy to a dead VM ended with {}",
-                    status_name(first)
-                ));
-            }
-            row.transfers += ran.completed - ran.failures;
-            *row.refused.get_or_insert(0) += ran.failures;
-            let done = alice.guest.execute_one(APP, &put)?;
-            if done.status() != Some(Status::Revoked) || done.bytes_completed != 0 {
-                row.violation(format!("a put to the dead ended with {}", status_of(&done)));
-            }
+            expect_revoked(&alice, &put, &ran, row)?;
             alice.guest.drop_capability(APP, held)?;
             self.alice = Some(alice);
         } else {
             drop(alice);
-            // From now on nothing lands for her.
-            let mark = dice.roll();
-            fill(&bob.guest, bob.buffer, BUFFER, mark)?;
-            std::thread::sleep(Duration::from_micros(dice.below(2000)));
-            if let Some(offset) = mismatch(&bob.guest, bob.buffer, BUFFER, mark)? {
-                row.violation(format!("a byte landed for a dead VM at {offset:#x}"));
-            }
+            expect_nothing_lands(&bob, dice, row)?;
             bob.guest.revoke(APP, given)?;
             bob.guest.drop_capability(APP, given)?;
             self.bob = Some(bob);

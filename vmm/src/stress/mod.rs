@@ -49,6 +49,9 @@ pub struct StressArgs {
     /// Leave out what keeps a promise, to see that the case finds it
     #[arg(long = "break", value_name = "WHAT", value_enum, hide = true)]
     pub broken: Option<Break>,
+    /// Be the VMM that `kill` kills, attached to the engine whose sockets are in this folder
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub vmm_of: Option<PathBuf>,
 }
 
 /// The cases.
@@ -66,7 +69,7 @@ pub enum Case {
     Revoke,
     /// One VM's queue is full of large transfers, another's small ones are timed
     Flood,
-    /// VMs end at any moment of their transfers
+    /// VMs, and VMMs as processes, end at any moment of their transfers
     Kill,
 }
 
@@ -121,6 +124,9 @@ impl Case {
 /// When the host lacks something, anything happened that must not, or it was told to stop before the end. The JSON
 /// file is written in the latter two cases too.
 pub fn run(args: &StressArgs) -> Result<()> {
+    if let Some(folder) = &args.vmm_of {
+        return kill::be_killed(folder);
+    }
     if let Some(path) = &args.json {
         // Before hours of work: what is there stays until there is something to put in its place.
         std::fs::OpenOptions::new()

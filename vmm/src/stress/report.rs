@@ -50,7 +50,7 @@ pub struct CaseRow {
     /// Most descriptors that waited for a page at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parked_max: Option<u64>,
-    /// VMs that ended in the middle of their transfers.
+    /// VMs, and VMMs as processes, that ended in the middle of their transfers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub killed: Option<u64>,
 }

@@ -178,4 +178,5 @@ proptest! {
     }
 }
 
+mod searches;
 mod shares;
