@@ -17,7 +17,7 @@ use byway_protocols::{
     Completion, ControlStatus, Descriptor, Flags, Opcode, Rights, Status, Word0,
 };
 
-use deeds::{Deed, ELEMENTS, LIST, OWN_KEY, OWN_PORT, STATUSES};
+use deeds::{Deed, ELEMENTS, LIST, OWN_CHANNEL, OWN_KEY, OWN_PORT, STATUSES};
 
 use super::world::{BUFFER, PASID, Queue, Vm, create, engine, link};
 use crate::Engine;
@@ -328,7 +328,8 @@ impl World {
         };
         let reply = vm.ask(RequestKind::ContextCreate, &q.to_bytes()).unwrap();
         vm.context = ContextCreateReply::from_bytes(&reply).context;
-        load_key(vm, OWN_KEY.into());
+        load_key(vm, KEY, OWN_KEY.into());
+        load_key(vm, KeyAlgorithm::Channel256, OWN_CHANNEL.into());
         create_port(vm, OWN_PORT.into());
         vm.create_queue();
         let fresh = Queue::new(&vm.guest);
@@ -358,7 +359,7 @@ impl World {
         let context = self.actors[self.actor(Who::Owner)].context;
         let bob = self.vm(BOB);
         bob.context = context;
-        load_key(bob, 60);
+        load_key(bob, KEY, 60);
         create_port(bob, 61);
     }
 
@@ -575,14 +576,14 @@ fn put_list(vm: &Vm, deed: &Deed, list: u64) {
 }
 
 /// Puts a key with all rights to it into a slot of the VM's context.
-fn load_key(vm: &mut Vm, slot: u32) {
+fn load_key(vm: &mut Vm, algorithm: KeyAlgorithm, slot: u32) {
     let mut key = KeyBytes([0; KEY_BYTES_MAX]);
-    key.0[..KEY.key_bytes()].fill(0x2d);
+    key.0[..algorithm.key_bytes()].fill(0x2d);
     let q = KeyLoadRequest {
         context: vm.context,
         slot,
-        algorithm: KEY as u32,
-        length: KEY.key_bytes() as u32,
+        algorithm: algorithm as u32,
+        length: algorithm.key_bytes() as u32,
         rights: Rights::KEY.0,
         key,
         ..KeyLoadRequest::default()

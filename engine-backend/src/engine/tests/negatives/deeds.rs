@@ -4,7 +4,7 @@
 //! Made from [`Opcode::ALL`] by a `match` without a catch-all, so that a new operation does
 //! not compile until it is said here what its operands need.
 
-use byway_protocols::codec::{CodecWord, Compression};
+use byway_protocols::codec::{CodecWord, Compression, SealHeader, TAG_BYTES};
 use byway_protocols::operands::{
     ApplyDeltaFields, AtomicFields, CopySgFields, CreateDeltaFields, DifFields, DualcastFields,
     Segment, XorFields, atomic_kind, dif_source_flags, fetch_intent,
@@ -20,6 +20,8 @@ pub(super) const LIST: u64 = 16 << 10;
 pub(super) const ELEMENTS: u64 = 24 << 10;
 /// Where it has the statuses of a batch.
 pub(super) const STATUSES: u64 = 32 << 10;
+/// The actor's own key of a channel.
+pub(super) const OWN_CHANNEL: u16 = 59;
 /// The actor's own key.
 pub(super) const OWN_KEY: u16 = 62;
 /// The actor's own port.
@@ -31,6 +33,8 @@ const BLOCK: u64 = 512;
 const GUARDED: u64 = BLOCK + 8;
 /// Room for as many differences as there can be.
 const RECORD: u64 = S / 8 * 10;
+/// What sealing adds: a header and a tag.
+const SEAL_BYTES: u64 = SealHeader::SIZE as u64 + TAG_BYTES as u64;
 /// Room for what does not get smaller.
 const PACKED: u32 = 2 * SIZE;
 
@@ -158,7 +162,7 @@ pub(super) fn of(opcode: Opcode, slot: u16) -> Vec<Deed> {
     let own = own(opcode);
     match opcode {
         O::Nop | O::Drain => vec![],
-        O::SealCopy | O::OpenCopy | O::DeviceTransfer | O::Execute => vec![],
+        O::DeviceTransfer | O::Execute => vec![],
         O::Batch => batch(own, slot),
         O::Memmove | O::InterDomainMemmove => vec![
             Deed::new("get", from(slot, own)),
@@ -200,6 +204,7 @@ pub(super) fn of(opcode: Opcode, slot: u16) -> Vec<Deed> {
         O::DifCheck | O::DifInsert | O::DifStrip | O::DifUpdate => dif(own, slot),
         O::DifGen | O::DixGen | O::DixVerify => dif(own, slot),
         O::Encrypt | O::Decrypt => crypt(own, slot),
+        O::SealCopy | O::OpenCopy => seal(own, slot),
         O::Compress | O::Decompress => {
             let word = CodecWord::compression(Compression::Lz4Block, PACKED);
             let own = Descriptor { op0: word.0, ..own };
@@ -343,6 +348,38 @@ fn crypt(own: Descriptor, slot: u16) -> Vec<Deed> {
         Deed::new("key", with(slot, own)).needs(right, S),
         Deed::new("source", with(OWN_KEY, from(slot, own))),
         Deed::new("destination", with(OWN_KEY, to(slot, own))).writes(),
+    ]
+}
+
+/// The keys that are given away are of CBC, so that with all rights to one it still opens and
+/// seals nothing.
+fn seal(own: Descriptor, slot: u16) -> Vec<Deed> {
+    let seals = own.code() == Opcode::SealCopy as u8;
+    let (right, out) = if seals {
+        (Rights::ENCRYPT, S + SEAL_BYTES)
+    } else {
+        (Rights::DECRYPT, S - SEAL_BYTES)
+    };
+    let with = |key, d| {
+        let op0 = CodecWord::key(key, out as u32).0;
+        Descriptor { op0, ..d }
+    };
+    let by_own_key = |name, d| {
+        let deed = Deed::new(name, with(OWN_CHANNEL, d));
+        // What the objects hold was never sealed.
+        if seals {
+            deed
+        } else {
+            deed.or(Status::TagMismatch)
+        }
+    };
+    vec![
+        Deed {
+            ends: vec![Status::MissingRight],
+            ..Deed::new("key", with(slot, own)).needs(right, S)
+        },
+        by_own_key("source", from(slot, own)),
+        by_own_key("destination", to(slot, own)).needs(Rights::WRITE, out),
     ]
 }
 
