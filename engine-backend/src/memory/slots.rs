@@ -87,7 +87,7 @@ impl<const WORDS: usize> Slots<WORDS> {
         unsafe {
             std::arch::asm!(
                 "prefetchw [{}]", in(reg) place,
-                options(nostack, readonly, preserves_flags)
+                options(nostack, nomem, preserves_flags)
             );
         }
     }

@@ -250,11 +250,13 @@ impl<'m> Region<'m> {
         };
         // SAFETY: within, as just checked.
         unsafe {
-            let byte = AtomicU8::from_ptr(self.start.add(offset as usize).as_ptr());
+            let byte = self.start.add(offset as usize).as_ptr();
             if write {
-                byte.fetch_or(0, Ordering::Relaxed);
+                // In assembly, since the compiler makes a load of an atomic operation that changes
+                // nothing, and nothing of a load whose result nobody wants.
+                core::arch::asm!("lock or byte ptr [{}], 0", in(reg) byte, options(nostack));
             } else {
-                byte.load(Ordering::Relaxed);
+                byte.read_volatile();
             }
         }
         true

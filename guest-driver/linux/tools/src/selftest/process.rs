@@ -127,7 +127,7 @@ fn exec_closes(lab: &mut Lab) -> Result<(), Problem> {
 }
 
 /// Whether none of these descriptors is a device's or an anonymous one of the module: what the tool does when it
-/// was executed by [`exec_closes`].
+/// was executed by `exec_closes`.
 #[must_use]
 pub fn probe(numbers: &[String]) -> bool {
     numbers.iter().all(|number| {
