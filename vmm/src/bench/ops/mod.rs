@@ -24,7 +24,7 @@ use turns::Turns;
 pub const TARGET_FROM: u64 = 64 << 10;
 /// What an operation has to reach of its library.
 pub const LIBRARY_MIN: f64 = 0.9;
-/// What a fused operation has to be faster than the passes that it replaces, from [`FUSED_FROM`] on.
+/// What a fused operation has to be faster than the passes that it replaces, from `FUSED_FROM` on.
 pub const FUSED_MIN: f64 = 1.3;
 /// Above the last-level cache: both operands together are far larger than any host's share of one.
 const FUSED_FROM: u64 = 64 << 20;
