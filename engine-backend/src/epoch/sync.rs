@@ -19,6 +19,12 @@ pub(crate) fn fence_after_rmw() {
     fence(Ordering::SeqCst);
 }
 
+/// Turns of a wait in which the processor is kept: with pauses of 40 to 140 cycles some 30 to 100 us, longer than
+/// a chunk. A yield in the midst of that gives the core to whoever spins on it, a vCPU that waits for the
+/// answer for instance, and gets it back a scheduler's slice later.
+#[cfg(not(loom))]
+const SPINS: u32 = 2048;
+
 /// Gives way while waiting for another thread: a pause at first, then the processor.
 pub(crate) fn relax(turn: u32) {
     #[cfg(loom)]
@@ -27,7 +33,7 @@ pub(crate) fn relax(turn: u32) {
         loom::thread::yield_now();
     }
     #[cfg(not(loom))]
-    if turn < 128 {
+    if turn < SPINS {
         std::hint::spin_loop();
     } else {
         std::thread::yield_now();

@@ -254,7 +254,7 @@ fn mechanisms_alone(
         progress.next("fairness")?;
         let fairness = mechanisms::fairness(quick, rows)?;
         ratios.jain = Some(fairness.jain);
-        ratios.victim_p99_over_share = Some(fairness.victim_p99_over_share);
+        ratios.victim_p99_over_share = fairness.victims.or_note(missing);
     }
     progress.bar.inc(50);
     Ok(())

@@ -10,7 +10,9 @@ use byway_protocols::{Descriptor, Flags, Opcode};
 
 use super::harness::{Harness, VA, copy};
 use super::percentile;
+use crate::bench::quiet::{Quiet, RUN_DELAY_NS_MAX, Watch};
 use crate::bench::report::Row;
+use crate::measure::ThreadLoad;
 
 const MIB: u64 = 1 << 20;
 /// Entries of a flood's ring: so many that it outlasts by far what the host takes to notice that one has ended.
@@ -19,12 +21,12 @@ const ENTRIES: u32 = 32_768;
 const PARK_US: u32 = 1_000_000;
 
 /// The worst of what was measured.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Fairness {
     /// Jain's index over what floods of different weights got, each by its weight; 1 = as they should.
     pub jain: f64,
     /// A victim's 99th percentile beside a flood over that with the half of a worker that is its share.
-    pub victim_p99_over_share: f64,
+    pub victims: Quiet<f64>,
 }
 
 fn tenant(id: u32, weight: u32) -> Process {
@@ -38,8 +40,8 @@ fn tenant(id: u32, weight: u32) -> Process {
     process
 }
 
-/// Jain's index: 1 = equal.
-fn jain(shares: &[f64]) -> f64 {
+/// Jain's index of fairness: 1 = equal.
+fn index(shares: &[f64]) -> f64 {
     let sum: f64 = shares.iter().sum();
     let squares: f64 = shares.iter().map(|x| x * x).sum();
     sum * sum / (shares.len() as f64 * squares)
@@ -77,28 +79,56 @@ fn mix(sizes: [u32; 3]) -> Result<f64> {
         .zip(weights)
         .map(|(&work, weight)| work as f64 / f64::from(weight))
         .collect();
-    Ok(jain(&shares))
+    Ok(index(&shares))
 }
 
-/// A victim's 99th percentiles alone and beside one flood, in nanoseconds.
-fn victim(size: u32, flood: &Descriptor, count: usize) -> Result<(f64, f64)> {
+/// Latencies of a victim between two looks at what the host did. Few, so that most windows are quiet, and the flood
+/// filled before each lasts for all of them.
+const WINDOW: usize = 8;
+
+/// Latencies of [`WINDOW`] operations, counted as disturbed if the host took a core from the worker or from this thread.
+fn window(
+    harness: &Harness,
+    submitter: &mut Submitter,
+    own: &Descriptor,
+    watch: &mut Watch,
+) -> Result<()> {
+    // SAFETY: takes no argument and cannot fail.
+    let tid = unsafe { libc::gettid() };
+    let before = (harness.worker_load()?, ThreadLoad::of(tid)?);
+    let found = harness.latencies(submitter, own, WINDOW)?;
+    let after = (harness.worker_load()?, ThreadLoad::of(tid)?);
+    let quiet = after.0.quiet_since(&before.0, RUN_DELAY_NS_MAX)
+        && after.1.quiet_since(&before.1, RUN_DELAY_NS_MAX);
+    for ns in found {
+        watch.count(ns, quiet);
+    }
+    Ok(())
+}
+
+/// A victim's latencies alone and beside one flood, in nanoseconds.
+fn victim(size: u32, flood: &Descriptor, count: usize) -> Result<(Watch, Watch)> {
     let harness = Harness::new(PARK_US)?;
     let (alice, bob) = (tenant(1, 1), tenant(2, 1));
     let mut submitter = Submitter::new(&alice, 64, true);
     harness.attach(&submitter);
     let own = copy(VA, VA + 2 * MIB, size);
-    let mut alone = harness.latencies(&mut submitter, &own, count)?;
+    let (mut alone, mut beside) = (Watch::default(), Watch::default());
+    // Before anything is timed, every page has been touched.
+    harness.latencies(&mut submitter, &own, WINDOW)?;
+    for _ in 0..count.div_ceil(WINDOW) {
+        window(&harness, &mut submitter, &own, &mut alone)?;
+    }
     let mut flooder = Submitter::new(&bob, ENTRIES, true);
     harness.attach(&flooder);
-    let mut beside = Vec::new();
-    while beside.len() < count {
+    for _ in 0..count.div_ceil(WINDOW) {
         while flooder.poll().is_some() {}
         while flooder.outstanding() < ENTRIES {
             flooder.submit(flood);
         }
-        beside.extend(harness.latencies(&mut submitter, &own, 20)?);
+        window(&harness, &mut submitter, &own, &mut beside)?;
     }
-    Ok((percentile(&mut alone, 0.99), percentile(&mut beside, 0.99)))
+    Ok((alone, beside))
 }
 
 /// Rows for mixes of floods and for victims beside floods, and the worst of each.
@@ -106,16 +136,14 @@ fn victim(size: u32, flood: &Descriptor, count: usize) -> Result<(f64, f64)> {
 /// # Errors
 /// When a victim's copy fails or the host gives no thread.
 pub fn measure(quick: bool, rows: &mut Vec<Row>) -> Result<Fairness> {
-    let mut worst = Fairness {
-        jain: 1.0,
-        victim_p99_over_share: 0.0,
-    };
+    let mut jain = 1.0_f64;
+    let mut victims = Quiet::Measured(0.0);
     for sizes in [[64, 4096, 65_536], [65_536, 4096, 64], [1 << 20, 64, 4096]] {
-        let index = mix(sizes)?;
-        worst.jain = worst.jain.min(index);
+        let found = mix(sizes)?;
+        jain = jain.min(found);
         rows.push(Row {
             case: "three floods, weights 1, 2, 4".to_owned(),
-            note: Some(format!("sizes {sizes:?}: Jain index {index:.4}")),
+            note: Some(format!("sizes {sizes:?}: Jain index {found:.4}")),
             ..Row::default()
         });
     }
@@ -129,31 +157,39 @@ pub fn measure(quick: bool, rows: &mut Vec<Row>) -> Result<Fairness> {
         ("NOPs", nop),
     ] {
         let (alone, beside) = victim(MIB as u32, &flood, count)?;
+        let p99 = |watch: &Watch| percentile(&mut watch.values().to_vec(), 0.99);
         // Half of the worker is its share: twice the time alone is what it can expect.
-        let ratio = beside / (2.0 * alone);
-        worst.victim_p99_over_share = worst.victim_p99_over_share.max(ratio);
+        let ratio = p99(&beside) / (2.0 * p99(&alone));
+        let share = alone.disturbed_share().max(beside.disturbed_share());
         rows.push(Row {
             case: "victim beside a flood".to_owned(),
             size: MIB,
             depth: 1,
-            p99_ns: Some(beside),
+            p50_ns: beside.median(),
+            p99_ns: Some(p99(&beside)),
             samples: Some(count as u64),
+            disturbed_share: Some(share),
             note: Some(format!(
-                "{what}: alone {alone:.0} ns, {ratio:.2} of its share's"
+                "{what}: alone p99 {:.0} ns, {ratio:.2} of its share's",
+                p99(&alone)
             )),
             ..Row::default()
         });
+        let quiet = alone
+            .quiet("a victim alone")
+            .and(beside.quiet("a victim beside a flood"), |_, _| ratio);
+        victims = victims.and(quiet, f64::max);
     }
-    Ok(worst)
+    Ok(Fairness { jain, victims })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::jain;
+    use super::index;
 
     #[test]
     fn jains_index_is_1_for_equals_and_1_over_n_for_a_monopoly() {
-        assert!((jain(&[3.0, 3.0, 3.0]) - 1.0).abs() < 1e-12);
-        assert!((jain(&[5.0, 0.0, 0.0, 0.0]) - 0.25).abs() < 1e-12);
+        assert!((index(&[3.0, 3.0, 3.0]) - 1.0).abs() < 1e-12);
+        assert!((index(&[5.0, 0.0, 0.0, 0.0]) - 0.25).abs() < 1e-12);
     }
 }
