@@ -67,7 +67,7 @@ impl Guest {
     /// When a part is missing or QEMU cannot be started.
     pub fn start(images: &Images, config: &Config, scratch: &Path, logs: &Path) -> Result<Self> {
         let name = config.name.clone();
-        let kernel = images.kernel(config.kernel)?;
+        let kernel = images.kernel(config.kernel, config.machine.has_four_levels())?;
         let initramfs = scratch.join(format!("{name}.cpio"));
         let archive = initramfs::build(images, config.kernel, &config.module, &config.files)?;
         fs::write(&initramfs, archive)?;

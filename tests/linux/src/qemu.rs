@@ -43,6 +43,13 @@ impl Default for Machine {
     }
 }
 
+impl Machine {
+    /// Whether its CPUs know no page tables of five levels.
+    pub(crate) fn has_four_levels(&self) -> bool {
+        self.cpu.split(',').any(|feature| feature == "la57=off")
+    }
+}
+
 /// The files and sockets of a guest.
 #[derive(Debug)]
 pub(crate) struct Wiring<'a> {
