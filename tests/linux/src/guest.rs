@@ -16,10 +16,15 @@ use crate::wire::{Ready, Wire};
 
 pub use crate::wire::Output;
 
-/// How long a guest may take from QEMU's start to its first command. It takes about five
-/// seconds when nothing else runs.
-const BOOT_LIMIT: Duration = Duration::from_secs(90);
-/// How long a command may take when a test does not say.
+/// How long a booting guest may be silent. As long as its console gets on, it may take its time: five seconds
+/// when nothing else runs.
+const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+/// What a boot takes when nothing else runs. One that takes longer tells how much slower the host is at
+/// the moment, and how much longer everything else may take.
+const USUAL_BOOT: Duration = Duration::from_secs(5);
+/// Bound of that factor.
+const SLOWNESS_MAX: u32 = 8;
+/// How long a command may take when a test does not say. Limits are multiplied by the host's slowness.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 /// What the guest needs beyond a command's limit to kill it and to say so.
 const GRACE: Duration = Duration::from_secs(20);
@@ -51,6 +56,8 @@ pub struct Guest {
     wire: Option<Wire>,
     ready: Option<Ready>,
     console: PathBuf,
+    started: Instant,
+    slowness: u32,
     jobs: u32,
 }
 
@@ -96,6 +103,8 @@ impl Guest {
             wire: None,
             ready: None,
             console,
+            started: Instant::now(),
+            slowness: 1,
             jobs: 0,
         })
     }
@@ -105,12 +114,16 @@ impl Guest {
     /// # Errors
     /// When it does not come up in time, or a module cannot be loaded.
     pub fn up(&mut self) -> Result<()> {
-        let deadline = Instant::now() + BOOT_LIMIT;
-        self.connect(deadline)?;
-        self.await_ready(deadline)
+        self.connect()?;
+        self.await_ready()?;
+        let boots = self.started.elapsed().as_secs() / USUAL_BOOT.as_secs();
+        self.slowness = u32::try_from(boots)
+            .unwrap_or(SLOWNESS_MAX)
+            .clamp(1, SLOWNESS_MAX);
+        Ok(())
     }
 
-    fn connect(&mut self, deadline: Instant) -> Result<()> {
+    fn connect(&mut self) -> Result<()> {
         let Some(listener) = self.listener.take() else {
             return Ok(());
         };
@@ -124,7 +137,7 @@ impl Guest {
                 bail!("QEMU of {} ended: {status}; see its log", self.name);
             }
             ensure!(
-                Instant::now() < deadline,
+                self.started.elapsed() < SILENCE_LIMIT,
                 "QEMU of {} did not start",
                 self.name
             );
@@ -135,14 +148,22 @@ impl Guest {
         Ok(())
     }
 
-    fn await_ready(&mut self, deadline: Instant) -> Result<()> {
-        let name = &self.name;
+    fn await_ready(&mut self) -> Result<()> {
+        let (name, console) = (&self.name, &self.console);
+        let (mut said, mut deadline) = (0, Instant::now() + SILENCE_LIMIT);
+        let mut silent_until = || {
+            let length = fs::metadata(console).map_or(0, |file| file.len());
+            if length != said {
+                (said, deadline) = (length, Instant::now() + SILENCE_LIMIT);
+            }
+            deadline
+        };
         let wire = self
             .wire
             .as_mut()
             .context("the guest has not been started")?;
         let ready = wire
-            .ready(deadline)
+            .ready(&mut silent_until)
             .with_context(|| format!("{name} did not boot"))?;
         ensure!(
             ready.failed_modules.is_empty(),
@@ -179,7 +200,7 @@ impl Guest {
     /// # Errors
     /// When the guest does not answer: a command that cannot be killed.
     pub fn run_within(&mut self, command: &str, limit: Duration) -> Result<Output> {
-        let name = &self.name;
+        let (name, limit) = (&self.name, limit * self.slowness);
         let wire = self
             .wire
             .as_mut()
@@ -251,6 +272,7 @@ impl Guest {
     /// # Errors
     /// When it has not within the limit, or ended before.
     pub fn wait_for(&mut self, job: &Job, words: &str, limit: Duration) -> Result<()> {
+        let limit = limit * self.slowness;
         let deadline = Instant::now() + limit;
         loop {
             let ended = self.run(&format!("cat /tmp/job-{}.status", job.0))?.status == 0;
@@ -277,7 +299,7 @@ impl Guest {
     /// When it does not end within the limit.
     pub fn wait(&mut self, job: &Job, limit: Duration) -> Result<Output> {
         let status = format!("/tmp/job-{}.status", job.0);
-        let seconds = limit.as_secs();
+        let seconds = (limit * self.slowness).as_secs();
         let waited = self.run_within(
             &format!(
                 "n=0; while [ ! -e {status} ] && [ $n -lt $(({seconds} * 10)) ]; do \
@@ -324,7 +346,7 @@ impl Guest {
             .as_mut()
             .context("the guest has not been started")?;
         wire.send("echo b >/proc/sysrq-trigger", COMMAND_LIMIT)?;
-        self.await_ready(Instant::now() + BOOT_LIMIT)?;
+        self.await_ready()?;
         let after = self.ready.as_ref().map(|ready| ready.boot_id.clone());
         ensure!(before != after, "{} did not reboot", self.name);
         Ok(())

@@ -17,7 +17,7 @@ const BROKEN_OFF: i32 = 7;
 /// A process of alice's gives the same large file again and again; bob fetches it until something ends. Returns
 /// the two jobs, once bytes flow.
 fn traffic(engine: &Engine, alice: &mut Guest, bob: &mut Guest) -> Result<(Job, Job)> {
-    random_file(alice, "endless", 24)?;
+    random_file(alice, "endless", 16)?;
     let giving = alice.spawn(&format!(
         "while byway-cat offer bob endless /tmp/endless --timeout 50 2>&1; do :; done; \
          exit {BROKEN_OFF}"
