@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::console;
 use crate::images::{Images, Kernel};
 use crate::initramfs::{self, Module};
+use crate::monitor::Monitor;
 use crate::process::Process;
 use crate::qemu::{self, Machine, Wiring};
 use crate::wire::{Ready, Wire};
@@ -56,6 +57,7 @@ pub struct Guest {
     wire: Option<Wire>,
     ready: Option<Ready>,
     console: PathBuf,
+    monitor: Monitor,
     started: Instant,
     slowness: u32,
     jobs: u32,
@@ -84,6 +86,7 @@ impl Guest {
         let listener = UnixListener::bind(&commands)?;
         listener.set_nonblocking(true)?;
         let console = logs.join(format!("{name}-console.log"));
+        let monitor = scratch.join(format!("{name}.monitor"));
         let arguments = qemu::arguments(
             &config.machine,
             &Wiring {
@@ -91,6 +94,7 @@ impl Guest {
                 initramfs: &initramfs,
                 console: &console,
                 commands: &commands,
+                monitor: &monitor,
                 device: config.device.clone(),
             },
         );
@@ -103,6 +107,7 @@ impl Guest {
             wire: None,
             ready: None,
             console,
+            monitor: Monitor::new(monitor),
             started: Instant::now(),
             slowness: 1,
             jobs: 0,
@@ -356,6 +361,36 @@ impl Guest {
     pub fn kill(&mut self) {
         self.process.kill();
         self.wire = None;
+    }
+
+    /// Plugs RAM in, as much as [`Machine::more_mib`] says, once. Its kernel has to be told to use it.
+    ///
+    /// # Errors
+    /// When QEMU refuses.
+    pub fn plug_memory(&self, mib: u32) -> Result<()> {
+        self.monitor.say(&format!(
+            "object_add memory-backend-memfd,id=more,size={mib}M,share=on"
+        ))?;
+        self.monitor.say("device_add pc-dimm,id=dimm,memdev=more")
+    }
+
+    /// Asks its kernel to give that RAM up, and waits until it has.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn unplug_memory(&self) -> Result<()> {
+        self.monitor.say("device_del dimm")?;
+        let deadline = Instant::now() + COMMAND_LIMIT * self.slowness;
+        // There is no object of that name as long as a device uses it.
+        while let Err(error) = self.monitor.say("object_del more") {
+            ensure!(
+                Instant::now() < deadline,
+                "{}: its kernel keeps the memory: {error}",
+                self.name
+            );
+            std::thread::sleep(POLL);
+        }
+        Ok(())
     }
 
     /// Process id of its QEMU.

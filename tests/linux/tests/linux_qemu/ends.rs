@@ -13,26 +13,30 @@ use crate::scenario::{LIMIT, check, give, linked, local, offer, random_file, unt
 
 /// How a transfer of [`traffic`] ends that was broken off.
 const BROKEN_OFF: i32 = 7;
+/// How one ends that was told to.
+const ENOUGH: i32 = 8;
 
 /// A process of alice's gives the same large file again and again; bob fetches it until something ends. Returns
 /// the two jobs, once bytes flow.
 fn traffic(engine: &Engine, alice: &mut Guest, bob: &mut Guest) -> Result<(Job, Job)> {
     random_file(alice, "endless", 16)?;
-    let giving = alice.spawn(&format!(
-        "while byway-cat offer bob endless /tmp/endless --timeout 50 2>&1; do :; done; \
-         exit {BROKEN_OFF}"
-    ))?;
-    let taking = bob.spawn(&format!(
-        "while byway-cat fetch endless --timeout 5 -o /dev/null 2>&1; do :; done; exit {BROKEN_OFF}"
-    ))?;
-    let start = engine.counter("bob", "bytes")?;
-    for _ in 0..600 {
-        if engine.counter("bob", "bytes")? > start {
-            return Ok((giving, taking));
-        }
-        std::thread::sleep(Duration::from_millis(50));
+    for guest in [&mut *alice, &mut *bob] {
+        guest.ok("rm -f /tmp/enough")?;
     }
-    anyhow::bail!("no byte was moved")
+    let until_broken = |command| {
+        format!(
+            "until [ -e /tmp/enough ]; do {command} 2>&1 || exit {BROKEN_OFF}; done; exit {ENOUGH}"
+        )
+    };
+    let offer = "byway-cat offer bob endless /tmp/endless --timeout 50";
+    let giving = alice.spawn(&until_broken(offer))?;
+    let fetch = "byway-cat fetch endless --timeout 5 -o /dev/null";
+    let taking = bob.spawn(&until_broken(fetch))?;
+    let start = engine.counter("bob", "bytes")?;
+    wait_until("bytes are moved", &mut || {
+        Ok(engine.counter("bob", "bytes")? > start)
+    })?;
+    Ok((giving, taking))
 }
 
 /// A side of the transfer has ended with a status, not with silence.
@@ -60,14 +64,21 @@ fn a_guest_a_driver_and_an_engine_that_end_leave_nobody_hanging() {
         let mut engine = linked(lab)?;
         let mut alice = lab.config("alice", Kernel::V6_1, &engine);
         alice.machine.may_reboot = true;
+        alice.machine.more_mib = MORE_MIB;
         let bob = lab.config("bob", Kernel::V6_12, &engine);
         let [mut alice, mut bob] = lab.boot([alice, bob])?;
+        step("memory that comes and goes in mid-transfer", || {
+            memory_comes_and_goes(&engine, &mut alice, &mut bob)
+        })?;
         step("driver unbound with rings open", || {
             driver_held(&mut alice, "bob")?;
             driver_held(&mut bob, "alice")
         })?;
         step("driver unbound in mid-transfer", || {
             driver_unbound(&engine, &mut alice, &mut bob)
+        })?;
+        step("engine stopped in mid-transfer", || {
+            engine_stopped(&engine, &mut alice, &mut bob)
         })?;
         step("engine killed in mid-transfer", || {
             engine_killed(&mut engine, &mut alice, &mut bob)
@@ -90,6 +101,58 @@ fn a_guest_a_driver_and_an_engine_that_end_leave_nobody_hanging() {
         step("another guest in its place", || well(&mut again, &mut bob))?;
         check(&mut engine, [&mut alice, &mut again, &mut bob])
     });
+}
+
+/// RAM that is plugged in: one block of a kernel's.
+const MORE_MIB: u32 = 128;
+
+/// Alice's processes get pages of RAM that was plugged in, which the engine learns of as it comes, and lose them
+/// again under transfers that go on: nobody has pinned them.
+fn memory_comes_and_goes(engine: &Engine, alice: &mut Guest, bob: &mut Guest) -> Result<()> {
+    alice.plug_memory(MORE_MIB)?;
+    let blocks = "/sys/devices/system/memory/memory*/state";
+    until(alice, &format!("grep -q offline {blocks}"))?;
+    alice.ok(&format!(
+        "for state in $(grep -l offline {blocks}); do echo online_movable >$state || exit 1; done"
+    ))?;
+    let free = movable(alice, "nr_free_pages")?;
+    ensure!(free > u64::from(MORE_MIB) * 256 * 9 / 10, "{free} pages");
+    let (_giving, taking) = traffic(engine, alice, bob)?;
+    let left = movable(alice, "nr_free_pages")?;
+    ensure!(
+        free - left > 16 * 256,
+        "of {free} pages that were plugged in {left} are left: nobody uses them"
+    );
+    alice.unplug_memory()?;
+    ensure!(movable(alice, "present")? == 0, "it is there still");
+    let bytes = engine.counter("bob", "bytes")?;
+    let mut flows = || Ok(engine.counter("bob", "bytes")? > bytes + (16 << 20));
+    wait_until("bytes flow without that memory", &mut flows)?;
+    bob.ok("touch /tmp/enough")?;
+    ensure!(
+        bob.wait(&taking, LIMIT)?.status == ENOUGH,
+        "the transfer was broken off"
+    );
+    alice.ok("touch /tmp/enough; killall byway-cat || true")?;
+    Ok(())
+}
+
+/// A line of the zone that has nothing but pages that can be moved.
+fn movable(guest: &mut Guest, line: &str) -> Result<u64> {
+    let told = guest.ok(&format!(
+        "awk '/zone +Movable/ {{ z = 1 }} z && $1 == \"{line}\" {{ print $2; exit }}' /proc/zoneinfo"
+    ))?;
+    Ok(told.parse()?)
+}
+
+fn wait_until(what: &str, holds: &mut dyn FnMut() -> Result<bool>) -> Result<()> {
+    for _ in 0..1200 {
+        if holds()? {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    anyhow::bail!("not true in a minute: {what}")
 }
 
 /// Path of the driver in sysfs.
@@ -133,6 +196,33 @@ fn driver_unbound(engine: &Engine, alice: &mut Guest, bob: &mut Guest) -> Result
     broken_off(bob, &taking)?;
     bind(alice)?;
     give(bob, alice, 2)
+}
+
+/// It holds everything and answers nothing: requests end in ETIMEDOUT, and the device is taken into use again when
+/// the engine goes on. QEMU itself waits for the engine meanwhile, and its guest with it.
+fn engine_stopped(engine: &Engine, alice: &mut Guest, bob: &mut Guest) -> Result<()> {
+    let timeout = "/sys/module/byway/parameters/timeout_ms";
+    let (giving, taking) = traffic(engine, alice, bob)?;
+    for guest in [&mut *alice, &mut *bob] {
+        guest.ok(&format!("echo 1000 >{timeout}"))?;
+    }
+    engine.stop(true)?;
+    // Whoever gives asks for news a hundred times a second.
+    let unanswered = wait_until("alice finds out", &mut || {
+        Ok(alice.console().contains("the engine does not answer"))
+    });
+    engine.stop(false)?;
+    unanswered?;
+    broken_off(bob, &taking)?;
+    broken_off(alice, &giving)?;
+    for guest in [&mut *alice, &mut *bob] {
+        until(
+            guest,
+            "[ $(cat /sys/bus/virtio/devices/*/byway/state) = live ]",
+        )?;
+        guest.ok(&format!("echo 5000 >{timeout}"))?;
+    }
+    well(alice, bob)
 }
 
 fn engine_killed(engine: &mut Engine, alice: &mut Guest, bob: &mut Guest) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Two guests exchange memory: each kernel once with page tables of four levels, no page-table
 //! isolation and RAM in two regions, and once with five levels and isolation.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use byway_linux_tests::engine::Engine;
 use byway_linux_tests::guest::Guest;
 use byway_linux_tests::images::Kernel;
@@ -9,7 +9,7 @@ use byway_linux_tests::lab::{self, Lab, step};
 use byway_linux_tests::qemu::{FIVE_LEVELS, Machine};
 
 use crate::memory::{huge_pages, two_regions};
-use crate::scenario::{STRANGERS, check, give, link, local, pass};
+use crate::scenario::{LIMIT, STRANGERS, check, give, link, local, pass};
 use crate::{attacks, links};
 
 /// Four levels, no isolation, RAM below and above 4 GiB.
@@ -64,8 +64,56 @@ fn boot(lab: &Lab, engine: &Engine, shallow: Kernel, deep: Kernel) -> Result<[Gu
             "{}: levels of page tables",
             guest.name()
         );
+        tells_of_itself(guest)?;
     }
     Ok(guests)
+}
+
+/// What a guest tells of itself in sysfs is what it is.
+fn tells_of_itself(guest: &mut Guest) -> Result<()> {
+    let told = guest.ok("cd /sys/bus/virtio/devices/*/byway && cat name state node")?;
+    let expected = format!("{}\nlive\nbyway", guest.name());
+    ensure!(told == expected, "expected {expected:?}, found {told:?}");
+    Ok(())
+}
+
+/// What a program measures between the two. On an emulated CPU that tells nothing of speed, but that the
+/// commands work and agree.
+fn figures(alice: &mut Guest, bob: &mut Guest) -> Result<()> {
+    const SIZES: [u64; 3] = [64, 64 << 10, 1 << 20];
+    let job = alice.spawn("byway-perf serve bob perf --size 1M")?;
+    let told = bob.ok(
+        "byway-perf run perf --from alice --timeout 50 --sizes 64,64K,1M --seconds 0.1 \
+         --json 2>/tmp/perf.err",
+    )?;
+    alice.wait_ok(&job, LIMIT)?;
+    let report: serde_json::Value = serde_json::from_str(&told)?;
+    ensure!(report["emulated"].is_string(), "{report}");
+    let rows = report["rows"].as_array().context("no rows")?;
+    // Two operations, one at a time and many at once.
+    ensure!(rows.len() == SIZES.len() * 4, "{} rows", rows.len());
+    for row in rows {
+        println!(
+            "          {} of {} bytes, {} at once: p50 {} ns, p99 {} ns, {:.3} GB/s, {} doorbells",
+            row["operation"].as_str().unwrap_or_default(),
+            row["bytes"],
+            row["depth"],
+            row["latency_ns_p50"],
+            row["latency_ns_p99"],
+            row["gigabytes_per_second"].as_f64().unwrap_or_default(),
+            row["kicks"],
+        );
+        let number = |name: &str| row[name].as_u64().unwrap_or_default();
+        ensure!(
+            SIZES.contains(&number("bytes")) && number("descriptors") > 0,
+            "{row}"
+        );
+        ensure!(
+            (1..=number("latency_ns_p99")).contains(&number("latency_ns_p50")),
+            "{row}"
+        );
+    }
+    Ok(())
 }
 
 /// Process to process, across and within the two.
@@ -100,6 +148,7 @@ fn processes_of_6_1_with_four_and_6_12_with_five_levels_exchange_memory() {
         })?;
         link(&engine)?;
         exchange(&engine, &mut alice, &mut bob)?;
+        step("figures", || figures(&mut alice, &mut bob))?;
         step("huge pages", || huge_pages(&engine, &mut alice, &mut bob))?;
         step("two regions", || two_regions(&mut alice, &mut bob))?;
         check(&mut engine, [&mut alice, &mut bob])
