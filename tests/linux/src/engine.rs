@@ -60,6 +60,14 @@ impl Engine {
         self.process.kill();
     }
 
+    /// Stops its process (SIGSTOP), or has it go on.
+    ///
+    /// # Errors
+    /// When the signal cannot be sent.
+    pub fn stop(&self, stopped: bool) -> Result<()> {
+        self.process.stop(stopped)
+    }
+
     /// Starts it again with the same configuration, after [`Engine::kill`].
     ///
     /// # Errors

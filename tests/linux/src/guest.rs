@@ -10,16 +10,22 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::console;
 use crate::images::{Images, Kernel};
 use crate::initramfs::{self, Module};
+use crate::monitor::Monitor;
 use crate::process::Process;
 use crate::qemu::{self, Machine, Wiring};
 use crate::wire::{Ready, Wire};
 
 pub use crate::wire::Output;
 
-/// How long a guest may take from QEMU's start to its first command. It takes about five
-/// seconds when nothing else runs.
-const BOOT_LIMIT: Duration = Duration::from_secs(90);
-/// How long a command may take when a test does not say.
+/// How long a booting guest may be silent. As long as its console gets on, it may take its time: five seconds
+/// when nothing else runs.
+const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+/// What a boot takes when nothing else runs. One that takes longer tells how much slower the host is at
+/// the moment, and how much longer everything else may take.
+const USUAL_BOOT: Duration = Duration::from_secs(5);
+/// Bound of that factor.
+const SLOWNESS_MAX: u32 = 8;
+/// How long a command may take when a test does not say. Limits are multiplied by the host's slowness.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 /// What the guest needs beyond a command's limit to kill it and to say so.
 const GRACE: Duration = Duration::from_secs(20);
@@ -51,6 +57,9 @@ pub struct Guest {
     wire: Option<Wire>,
     ready: Option<Ready>,
     console: PathBuf,
+    monitor: Monitor,
+    started: Instant,
+    slowness: u32,
     jobs: u32,
 }
 
@@ -67,7 +76,7 @@ impl Guest {
     /// When a part is missing or QEMU cannot be started.
     pub fn start(images: &Images, config: &Config, scratch: &Path, logs: &Path) -> Result<Self> {
         let name = config.name.clone();
-        let kernel = images.kernel(config.kernel)?;
+        let kernel = images.kernel(config.kernel, config.machine.has_four_levels())?;
         let initramfs = scratch.join(format!("{name}.cpio"));
         let archive = initramfs::build(images, config.kernel, &config.module, &config.files)?;
         fs::write(&initramfs, archive)?;
@@ -77,6 +86,7 @@ impl Guest {
         let listener = UnixListener::bind(&commands)?;
         listener.set_nonblocking(true)?;
         let console = logs.join(format!("{name}-console.log"));
+        let monitor = scratch.join(format!("{name}.monitor"));
         let arguments = qemu::arguments(
             &config.machine,
             &Wiring {
@@ -84,6 +94,7 @@ impl Guest {
                 initramfs: &initramfs,
                 console: &console,
                 commands: &commands,
+                monitor: &monitor,
                 device: config.device.clone(),
             },
         );
@@ -96,6 +107,9 @@ impl Guest {
             wire: None,
             ready: None,
             console,
+            monitor: Monitor::new(monitor),
+            started: Instant::now(),
+            slowness: 1,
             jobs: 0,
         })
     }
@@ -105,12 +119,16 @@ impl Guest {
     /// # Errors
     /// When it does not come up in time, or a module cannot be loaded.
     pub fn up(&mut self) -> Result<()> {
-        let deadline = Instant::now() + BOOT_LIMIT;
-        self.connect(deadline)?;
-        self.await_ready(deadline)
+        self.connect()?;
+        self.await_ready()?;
+        let boots = self.started.elapsed().as_secs() / USUAL_BOOT.as_secs();
+        self.slowness = u32::try_from(boots)
+            .unwrap_or(SLOWNESS_MAX)
+            .clamp(1, SLOWNESS_MAX);
+        Ok(())
     }
 
-    fn connect(&mut self, deadline: Instant) -> Result<()> {
+    fn connect(&mut self) -> Result<()> {
         let Some(listener) = self.listener.take() else {
             return Ok(());
         };
@@ -124,7 +142,7 @@ impl Guest {
                 bail!("QEMU of {} ended: {status}; see its log", self.name);
             }
             ensure!(
-                Instant::now() < deadline,
+                self.started.elapsed() < SILENCE_LIMIT,
                 "QEMU of {} did not start",
                 self.name
             );
@@ -135,14 +153,22 @@ impl Guest {
         Ok(())
     }
 
-    fn await_ready(&mut self, deadline: Instant) -> Result<()> {
-        let name = &self.name;
+    fn await_ready(&mut self) -> Result<()> {
+        let (name, console) = (&self.name, &self.console);
+        let (mut said, mut deadline) = (0, Instant::now() + SILENCE_LIMIT);
+        let mut silent_until = || {
+            let length = fs::metadata(console).map_or(0, |file| file.len());
+            if length != said {
+                (said, deadline) = (length, Instant::now() + SILENCE_LIMIT);
+            }
+            deadline
+        };
         let wire = self
             .wire
             .as_mut()
             .context("the guest has not been started")?;
         let ready = wire
-            .ready(deadline)
+            .ready(&mut silent_until)
             .with_context(|| format!("{name} did not boot"))?;
         ensure!(
             ready.failed_modules.is_empty(),
@@ -179,7 +205,7 @@ impl Guest {
     /// # Errors
     /// When the guest does not answer: a command that cannot be killed.
     pub fn run_within(&mut self, command: &str, limit: Duration) -> Result<Output> {
-        let name = &self.name;
+        let (name, limit) = (&self.name, limit * self.slowness);
         let wire = self
             .wire
             .as_mut()
@@ -251,6 +277,7 @@ impl Guest {
     /// # Errors
     /// When it has not within the limit, or ended before.
     pub fn wait_for(&mut self, job: &Job, words: &str, limit: Duration) -> Result<()> {
+        let limit = limit * self.slowness;
         let deadline = Instant::now() + limit;
         loop {
             let ended = self.run(&format!("cat /tmp/job-{}.status", job.0))?.status == 0;
@@ -277,7 +304,7 @@ impl Guest {
     /// When it does not end within the limit.
     pub fn wait(&mut self, job: &Job, limit: Duration) -> Result<Output> {
         let status = format!("/tmp/job-{}.status", job.0);
-        let seconds = limit.as_secs();
+        let seconds = (limit * self.slowness).as_secs();
         let waited = self.run_within(
             &format!(
                 "n=0; while [ ! -e {status} ] && [ $n -lt $(({seconds} * 10)) ]; do \
@@ -324,7 +351,7 @@ impl Guest {
             .as_mut()
             .context("the guest has not been started")?;
         wire.send("echo b >/proc/sysrq-trigger", COMMAND_LIMIT)?;
-        self.await_ready(Instant::now() + BOOT_LIMIT)?;
+        self.await_ready()?;
         let after = self.ready.as_ref().map(|ready| ready.boot_id.clone());
         ensure!(before != after, "{} did not reboot", self.name);
         Ok(())
@@ -334,6 +361,36 @@ impl Guest {
     pub fn kill(&mut self) {
         self.process.kill();
         self.wire = None;
+    }
+
+    /// Plugs RAM in, as much as [`Machine::more_mib`] says, once. Its kernel has to be told to use it.
+    ///
+    /// # Errors
+    /// When QEMU refuses.
+    pub fn plug_memory(&self, mib: u32) -> Result<()> {
+        self.monitor.say(&format!(
+            "object_add memory-backend-memfd,id=more,size={mib}M,share=on"
+        ))?;
+        self.monitor.say("device_add pc-dimm,id=dimm,memdev=more")
+    }
+
+    /// Asks its kernel to give that RAM up, and waits until it has.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn unplug_memory(&self) -> Result<()> {
+        self.monitor.say("device_del dimm")?;
+        let deadline = Instant::now() + COMMAND_LIMIT * self.slowness;
+        // There is no object of that name as long as a device uses it.
+        while let Err(error) = self.monitor.say("object_del more") {
+            ensure!(
+                Instant::now() < deadline,
+                "{}: its kernel keeps the memory: {error}",
+                self.name
+            );
+            std::thread::sleep(POLL);
+        }
+        Ok(())
     }
 
     /// Process id of its QEMU.

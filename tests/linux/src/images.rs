@@ -81,12 +81,18 @@ impl Images {
         self.cache.join("busybox")
     }
 
-    /// The compressed kernel.
+    /// The kernel: the compressed image, or, for a machine with four levels of page tables, what is in it.
+    /// The latter boots in half the time, but it is the former's decompressor that turns on the fifth level.
     ///
     /// # Errors
     /// When it has not been fetched.
-    pub fn kernel(&self, kernel: Kernel) -> Result<PathBuf> {
-        let path = self.cache.join(kernel.series()).join("vmlinuz");
+    pub fn kernel(&self, kernel: Kernel, four_levels: bool) -> Result<PathBuf> {
+        let folder = self.cache.join(kernel.series());
+        let unpacked = folder.join("vmlinux");
+        if four_levels && unpacked.exists() {
+            return Ok(unpacked);
+        }
+        let path = folder.join("vmlinuz");
         ensure!(
             path.exists(),
             "there is no {}: run tests/lib/linux-images fetch {kernel}",

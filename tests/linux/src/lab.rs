@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
@@ -38,6 +39,17 @@ pub fn test(name: &str, body: impl FnOnce(&Lab) -> Result<()>) {
         panic!("{error:?}\nlogs: {}", lab.logs.display());
     }
     let _ = fs::remove_dir_all(&lab.logs);
+}
+
+/// One part of a test: its name and time go to the output, and its name before the error if it fails.
+///
+/// # Errors
+/// Those of the part.
+pub fn step<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let start = Instant::now();
+    let outcome = body().with_context(|| format!("step: {what}"));
+    println!("{:7.1} s  {what}", start.elapsed().as_secs_f64());
+    outcome
 }
 
 impl Lab {
@@ -104,9 +116,7 @@ impl Lab {
             let guest = Guest::start(&self.images, config, self.scratch(), &self.logs)?;
             guests.push(guest);
         }
-        for guest in &mut guests {
-            guest.up()?;
-        }
+        step("boot", || guests.iter_mut().try_for_each(Guest::up))?;
         guests
             .try_into()
             .ok()
@@ -127,7 +137,8 @@ fn byway() -> Result<PathBuf> {
 fn build_byway() -> Result<PathBuf> {
     let mut build = Command::new(env!("CARGO"));
     build.current_dir(repository());
-    build.args(["build", "--quiet", "-p", "byway-vmm", "--bin", "byway"]);
+    build.args(["build", "--quiet", "--locked", "-p", "byway-vmm"]);
+    build.args(["--bin", "byway"]);
     let profile = if cfg!(debug_assertions) {
         "debug"
     } else {

@@ -11,6 +11,7 @@ pub mod guest;
 pub mod images;
 pub mod initramfs;
 pub mod lab;
+mod monitor;
 mod process;
 pub mod qemu;
 mod wire;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 /// Killed and reaped when dropped; killed by the kernel when the thread that started it dies.
 #[derive(Debug)]
@@ -41,6 +41,16 @@ impl Process {
     /// Its process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Stops it where it is, or has it go on: it keeps all it has, and answers nothing meanwhile.
+    pub(crate) fn stop(&self, stopped: bool) -> Result<()> {
+        let signal = if stopped { "-STOP" } else { "-CONT" };
+        let status = Command::new("sh")
+            .args(["-c", "kill \"$0\" \"$1\"", signal, &self.id().to_string()])
+            .status()?;
+        ensure!(status.success(), "cannot send SIG{signal}");
+        Ok(())
     }
 
     /// Kills it at once, as `kill -9` does, and waits until it is gone.

@@ -20,6 +20,8 @@ pub struct Machine {
     pub cpus: u32,
     /// RAM, MiB. Above 2048 it is two regions, below and above 4 GiB.
     pub memory_mib: u32,
+    /// RAM that can be plugged in while it runs, MiB.
+    pub more_mib: u32,
     /// QEMU's CPU model with its features: see [`FOUR_LEVELS`].
     pub cpu: String,
     /// A reset starts the guest again. Otherwise it ends QEMU, so that a panic is noticed at once.
@@ -35,11 +37,19 @@ impl Default for Machine {
         Self {
             cpus: 2,
             memory_mib: 512,
+            more_mib: 0,
             cpu: FOUR_LEVELS.into(),
             may_reboot: false,
             cmdline: String::new(),
             extra: Vec::new(),
         }
+    }
+}
+
+impl Machine {
+    /// Whether its CPUs know no page tables of five levels.
+    pub(crate) fn has_four_levels(&self) -> bool {
+        self.cpu.split(',').any(|feature| feature == "la57=off")
     }
 }
 
@@ -52,6 +62,8 @@ pub(crate) struct Wiring<'a> {
     pub console: &'a Path,
     /// The second one is connected to this socket.
     pub commands: &'a Path,
+    /// QEMU's monitor listens here.
+    pub monitor: &'a Path,
     /// The engine's socket for this guest; without one it has no Byway device.
     pub device: Option<PathBuf>,
 }
@@ -61,6 +73,7 @@ pub(crate) fn arguments(machine: &Machine, wiring: &Wiring<'_>) -> Vec<String> {
     let memory = machine.memory_mib;
     let console = wiring.console.display();
     let commands = wiring.commands.display();
+    let monitor = wiring.monitor.display();
     let mut arguments: Vec<String> = [
         "-no-user-config",
         "-nodefaults",
@@ -77,7 +90,12 @@ pub(crate) fn arguments(machine: &Machine, wiring: &Wiring<'_>) -> Vec<String> {
     let mut add = |flag: &str, value: String| arguments.extend([flag.to_owned(), value]);
     add("-cpu", machine.cpu.clone());
     add("-smp", machine.cpus.to_string());
-    add("-m", memory.to_string());
+    if machine.more_mib == 0 {
+        add("-m", memory.to_string());
+    } else {
+        let most = memory + machine.more_mib;
+        add("-m", format!("{memory}M,slots=1,maxmem={most}M"));
+    }
     add(
         "-object",
         format!("memory-backend-memfd,id=mem,size={memory}M,share=on"),
@@ -92,6 +110,11 @@ pub(crate) fn arguments(machine: &Machine, wiring: &Wiring<'_>) -> Vec<String> {
     add("-serial", "chardev:console".into());
     add("-chardev", format!("socket,id=commands,path={commands}"));
     add("-serial", "chardev:commands".into());
+    add(
+        "-chardev",
+        format!("socket,id=monitor,path={monitor},server=on,wait=off"),
+    );
+    add("-mon", "chardev=monitor,mode=readline".into());
     if let Some(socket) = &wiring.device {
         // It looks for the engine again when that is restarted.
         add(

@@ -49,8 +49,9 @@ impl Wire {
         })
     }
 
-    /// Waits until the guest says that it is up.
-    pub(crate) fn ready(&mut self, deadline: Instant) -> Result<Ready> {
+    /// Waits until the guest says that it is up. The deadline is asked for again and again: it may move
+    /// while the guest gets on.
+    pub(crate) fn ready(&mut self, deadline: &mut dyn FnMut() -> Instant) -> Result<Ready> {
         loop {
             let line = self.line(deadline)?;
             // The firmware or a boot loader may have said something before.
@@ -77,6 +78,7 @@ impl Wire {
 
     /// Waits for the answer to a command.
     pub(crate) fn answer(&mut self, command: u64, deadline: Instant) -> Result<Output> {
+        let deadline = &mut || deadline;
         let line = self.line(deadline)?;
         ensure!(
             parse_ready(&line).is_none(),
@@ -110,7 +112,7 @@ impl Wire {
         })
     }
 
-    fn line(&mut self, deadline: Instant) -> Result<String> {
+    fn line(&mut self, deadline: &mut dyn FnMut() -> Instant) -> Result<String> {
         loop {
             if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.received.drain(..=end).collect();
@@ -120,14 +122,14 @@ impl Wire {
         }
     }
 
-    fn receive(&mut self, deadline: Instant) -> Result<()> {
+    fn receive(&mut self, deadline: &mut dyn FnMut() -> Instant) -> Result<()> {
         let mut buffer = [0; 4096];
         match self.stream.read(&mut buffer) {
             Ok(0) => bail!("QEMU has ended: see the console for what the guest did last"),
             Ok(bytes) => self.received.extend_from_slice(&buffer[..bytes]),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 ensure!(
-                    Instant::now() < deadline,
+                    Instant::now() < deadline(),
                     "the guest did not answer in time"
                 );
             }
