@@ -54,6 +54,9 @@ impl Missing {
         let has_tables = matches!(target.space.root(), Root::Tables(_));
         let is_mendable = match fault.status {
             Status::Stage1NotPresent | Status::Stage2Pending => true,
+            // A page that is shared until it is written to is mapped read-only: its kernel knows
+            // whether the process may write, and makes it the process's own then.
+            Status::Stage1Permission if fault.write => true,
             // In one's own memory these tell that the address or the tables are wrong. In a
             // peer's that is for its kernel to find, and not for the submitter to notice.
             Status::Stage1Permission | Status::NonCanonical | Status::ReservedBit => !target.own,
@@ -124,6 +127,8 @@ impl Asked {
                 self.times += 1;
                 return Some(need);
             }
+            // The right to write stays missing; there is no page that is.
+            Some(Verdict::Refused) if missing.status == Status::Stage1Permission => None,
             Some(Verdict::Refused) => Some(Status::PageRefused),
             Some(Verdict::TimedOut) => Some(Status::PageResponseTimeout),
             _ => None,
@@ -144,6 +149,15 @@ mod tests {
     use super::*;
 
     fn missing(page: u64, own: bool) -> Missing {
+        let status = if own {
+            Status::Stage1NotPresent
+        } else {
+            Status::RemoteFault
+        };
+        missing_as(page, own, status)
+    }
+
+    fn missing_as(page: u64, own: bool, status: Status) -> Missing {
         Missing {
             need: PageNeed {
                 owner: 1,
@@ -152,11 +166,7 @@ mod tests {
                 write: true,
                 own,
             },
-            status: if own {
-                Status::Stage1NotPresent
-            } else {
-                Status::RemoteFault
-            },
+            status,
         }
     }
 
@@ -173,7 +183,10 @@ mod tests {
 
     /// The status after one request and its answer; `None` when it is asked for again.
     fn after(verdict: Verdict, own: bool) -> Option<Status> {
-        let missing = missing(0x1000, own);
+        after_that(missing(0x1000, own), verdict)
+    }
+
+    fn after_that(missing: Missing, verdict: Verdict) -> Option<Status> {
         let mut asked = Asked::default();
         let mut outcome = ended(&missing);
         assert_eq!(
@@ -202,6 +215,19 @@ mod tests {
         for verdict in [Verdict::Refused, Verdict::Later, Verdict::TimedOut] {
             assert_eq!(after(verdict, false), Some(Status::RemoteFault));
         }
+    }
+
+    #[test]
+    fn a_right_that_is_refused_is_told_as_a_right() {
+        let right = missing_as(0x1000, true, Status::Stage1Permission);
+        let permission = Some(Status::Stage1Permission);
+        assert_eq!(after_that(right, Verdict::Resolved), None);
+        assert_eq!(after_that(right, Verdict::Refused), permission);
+        assert_eq!(after_that(right, Verdict::Later), permission);
+        assert_eq!(
+            after_that(right, Verdict::TimedOut),
+            Some(Status::PageResponseTimeout)
+        );
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod remote;
 mod session;
 mod station;
 mod wait;
+mod watch;
 
 pub use folder::{FolderError, SocketFolder};
 pub use peer::Peer;

@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::thread::JoinHandle;
+use std::time::Duration;
 
 use byway_protocols::ConfigSpace;
 use byway_protocols::config::QUEUE_COUNT;
@@ -22,6 +22,7 @@ use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserDirtyLogRegion, VhostUserMemoryRegionInfo, VringConfigData};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use super::watch::Watch;
 use crate::interface::{DirtyBitmap, Domain, DomainError, MemoryRegion, Vring};
 use crate::memory::{LOG_PAGE, SharedLog};
 
@@ -38,6 +39,8 @@ const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
 const LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
 /// Largest size of a virtqueue, which vhost-user does not tell: what stock devices have.
 const QUEUE_SIZE_MAX: u16 = 256;
+/// How long an engine may take for an answer: far longer than any takes, which maps memory at most.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Guest-physical bytes that one byte of the log stands for.
 const BYTES_PER_LOG_BYTE: u64 = 8 * LOG_PAGE;
 
@@ -55,28 +58,18 @@ pub struct RemoteDomain {
     rings: [Option<Vring>; QUEUE_COUNT as usize],
     log: Option<SharedLog>,
     is_paused: bool,
+    patience: Duration,
 }
 
 /// A connection and who watches it.
 struct Link {
     frontend: Frontend,
-    watch: Option<JoinHandle<()>>,
-    end: EventFd,
+    watch: Watch,
 }
 
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Link").finish_non_exhaustive()
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        // An eventfd that is full is readable anyway.
-        let _ = self.end.write(1);
-        if let Some(watch) = self.watch.take() {
-            let _ = watch.join();
-        }
     }
 }
 
@@ -87,6 +80,14 @@ impl RemoteDomain {
     /// [`DomainError::Gone`] when nobody answers there, or the engine refuses: the domain has
     /// another front end, or this process may not attach.
     pub fn connect(path: &Path) -> Result<Self, DomainError> {
+        Self::connect_patiently(path, PATIENCE)
+    }
+
+    /// The same, with another bound of how long an answer of the engine's may take.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub fn connect_patiently(path: &Path, patience: Duration) -> Result<Self, DomainError> {
         let mut this = Self {
             path: path.to_owned(),
             link: None,
@@ -98,6 +99,7 @@ impl RemoteDomain {
             rings: [const { None }; QUEUE_COUNT as usize],
             log: None,
             is_paused: false,
+            patience,
         };
         this.attach()?;
         Ok(this)
@@ -111,8 +113,13 @@ impl RemoteDomain {
         let socket = UnixStream::connect(&path).map_err(|e| gone(&e))?;
         let watched = socket.try_clone().map_err(|e| gone(&e))?;
         let mut frontend = Frontend::from_stream(socket, QUEUE_COUNT.into());
-        let (offered, config) = negotiate(&mut frontend)
-            .map_err(|e| gone(&format!("the engine does not take this front end ({e})")))?;
+        let mut watch =
+            Watch::start(watched, clone(&self.lost)?, self.patience).map_err(|e| gone(&e))?;
+        let negotiated = watch.bounded(|| negotiate(&mut frontend));
+        let (offered, config) = negotiated.map_err(|e| {
+            let refused = || format!("the engine does not take this front end ({e})");
+            gone(&watch.why().unwrap_or_else(refused))
+        })?;
         let wanted = 1 << 32 | TRANSPORT;
         if offered & wanted != wanted {
             return Err(gone(&format!(
@@ -120,13 +127,7 @@ impl RemoteDomain {
             )));
         }
         (self.offered, self.config) = (offered & !TRANSPORT, config);
-        let end = event_fd()?;
-        let watch = watch(watched, clone(&end)?, clone(&self.lost)?).map_err(|e| gone(&e))?;
-        self.link = Some(Link {
-            frontend,
-            watch: Some(watch),
-            end,
-        });
+        self.link = Some(Link { frontend, watch });
         let told = self.tell_everything();
         if told.is_err() {
             self.link = None;
@@ -155,7 +156,8 @@ impl RemoteDomain {
             .link
             .as_mut()
             .ok_or_else(|| DomainError::Gone(format!("{path}: nobody is there")))?;
-        match say(&mut link.frontend) {
+        let Link { frontend, watch } = link;
+        match watch.bounded(|| say(frontend)) {
             Ok(done) => Ok(done),
             // It answered, and the connection stays.
             Err(vhost::Error::VhostUserProtocol(
@@ -164,7 +166,8 @@ impl RemoteDomain {
                 "the engine refuses {what}; its log says why"
             ))),
             Err(error) => {
-                let gone = DomainError::Gone(format!("{path}: {what}: {error}"));
+                let why = watch.why().unwrap_or_else(|| error.to_string());
+                let gone = DomainError::Gone(format!("{path}: {what}: {why}"));
                 // Whatever was left half said cannot be gone on with.
                 self.link = None;
                 // An eventfd that is full is readable anyway.
@@ -464,38 +467,6 @@ fn negotiate(frontend: &mut Frontend) -> vhost::Result<(u64, [u8; ConfigSpace::S
     // Its length was compared with the one asked for.
     config.copy_from_slice(&bytes);
     Ok((offered, config))
-}
-
-/// Has `lost` told when the connection ends, until `end` is told.
-fn watch(socket: UnixStream, end: EventFd, lost: EventFd) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new()
-        .name("byway-watch".to_owned())
-        .spawn(move || {
-            let mut fds = [
-                libc::pollfd {
-                    fd: end.as_raw_fd(),
-                    events: libc::POLLIN,
-                    revents: 0,
-                },
-                libc::pollfd {
-                    fd: socket.as_raw_fd(),
-                    events: libc::POLLRDHUP,
-                    revents: 0,
-                },
-            ];
-            loop {
-                // SAFETY: the array is valid for its length.
-                let rc = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, -1) };
-                if fds[0].revents != 0 {
-                    return;
-                }
-                if rc > 0 && fds[1].revents != 0 {
-                    // An eventfd that is full is readable anyway.
-                    let _ = lost.write(1);
-                    return;
-                }
-            }
-        })
 }
 
 fn region_info(region: &MemoryRegion) -> VhostUserMemoryRegionInfo {

@@ -86,13 +86,58 @@ fn without_the_flag_nobody_is_asked() {
     assert!(log.borrow().is_empty());
 }
 
+/// Takes a bit away from one page's entry.
+fn spoil(process: &Process, va: u64, bit: u64) {
+    process.change_entry(va, |entry| entry & !bit);
+}
+
 #[test]
-fn rights_are_not_asked_for_in_ones_own_memory() {
-    let (mut rig, log) = rig(Verdict::Resolved);
-    rig.alice.change_entry(OTHER, |entry| entry & !pte::RW);
-    let c = rig.complete(&with_flags(memmove(VA, OTHER, 64), BLOCK));
-    assert_eq!(short_form(&c), (Status::Stage1Permission, true, 0));
-    assert!(log.borrow().is_empty());
+fn the_right_to_write_is_asked_for_and_is_the_kernels_to_give() {
+    for verdict in [Verdict::Resolved, Verdict::Refused, Verdict::Later] {
+        let (mut rig, _) = rig(verdict);
+        let (hole, before) = (OTHER + PAGE, rig.alice.read(OTHER, BYTES));
+        spoil(&rig.alice, hole, pte::RW);
+        let log = Log::default();
+        let noted = Rc::clone(&log);
+        // As a kernel does with a page that is shared until it is written to.
+        rig.pager = Box::new(move |alice, _, need| {
+            noted.borrow_mut().push(*need);
+            if verdict == Verdict::Resolved {
+                alice.change_entry(need.page, |entry| entry | pte::RW);
+            }
+            verdict
+        });
+        let c = rig.complete(&with_flags(memmove(VA, OTHER, BYTES as u32), BLOCK));
+        let asked: Vec<_> = log.borrow().iter().map(|n| (n.page, n.write)).collect();
+        assert_eq!(asked, [(hole, true)]);
+        if verdict == Verdict::Resolved {
+            assert_eq!(short_form(&c), (Status::Success, false, BYTES as u32));
+            assert_eq!(rig.alice.read(OTHER, BYTES), noise(BYTES as usize, 1));
+        } else {
+            let done = (Status::Stage1Permission, true, PAGE as u32);
+            assert_eq!(short_form(&c), done, "{verdict:?}");
+            assert_eq!(c.fault_addr, hole);
+            let after = rig.alice.read(hole, PAGE);
+            assert_eq!(after, before[PAGE as usize..2 * PAGE as usize]);
+        }
+    }
+}
+
+#[test]
+fn no_other_right_is_asked_for_in_ones_own_memory() {
+    for (place, bit) in [(VA, pte::US), (VA, pte::RW), (OTHER, pte::RW)] {
+        let (mut rig, log) = rig(Verdict::Resolved);
+        spoil(&rig.alice, place, bit);
+        // A source needs no right to write; without the flag nobody is asked for one.
+        let flags = if place == VA { BLOCK } else { Flags::NONE };
+        let c = rig.complete(&with_flags(memmove(VA, OTHER, 64), flags));
+        let expected = match (place, bit) {
+            (VA, pte::RW) => (Status::Success, false, 64),
+            _ => (Status::Stage1Permission, place == OTHER, 0),
+        };
+        assert_eq!(short_form(&c), expected);
+        assert!(log.borrow().is_empty());
+    }
 }
 
 #[test]

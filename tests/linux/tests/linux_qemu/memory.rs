@@ -62,7 +62,7 @@ pub fn two_regions(alice: &mut Guest, bob: &mut Guest) -> Result<()> {
         "{free} pages above 4 GiB are left"
     );
     give(alice, bob, MIB)?;
-    give(bob, alice, MIB)?;
+    give(bob, alice, MIB / 4)?;
     alice.ok("echo 0 >/proc/sys/vm/nr_hugepages")?;
     Ok(())
 }

@@ -5,13 +5,14 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use byway_protocols::{Rights, Status};
 
 use super::{BOTH, World, assert_exchange};
 use crate::daemon::Daemon;
 use crate::engine::tests::world::{BUFFER, BUFFER_BYTES, LONG, LONG_BYTES, Vm, copy, until};
-use crate::interface::{Action, Admin, DomainError};
+use crate::interface::{Action, Admin, Domain, DomainError};
 use crate::testing::Guest;
 use crate::vhost_user::RemoteDomain;
 
@@ -36,6 +37,23 @@ impl Other {
             .spawn()
             .unwrap();
         Self(child)
+    }
+    fn signal(&self, signal: i32) {
+        // SAFETY: takes two numbers; the child was not waited for, so the first is its own.
+        assert_eq!(unsafe { libc::kill(self.0.id() as i32, signal) }, 0);
+    }
+    /// Stops it; none of its threads runs any more.
+    fn stop(&self) {
+        self.signal(libc::SIGSTOP);
+        let tasks = format!("/proc/{}/task", self.0.id());
+        let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+            // After the name, which ends with the last parenthesis.
+            stat.rsplit_once(") ").unwrap().1.starts_with('T')
+        };
+        until("all its threads are stopped", || {
+            std::fs::read_dir(&tasks).unwrap().all(is_stopped)
+        });
     }
     /// `kill -9`, and proof that it still ran.
     fn kill(mut self) {
@@ -166,4 +184,38 @@ fn an_engine_that_is_killed_leaves_nobody_waiting() {
     });
     let remote = alice.accept(offer.unwrap()).unwrap();
     assert_exchange(&mut alice, &bob, remote);
+}
+
+#[test]
+fn an_engine_that_is_stopped_is_not_waited_for_for_ever() {
+    const THIS: &str = "an_engine_that_is_stopped_is_not_waited_for_for_ever";
+    const PATIENCE: Duration = Duration::from_millis(300);
+    if let Some(folder) = part() {
+        be_an_engine(&folder);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("alice.sock");
+    let other = Other::start(THIS, folder.path());
+    until("the engine answers", || {
+        RemoteDomain::connect(&socket).is_ok()
+    });
+    let mut device = None;
+    until("the former front end is gone", || {
+        device = RemoteDomain::connect_patiently(&socket, PATIENCE).ok();
+        device.is_some()
+    });
+    let mut device = device.unwrap();
+    other.stop();
+    let stuck = device.stop_vring(0);
+    assert!(matches!(stuck, Ok(0)), "what never ran needs no answer");
+    let stuck = device.set_features(1 << 32).unwrap_err().to_string();
+    assert!(stuck.contains("has not answered within 300ms"), "{stuck}");
+    until("its VMM hears of it", || {
+        device.lost().unwrap().read().is_ok()
+    });
+    // Nor is it when it is tried again: the kernel takes the connection, and nobody else.
+    let stuck = device.reattach().unwrap_err().to_string();
+    assert!(stuck.contains("has not answered within 300ms"), "{stuck}");
+    other.signal(libc::SIGCONT);
+    until("it is attached again", || device.reattach().is_ok());
 }

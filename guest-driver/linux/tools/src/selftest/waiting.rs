@@ -1,10 +1,11 @@
 //! Sleepers that have to be woken: by poll, by an eventfd, by the library.
 
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use byway_linux::{Name, Reason, Rights, Status, Wait, Waiting};
 use byway_protocols::Flags;
+use byway_ring::Transport;
 
 use super::Check;
 use super::lab::{Lab, PAGE, Problem, copy, ensure, fail, last, with};
@@ -17,6 +18,10 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "poll-wakes-once-for-each-arm",
         run: poll_wakes,
+    },
+    Check {
+        name: "epoll-reports-a-queue-and-a-listener",
+        run: epoll_reports,
     },
     Check {
         name: "eventfd-counts-interrupts",
@@ -87,6 +92,64 @@ fn poll_wakes(lab: &mut Lab) -> Result<(), Problem> {
         Some(queue) if polled(queue, SOON)? & libc::POLLIN != 0 => Ok(()),
         _ => fail("not readable after it was armed again and a completion came"),
     }
+}
+
+fn epoll_reports(lab: &mut Lab) -> Result<(), Problem> {
+    // SAFETY: a new descriptor.
+    let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+    if epoll < 0 {
+        return Err(last("epoll_create1"));
+    }
+    // SAFETY: just made.
+    let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
+    let add = |file: BorrowedFd<'_>, number: u64| {
+        let mut event = libc::epoll_event {
+            events: (libc::EPOLLIN | libc::EPOLLET) as u32,
+            u64: number,
+        };
+        let (epoll, file) = (epoll.as_raw_fd(), file.as_raw_fd());
+        // SAFETY: one event.
+        match unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, file, &raw mut event) } {
+            0 => Ok(()),
+            _ => Err(last("epoll_ctl")),
+        }
+    };
+    // The number of what is ready within so many milliseconds; 0: nothing.
+    let ready = |milliseconds| {
+        let mut event = libc::epoll_event { events: 0, u64: 0 };
+        // SAFETY: room for one event.
+        match unsafe { libc::epoll_wait(epoll.as_raw_fd(), &raw mut event, 1, milliseconds) } {
+            0 => Ok(0),
+            1 => Ok(event.u64),
+            _ => Err(last("epoll_wait")),
+        }
+    };
+    const QUEUE: u64 = 1;
+    const LISTENER: u64 = 2;
+    let listener = lab
+        .context
+        .transport()
+        .listen(&Name::new("selftest-epoll")?, None)?;
+    add(listener.as_fd(), LISTENER)?;
+    match lab.queue.handle() {
+        Some(queue) => add(queue.as_fd(), QUEUE)?,
+        None => return fail("the queue is gone"),
+    }
+    ensure(ready(0)? == 0, "something is ready before anything came")?;
+    let own = lab.buffer(2 * PAGE, 1)?;
+    let at = own.region().address();
+    let loud = with(copy(at, at + PAGE as u64, 64), Flags::REQUEST_INTERRUPT);
+    for _ in 0..2 {
+        lab.expect(loud, Status::Success)?;
+        ensure(
+            ready(SOON)? == QUEUE,
+            "the queue was not reported after its interrupt",
+        )?;
+        // Edge-triggered: told once.
+        ensure(ready(0)? == 0, "one interrupt was reported twice")?;
+        lab.queue.arm()?;
+    }
+    Ok(())
 }
 
 fn eventfd_counts(lab: &mut Lab) -> Result<(), Problem> {
