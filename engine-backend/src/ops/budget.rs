@@ -55,7 +55,8 @@ impl Budget {
     #[inline(always)]
     pub fn spend(&mut self, cost: u64) {
         self.spent += cost;
-        if self.spent >= self.look_at {
+        // One that is used up needs no clock to end.
+        if self.spent >= self.look_at && !self.is_over() {
             self.look(ticks());
         }
     }

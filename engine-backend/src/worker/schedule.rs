@@ -20,14 +20,15 @@
 use std::sync::Arc;
 
 use super::account::Account;
-use crate::ops::budget::CHUNK_BYTES;
+use crate::ops::budget::{CHUNK_BYTES, OPERATION_COST};
 
-/// What the heaviest domain may spend in a round.
-const DOMAIN_GRANT: i64 = CHUNK_BYTES as i64;
+/// What the heaviest domain may spend in a round: a whole chunk of one operation, so that such
+/// operations, one after the other, do not slip across chunks.
+const DOMAIN_GRANT: i64 = (CHUNK_BYTES + OPERATION_COST) as i64;
 
 /// What a queue may spend in a round of its domain: a whole chunk, so that a domain's
 /// only queue is served in long ones.
-const QUEUE_GRANT: i64 = CHUNK_BYTES as i64;
+const QUEUE_GRANT: i64 = (CHUNK_BYTES + OPERATION_COST) as i64;
 
 /// Shortest turn: a light domain is served in few turns of this length rather than in
 /// many that are hardly worth the change, and owes the rest.
