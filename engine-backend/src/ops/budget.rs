@@ -61,11 +61,11 @@ impl Budget {
         }
     }
 
-    /// Counts an operation that is no descriptor of its own, but a batch's element.
+    /// Counts an operation that is no descriptor of its own, but a batch's element. What it costs is
+    /// spent by who carries it out.
     #[inline]
     pub fn element(&mut self) {
         self.elements += 1;
-        self.spend(OPERATION_COST);
     }
 
     /// Elements counted.

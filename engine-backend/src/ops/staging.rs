@@ -58,6 +58,12 @@ impl Staging {
         &mut self.halves.0
     }
 
+    /// The way between it and guest memory.
+    #[must_use]
+    pub fn private(&self) -> Private {
+        self.private
+    }
+
     /// Its two halves.
     pub fn split(&mut self) -> (&mut [u8], &mut [u8]) {
         self.halves.0.split_at_mut(HALF)
@@ -93,14 +99,6 @@ impl<B> Chunk<'_, B> {
             // SAFETY: translated in this chunk for reading; guest memory has no
             // references.
             unsafe { private.load(mine, host) };
-        })
-    }
-
-    /// Reads likewise and adds to what the range holds by exclusive or.
-    pub fn fold_in(&mut self, target: &Target<'_>, offset: u64, into: Range<usize>) -> Copied {
-        self.transfer(target, offset, into, Access::Read, |private, mine, host| {
-            // SAFETY: as for `copy_in`.
-            unsafe { private.fold(mine, host) };
         })
     }
 

@@ -41,14 +41,14 @@ impl Information {
 
 /// The guard of a block's data, in the form that `flags` (`dif_flags`) ask for.
 pub(super) fn guard(data: &[u8], flags: u8) -> u16 {
-    let seed = if flags & dif_flags::INVERT_CRC_SEED != 0 {
-        0xffff
+    let crc = if flags & dif_flags::INVERT_CRC_SEED == 0 {
+        // The usual form, without the library's state of a checksum under way: that is as large as half a block.
+        crc_fast::checksum(CrcAlgorithm::Crc16T10Dif, data) as u16
     } else {
-        0
+        let mut digest = Digest::new_with_init_state(CrcAlgorithm::Crc16T10Dif, 0xffff);
+        digest.update(data);
+        digest.finalize() as u16
     };
-    let mut digest = Digest::new_with_init_state(CrcAlgorithm::Crc16T10Dif, seed);
-    digest.update(data);
-    let crc = digest.finalize() as u16;
     if flags & dif_flags::INVERT_CRC_RESULT != 0 {
         !crc
     } else {
