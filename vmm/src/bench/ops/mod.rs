@@ -16,6 +16,7 @@ use byway_engine::backend::dsa::{self, OFFLOADED};
 pub use table::{OpsFigures, table};
 
 use super::Progress;
+use super::quiet::DISTURBED_SHARE_MAX;
 use super::report::{Ratios, Row};
 use cases::{Case, Guests};
 use turns::Turns;
@@ -89,10 +90,12 @@ fn software(mut case: Case, turns: &mut Turns<'_>, not_measured: &mut Vec<String
     let measured = turns.take(case)?;
     let gbps = |ns: f64| size as f64 / ns.max(1.0);
     let what = format!("{op} of {size} bytes");
-    let engine_ns = measured.engine.median().filter(|_| measured.stands);
+    let stands = measured.disturbed_share <= DISTURBED_SHARE_MAX;
+    let engine_ns = measured.engine.median().filter(|_| stands);
     if engine_ns.is_none() {
         not_measured.push(format!(
-            "{what}: the host disturbed more than half of the windows; close other programs and run again"
+            "{what}: the host disturbed {:.0} % of the windows; close other programs and run again",
+            100.0 * measured.disturbed_share
         ));
     }
     let ratio = engine_ns.zip(measured.library_ns).map(|(e, l)| l / e);
@@ -104,7 +107,7 @@ fn software(mut case: Case, turns: &mut Turns<'_>, not_measured: &mut Vec<String
         gbps: engine_ns.map(gbps).filter(|_| moves),
         ops_per_s: engine_ns.map(|ns| 1e9 / ns),
         samples: Some(measured.samples),
-        disturbed_share: Some(measured.engine.disturbed_share()),
+        disturbed_share: Some(measured.disturbed_share),
         note,
         ops: Some(OpsFigures {
             op: op.to_owned(),
