@@ -46,7 +46,7 @@ fn two_gibibytes_are_done_to_the_last_byte() {
     let [src, dst, third] = [SRC + AT[0], DST + AT[1], THIRD + AT[2]];
     let noise: Vec<u8> = (0..LARGE).map(|i| (i * 31 + i / 253) as u8).collect();
     rig.alice.write(SRC, &noise);
-    let mut whole = |rig: &mut Rig, d: &Descriptor| {
+    let whole = |rig: &mut Rig, d: &Descriptor| {
         let c = rig.run(d).completion;
         assert_eq!(
             short_form(&c),
