@@ -36,7 +36,7 @@ const OPERATIONS_MAX: u64 = 4000;
 /// One of so many parts of a window may be lost to the host: its timer takes about as much.
 const TAKEN_SHARE: u64 = 100;
 /// So many times as many windows, at most, for as long as the host disturbs too many.
-const ROUNDS_FACTOR: u32 = 5;
+const ROUNDS_FACTOR: u32 = 4;
 /// Looks for a completion between two looks whether a kick is asked for.
 const SPINS: u32 = 4096;
 /// Operations in flight. What is measured is the worker, so it always finds the next.
@@ -135,7 +135,10 @@ impl<'g> Turns<'g> {
     ) -> Result<(f64, bool)> {
         self.run(&descriptors[0])?;
         std::thread::sleep(REST);
-        self.window(descriptors, count.div_ceil(4), depth)?;
+        if count > 1 {
+            // One that fills a window by itself leaves nothing in the caches that it would find.
+            self.window(descriptors, count.div_ceil(4), depth)?;
+        }
         let before = self.harness.worker_load()?;
         let ns = self.window(descriptors, count, depth)?;
         let after = self.harness.worker_load()?;
@@ -160,7 +163,7 @@ impl<'g> Turns<'g> {
         let count = ((WINDOW.as_nanos() as f64 / alone) as u64).clamp(1, OPERATIONS_MAX);
         let depth = DEPTH.min(count);
         let rounds = if alone >= LONG.as_nanos() as f64 {
-            self.rounds.div_ceil(3)
+            self.rounds.div_ceil(4)
         } else {
             self.rounds
         };
@@ -170,8 +173,8 @@ impl<'g> Turns<'g> {
             let Some(library) = &mut case.library else {
                 return Ok((0.0, true));
             };
-            for _ in 0..count.div_ceil(4) {
-                library();
+            if count > 1 {
+                (0..count.div_ceil(4)).for_each(|_| library());
             }
             let before = ThreadLoad::of_this_thread()?;
             let start = Instant::now();
