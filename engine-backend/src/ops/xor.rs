@@ -82,8 +82,8 @@ impl Xor {
         let mut result = Ok(());
         while at < left && !(at > 0 && chunk.budget.is_over()) {
             let share = (chunk.budget.left() / count as u64).max(LEAST);
-            // A rest of less than a page is not left for another piece.
-            let len = if left - at < share + LEAST {
+            // A crumb is not left for another piece.
+            let len = if left - at < share + LEAST / count as u64 {
                 left - at
             } else {
                 share
