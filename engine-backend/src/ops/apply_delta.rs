@@ -4,12 +4,13 @@
 use byway_protocols::operands::DeltaEntry;
 use byway_protocols::{Rights, Status};
 
-use super::chunk::{Chunk, Failure, Operand};
+use super::chunk::{Chunk, Failure, Operand, Piece};
 use super::staging::HALF;
 use super::walk::overlap;
 use super::{Outcome, Step, success};
 use crate::backend::Backend;
 use crate::context::Target;
+use crate::memory::HostAddr;
 use crate::stage2::Access;
 
 /// Bytes of an entry of the record.
@@ -77,7 +78,8 @@ impl ApplyDelta {
             };
         }
         let read = u64::from(self.done - before);
-        chunk.settle(&[(&delta, Access::Read, read), (&dst, Access::Write, 0)])?;
+        let written = read / ENTRY as u64 * WORD;
+        chunk.settle(&[(&delta, Access::Read, read), (&dst, Access::Write, written)])?;
         result
     }
 
@@ -88,26 +90,67 @@ impl ApplyDelta {
         dst: &Target<'_>,
         entries: usize,
     ) -> Result<(), Failure> {
+        let mut place = Place::NONE;
         for i in 0..entries {
             let at = i * ENTRY;
-            let bytes = chunk.staging.bytes();
-            let word = u16::from_le_bytes([bytes[at], bytes[at + 1]]);
-            if u32::from(word) < self.lowest {
+            let mut entry = [0; ENTRY];
+            entry.copy_from_slice(&chunk.staging.bytes()[at..at + ENTRY]);
+            let [low, high, data @ ..] = entry;
+            let word = u32::from(u16::from_le_bytes([low, high]));
+            if word < self.lowest {
                 return Err(Status::DeltaOrder.into());
             }
             let offset = u64::from(word) * WORD;
             if offset >= u64::from(self.size) {
                 return Err(Status::DeltaRange.into());
             }
-            let copied = chunk.copy_out(dst, offset, at + 2..at + ENTRY);
-            if let Some(failure) = copied.failure {
-                return Err(failure);
+            if let Some(host) = place.find(chunk, dst, offset)? {
+                // SAFETY: translated in this chunk for writing, and guest memory has no references.
+                unsafe { chunk.staging.private().store(host, &data) };
+            } else {
+                // Its bytes lie in two pages.
+                let copied = chunk.copy_out(dst, offset, at + 2..at + ENTRY);
+                if let Some(failure) = copied.failure {
+                    return Err(failure);
+                }
             }
-            dst.account(0, WORD);
             chunk.budget.spend(COST);
-            self.lowest = u32::from(word) + 1;
+            self.lowest = word + 1;
             self.done += ENTRY as u32;
         }
         Ok(())
+    }
+}
+
+/// The page that the last entry went to: entries ascend, so the next is likely to go there, too.
+struct Place {
+    /// Offset of its first byte that is known of.
+    start: u64,
+    piece: Piece,
+}
+
+impl Place {
+    const NONE: Self = Self {
+        start: 0,
+        piece: Piece::NONE,
+    };
+
+    /// Where the word at `offset` lies; `None` when it is in two pages.
+    #[inline]
+    fn find<B: Backend>(
+        &mut self,
+        chunk: &mut Chunk<'_, B>,
+        dst: &Target<'_>,
+        offset: u64,
+    ) -> Result<Option<HostAddr>, Failure> {
+        // Entries ascend: `offset` is never below `start`.
+        if offset - self.start + WORD > self.piece.len {
+            *self = Self {
+                start: offset,
+                piece: chunk.page(dst, offset, Access::Write)?,
+            };
+        }
+        let inside = offset - self.start;
+        Ok((inside + WORD <= self.piece.len).then(|| HostAddr(self.piece.host.0 + inside)))
     }
 }

@@ -3,10 +3,11 @@
 
 use byway_protocols::{Completion, Descriptor, Rights, Status};
 
+use super::budget::OPERATION_COST;
 use super::chunk::{Chunk, Failure, Operand};
 use super::missing::Asked;
 use super::validate;
-use super::{Operation, Outcome, Step, success};
+use super::{Operation, Outcome, Step, Windows, success, try_short};
 use crate::address_space::Access;
 use crate::backend::{Backend, load_line, store_record};
 use crate::context::Target;
@@ -95,14 +96,16 @@ impl Batch {
             return Err(Status::AddressAlignment.into());
         }
         let first = self.next;
+        let mut windows = Windows::new();
         let result = loop {
-            if let Err(stop) = self.element(chunk, asked, &list, &records) {
+            if let Err(stop) = self.element(chunk, &mut windows, asked, &list, &records) {
                 break Err(stop);
             }
             if self.next == self.count || chunk.budget.is_over() {
                 break Ok(());
             }
         };
+        windows.close();
         let done = u64::from(self.next - first);
         chunk.settle(&[
             (&list, Access::Read, done * ELEMENT),
@@ -112,9 +115,10 @@ impl Batch {
     }
 
     /// Starts or continues one element.
-    fn element<B: Backend>(
+    fn element<'a, B: Backend>(
         &mut self,
-        chunk: &mut Chunk<'_, B>,
+        chunk: &mut Chunk<'a, B>,
+        windows: &mut Windows<'a>,
         asked: &mut Asked,
         list: &Target<'_>,
         records: &Target<'_>,
@@ -126,7 +130,7 @@ impl Batch {
             .map_err(|f| met_in(records, f, Status::StatusArrayFault))?;
         let step = match &mut self.current {
             Some(operation) => operation.step(chunk),
-            None => self.start(chunk, list)?,
+            None => self.start(chunk, windows, list)?,
         };
         let Step::Done(mut outcome) = step else {
             return Ok(());
@@ -155,13 +159,15 @@ impl Batch {
     }
 
     /// Reads the next element, once, and runs what fits into the chunk.
-    fn start<B: Backend>(
+    fn start<'a, B: Backend>(
         &mut self,
-        chunk: &mut Chunk<'_, B>,
+        chunk: &mut Chunk<'a, B>,
+        windows: &mut Windows<'a>,
         list: &Target<'_>,
     ) -> Result<Step, Failure> {
         chunk.budget.element();
         if self.cut {
+            chunk.budget.spend(OPERATION_COST);
             return Ok(Step::refused(Status::NotAttempted));
         }
         let line = chunk
@@ -171,6 +177,14 @@ impl Batch {
         // list's first byte is one.
         let descriptor = unsafe { load_line(line.host) };
         self.cut = self.succeeded < self.next && validate::has_fence(&descriptor);
+        if !self.cut
+            && let Some(outcome) = try_short(&descriptor, chunk, windows)
+        {
+            return Ok(Step::Done(outcome));
+        }
+        // One that the short way met: the long way meets it again, if it does.
+        chunk.missing = None;
+        chunk.budget.spend(OPERATION_COST);
         if self.cut {
             return Ok(Step::refused(Status::NotAttempted));
         }

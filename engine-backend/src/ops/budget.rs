@@ -55,16 +55,17 @@ impl Budget {
     #[inline(always)]
     pub fn spend(&mut self, cost: u64) {
         self.spent += cost;
-        if self.spent >= self.look_at {
+        // One that is used up needs no clock to end.
+        if self.spent >= self.look_at && !self.is_over() {
             self.look(ticks());
         }
     }
 
-    /// Counts an operation that is no descriptor of its own, but a batch's element.
+    /// Counts an operation that is no descriptor of its own, but a batch's element. What it costs is
+    /// spent by who carries it out.
     #[inline]
     pub fn element(&mut self) {
         self.elements += 1;
-        self.spend(OPERATION_COST);
     }
 
     /// Elements counted.

@@ -163,11 +163,18 @@ impl<'a, B> Chunk<'a, B> {
     }
 
     /// How long the next piece may be when `left` bytes are to be done. Never less than a
-    /// page, so that the rest of a budget is not spent in crumbs.
+    /// page, so that the rest of a budget is not spent in crumbs; nor does it leave less than a
+    /// page for another chunk, which would cost more than it does. Whoever overdraws pays in the
+    /// next round.
     #[inline(always)]
     #[must_use]
     pub fn room(&self, left: u64) -> u64 {
-        left.min(self.budget.left().max(PAGE))
+        let budget = self.budget.left();
+        if left < budget + PAGE {
+            left
+        } else {
+            budget.max(PAGE)
+        }
     }
 
     /// Translates one byte; the piece reaches to the end of its page.

@@ -1,26 +1,22 @@
-//! CREATE_DELTA (SPEC section 4.10): what differs is decided on private copies, so that
-//! the record says what was read, once.
+//! CREATE_DELTA (SPEC section 4.10): each byte is read once, so that the record says what was compared.
 
 use byway_protocols::operands::{DeltaEntry, delta_result};
 use byway_protocols::{Completion, Rights, Status};
 
 use super::chunk::{Chunk, Failure, Operand};
-use super::staging::HALF;
+use super::staging::{HALF, Staging};
 use super::walk::overlap;
-use super::{Outcome, Step, success};
+use super::{Outcome, Step as Advance, success};
 use crate::backend::Backend;
+use crate::backend::diff::{STEP, Step, WORD};
+use crate::context::Target;
 use crate::stage2::Access;
 
-/// Bytes that are compared as one.
-const WORD: usize = 8;
 /// Bytes of an entry of the record.
 const ENTRY: usize = DeltaEntry::SIZE;
-/// Bytes of each source that are compared at a time: both fit into a half of the
-/// staging, and the entries of all their words into the other.
+/// Bytes of each source that are compared at a time: the entries of all their words fit into a half of the staging.
 const PIECE: usize = HALF / 2;
 const _: () = assert!(PIECE / WORD * ENTRY <= HALF);
-/// Bytes that are looked at together where nothing differs.
-const STRIDE: usize = 64;
 
 /// A search for differences under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,15 +37,15 @@ pub struct CreateDelta {
 
 impl CreateDelta {
     /// Compares until the end, until the record is full, or until the chunk is over.
-    pub fn step<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Step {
+    pub fn step<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Advance {
         let completion = match self.run(chunk) {
             Ok(true) => self.answer(delta_result::FULL),
-            Ok(false) if self.done < self.size => return Step::More,
+            Ok(false) if self.done < self.size => return Advance::More,
             Ok(false) if self.written == 0 => self.answer(delta_result::EQUAL),
             Ok(false) => self.answer(delta_result::RECORDED),
             Err(failure) => failure.completion(0, self.done),
         };
-        Step::Done(Outcome {
+        Advance::Done(Outcome {
             completion: Completion {
                 op0: u64::from(self.written),
                 ..completion
@@ -83,20 +79,14 @@ impl CreateDelta {
             if at == left || (at > 0 && chunk.budget.is_over()) {
                 break Ok(false);
             }
-            let len = chunk.room(left - at).min(PIECE as u64) as usize / WORD * WORD;
-            let words = chunk.copy_in(&a, at, 0..len).units(WORD).and_then(|n| {
-                let second = PIECE..PIECE + n * WORD;
-                chunk.copy_in(&b, at, second).units(WORD)
-            });
-            let words = match words {
-                Ok(words) => words,
+            let written = self.written - before;
+            let found = match self.find(chunk, [&a, &b], at, left - at) {
+                Ok(found) => found,
                 Err(failure) => break Err(failure),
             };
-            let written = self.written - before;
-            let found = self.find(chunk.staging.split(), words);
             let out = HALF..HALF + found.entries * ENTRY;
             let copied = chunk.copy_out(&delta, u64::from(written), out);
-            chunk.budget.spend((2 * words * WORD + copied.bytes) as u64);
+            chunk.budget.spend((2 * found.bytes + copied.bytes) as u64);
             let entries = copied.bytes / ENTRY;
             self.written += (entries * ENTRY) as u32;
             if let Some(failure) = copied.failure {
@@ -106,8 +96,8 @@ impl CreateDelta {
                 self.done = u32::from(u16::from_le_bytes([bytes[entry], bytes[entry + 1]])) * 8;
                 break Err(failure);
             }
-            self.done += (found.words * WORD) as u32;
-            if found.words < words {
+            self.done += found.bytes as u32;
+            if found.is_full {
                 break Ok(true);
             }
         };
@@ -120,51 +110,121 @@ impl CreateDelta {
         result
     }
 
-    /// Writes the entries for the differences of the first `words` words of two copies,
-    /// as far as the record has room.
-    fn find(&self, (sources, entries): (&mut [u8], &mut [u8]), words: usize) -> Found {
-        let room = (self.room - self.written) as usize / ENTRY;
-        let (a, b) = sources.split_at(PIECE);
-        let (a, b) = (&a[..words * WORD], &b[..words * WORD]);
-        let mut found = Found { words, entries: 0 };
-        let first = self.done as usize / WORD;
-        let (blocks, rest) = (a.as_chunks::<STRIDE>(), b.as_chunks::<STRIDE>());
-        let last = [(blocks.1, rest.1)];
-        let whole = blocks
-            .0
-            .iter()
-            .zip(rest.0)
-            .map(|(x, y)| (x == y, &x[..], &y[..]));
-        let all = whole.chain(last.map(|(x, y)| (x == y, x, y)));
-        for (i, (is_equal, x, y)) in all.enumerate() {
-            if is_equal {
-                continue;
-            }
-            let words = x.as_chunks::<WORD>().0.iter().zip(y.as_chunks::<WORD>().0);
-            for (j, (x, y)) in words.enumerate() {
-                if x == y {
-                    continue;
-                }
-                let word = i * (STRIDE / WORD) + j;
-                if found.entries == room {
-                    found.words = word;
-                    return found;
-                }
-                let entry = &mut entries[found.entries * ENTRY..][..ENTRY];
-                // 512 KiB have 2^16 words.
-                entry[..2].copy_from_slice(&((first + word) as u16).to_le_bytes());
-                entry[2..].copy_from_slice(y);
-                found.entries += 1;
-            }
+    /// Looks for differences from `at` on, and puts the entries for them into the second half of the staging, as far as the
+    /// record has room.
+    fn find<B: Backend>(
+        &self,
+        chunk: &mut Chunk<'_, B>,
+        [a, b]: [&Target<'_>; 2],
+        at: u64,
+        left: u64,
+    ) -> Result<Found, Failure> {
+        let most = chunk.room(left).min(PIECE as u64);
+        let x = chunk.forward(a, at, most, Access::Read)?;
+        let y = chunk.forward(b, at, x.len, Access::Read)?;
+        let bytes = y.len as usize / WORD * WORD;
+        if bytes == 0 {
+            return self.find_in_word(chunk, [a, b], at);
         }
-        found
+        let private = chunk.staging.private();
+        let mut entries = self.entries(chunk.staging);
+        let mut step = [0; STEP];
+        let mut from = 0;
+        while from < bytes {
+            let (x, y) = (x.host.plus(from), y.host.plus(from));
+            // SAFETY: both pieces were translated in this chunk for reading, and guest memory has no references.
+            let difference = unsafe { private.difference(x, y, bytes - from, &mut step) };
+            let Some(Step { offset, words }) = difference else {
+                break;
+            };
+            from += offset;
+            let mut words = words;
+            while words != 0 {
+                let i = words.trailing_zeros() as usize;
+                words &= words - 1;
+                let word = self.done as usize / WORD + from / WORD + i;
+                if !entries.push(word, &step[i * WORD..][..WORD]) {
+                    return Ok(entries.full_after(from + i * WORD));
+                }
+            }
+            from += STEP;
+        }
+        Ok(entries.all_of(bytes))
+    }
+
+    /// The same for a word of which the first bytes lie in another page than the rest.
+    fn find_in_word<B: Backend>(
+        &self,
+        chunk: &mut Chunk<'_, B>,
+        [a, b]: [&Target<'_>; 2],
+        at: u64,
+    ) -> Result<Found, Failure> {
+        chunk.copy_in(a, at, 0..WORD).units(WORD)?;
+        chunk.copy_in(b, at, WORD..2 * WORD).units(WORD)?;
+        let [mut x, mut y] = [[0; WORD]; 2];
+        x.copy_from_slice(&chunk.staging.bytes()[..WORD]);
+        y.copy_from_slice(&chunk.staging.bytes()[WORD..2 * WORD]);
+        let mut entries = self.entries(chunk.staging);
+        if x != y && !entries.push(self.done as usize / WORD, &y) {
+            return Ok(entries.full_after(0));
+        }
+        Ok(entries.all_of(WORD))
+    }
+
+    fn entries<'s>(&self, staging: &'s mut Staging) -> Entries<'s> {
+        Entries {
+            bytes: staging.split().1,
+            count: 0,
+            room: (self.room - self.written) as usize / ENTRY,
+        }
     }
 }
 
-/// What a comparison of two copies came to.
+/// Entries that are about to go to the record.
+struct Entries<'s> {
+    bytes: &'s mut [u8],
+    count: usize,
+    /// Most that the record has room for.
+    room: usize,
+}
+
+impl Entries<'_> {
+    /// Adds one. False: there is no room.
+    fn push(&mut self, word: usize, data: &[u8]) -> bool {
+        if self.count == self.room {
+            return false;
+        }
+        let entry = &mut self.bytes[self.count * ENTRY..][..ENTRY];
+        // 512 KiB have 2^16 words.
+        entry[..2].copy_from_slice(&(word as u16).to_le_bytes());
+        entry[2..].copy_from_slice(data);
+        self.count += 1;
+        true
+    }
+
+    fn all_of(self, bytes: usize) -> Found {
+        Found {
+            bytes,
+            entries: self.count,
+            is_full: false,
+        }
+    }
+
+    fn full_after(self, bytes: usize) -> Found {
+        Found {
+            bytes,
+            entries: self.count,
+            is_full: true,
+        }
+    }
+}
+
+/// What a search came to.
 struct Found {
-    /// Words that need no further look.
-    words: usize,
-    /// Entries written.
+    /// Bytes of each source that need no further look.
+    bytes: usize,
+    /// Entries made.
     entries: usize,
+    /// The word behind these bytes differs, and the record has no room for it.
+    is_full: bool,
 }

@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use super::chunk::{Chunk, Failure};
+use super::chunk::{Chunk, Failure, Piece};
 use crate::backend::Private;
 use crate::context::Target;
 use crate::memory::HostAddr;
@@ -58,6 +58,12 @@ impl Staging {
         &mut self.halves.0
     }
 
+    /// The way between it and guest memory.
+    #[must_use]
+    pub fn private(&self) -> Private {
+        self.private
+    }
+
     /// Its two halves.
     pub fn split(&mut self) -> (&mut [u8], &mut [u8]) {
         self.halves.0.split_at_mut(HALF)
@@ -86,21 +92,100 @@ impl Copied {
     }
 }
 
+/// Rows of one length: at equal distances in an operand, and in the staging.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rows {
+    /// How many.
+    pub count: usize,
+    /// Bytes of each.
+    pub bytes: usize,
+    /// From the start of one to that of the next in the operand, in bytes.
+    pub apart: usize,
+    /// Where the first is in the staging.
+    pub start: usize,
+    /// From the start of one to that of the next in the staging, in bytes.
+    pub stride: usize,
+}
+
 impl<B> Chunk<'_, B> {
+    /// Reads rows of an operand from `offset` on into the staging; how many were read whole, and what kept it from the
+    /// rest.
+    pub fn rows_in(
+        &mut self,
+        target: &Target<'_>,
+        offset: u64,
+        rows: Rows,
+    ) -> (usize, Option<Failure>) {
+        self.transfer_rows(target, offset, rows, Access::Read, |private, mine, host| {
+            // SAFETY: translated in this chunk for reading; guest memory has no references.
+            unsafe { private.load(mine, host) };
+        })
+    }
+
+    /// Writes rows of the staging to an operand likewise.
+    pub fn rows_out(
+        &mut self,
+        target: &Target<'_>,
+        offset: u64,
+        rows: Rows,
+    ) -> (usize, Option<Failure>) {
+        self.transfer_rows(
+            target,
+            offset,
+            rows,
+            Access::Write,
+            |private, mine, host| {
+                // SAFETY: translated in this chunk for writing; guest memory has no references.
+                unsafe { private.store(host, mine) };
+            },
+        )
+    }
+
+    /// Row by row, a page being looked up once for all rows in it. No page without a row is looked up.
+    #[inline]
+    fn transfer_rows(
+        &mut self,
+        target: &Target<'_>,
+        offset: u64,
+        rows: Rows,
+        access: Access,
+        mut work: impl FnMut(Private, &mut [u8], HostAddr),
+    ) -> (usize, Option<Failure>) {
+        // What is known of: a piece, and its offset.
+        let (mut piece, mut from) = (Piece::NONE, 0);
+        for i in 0..rows.count {
+            let at = offset + (i * rows.apart) as u64;
+            let mine = rows.start + i * rows.stride;
+            let mine = mine..mine + rows.bytes;
+            let bytes = rows.bytes as u64;
+            // Rows ascend: `at` is never below `from`.
+            if at - from + bytes > piece.len {
+                piece = match self.page(target, at, access) {
+                    Ok(piece) => piece,
+                    Err(failure) => return (i, Some(failure)),
+                };
+                from = at;
+            }
+            if at - from + bytes <= piece.len {
+                let host = HostAddr(piece.host.0 + (at - from));
+                work(self.staging.private, &mut self.staging.halves.0[mine], host);
+                continue;
+            }
+            // In more pages than one.
+            let copied = self.transfer(target, at, mine, access, &mut work);
+            if copied.failure.is_some() {
+                return (i, copied.failure);
+            }
+        }
+        (rows.count, None)
+    }
+
     /// Reads the operand's bytes from `offset` on into a range of the staging.
     pub fn copy_in(&mut self, target: &Target<'_>, offset: u64, into: Range<usize>) -> Copied {
         self.transfer(target, offset, into, Access::Read, |private, mine, host| {
             // SAFETY: translated in this chunk for reading; guest memory has no
             // references.
             unsafe { private.load(mine, host) };
-        })
-    }
-
-    /// Reads likewise and adds to what the range holds by exclusive or.
-    pub fn fold_in(&mut self, target: &Target<'_>, offset: u64, into: Range<usize>) -> Copied {
-        self.transfer(target, offset, into, Access::Read, |private, mine, host| {
-            // SAFETY: as for `copy_in`.
-            unsafe { private.fold(mine, host) };
         })
     }
 

@@ -1,4 +1,4 @@
-//! XOR (SPEC section 4.20): each source is read once, into a sum in private memory.
+//! XOR (SPEC section 4.20): each byte of a source is read once, and each of the sum is written once.
 //!
 //! The list of sources is looked up and checked anew in every chunk, like every operand:
 //! nothing of it is kept in between.
@@ -8,16 +8,14 @@ use byway_protocols::{Rights, Status};
 
 use super::chunk::{Chunk, Failure, Operand};
 use super::segment;
-use super::staging::HALF;
+use super::staging::{HALF, Staging};
 use super::walk::overlap;
 use super::{Outcome, Step, success};
 use crate::backend::Backend;
+use crate::backend::sum::SUMMANDS_MAX;
 use crate::context::Target;
+use crate::memory::HostAddr;
 use crate::stage2::Access;
-
-/// Bytes that are summed up at a time: they stay in the first cache.
-const PIECE: u64 = 8 << 10;
-const _: () = assert!(PIECE as usize <= HALF);
 
 /// Least of each source that is summed up at a time: with all 16 of them a chunk.
 const LEAST: u64 = 4 << 10;
@@ -82,32 +80,21 @@ impl Xor {
         let sources = &sources[..count];
         let mut at = 0;
         let mut result = Ok(());
-        while at < left && result.is_ok() && !(at > 0 && chunk.budget.is_over()) {
-            let share = (chunk.budget.left() / count as u64).clamp(LEAST, PIECE);
-            let mut len = share.min(left - at) as usize;
-            let mut first = true;
-            for source in sources.iter().flatten() {
-                let copied = if first {
-                    chunk.copy_in(source, at, 0..len)
-                } else {
-                    chunk.fold_in(source, at, 0..len)
-                };
-                first = false;
-                match copied.units(1) {
-                    Ok(bytes) => len = bytes,
-                    Err(failure) => {
-                        (result, len) = (Err(failure), 0);
-                        break;
-                    }
+        while at < left && !(at > 0 && chunk.budget.is_over()) {
+            let share = (chunk.budget.left() / count as u64).max(LEAST);
+            // A crumb is not left for another piece.
+            let len = if left - at < share + LEAST / count as u64 {
+                left - at
+            } else {
+                share
+            };
+            match piece(chunk, sources, &dst, at, len) {
+                Ok(bytes) => at += bytes,
+                Err(failure) => {
+                    result = Err(failure);
+                    break;
                 }
             }
-            if len == 0 {
-                break;
-            }
-            let copied = chunk.copy_out(&dst, at, 0..len);
-            at += copied.bytes as u64;
-            chunk.budget.spend(copied.bytes as u64 * count as u64);
-            result = copied.failure.map_or(Ok(()), Err);
         }
         self.done += at as u32;
         for source in sources.iter().flatten() {
@@ -115,5 +102,59 @@ impl Xor {
         }
         chunk.settle(&[(&dst, Access::Write, at)])?;
         result
+    }
+}
+
+/// Sums up at most `len` bytes from `at` on. Every operand is translated before a byte is written, the sources in their
+/// order first.
+fn piece<B: Backend>(
+    chunk: &mut Chunk<'_, B>,
+    sources: &[Option<Target<'_>>],
+    dst: &Target<'_>,
+    at: u64,
+    mut len: u64,
+) -> Result<u64, Failure> {
+    let mut from = [HostAddr(0); SOURCES];
+    for (host, source) in from.iter_mut().zip(sources.iter().flatten()) {
+        let piece = chunk.forward(source, at, len, Access::Read)?;
+        (*host, len) = (piece.host, piece.len);
+    }
+    let to = chunk.forward(dst, at, len, Access::Write)?;
+    let (to, len) = (to.host, to.len);
+    let from = &from[..sources.len()];
+    let mut done = 0;
+    while done < len {
+        let part = (len - done).min(HALF as u64) as usize;
+        sum_up(chunk.staging, from, to, done, part);
+        done += part as u64;
+    }
+    chunk.budget.spend(len * from.len() as u64);
+    Ok(len)
+}
+
+/// Adds `len` bytes, `skipped` bytes behind each of the addresses: a few sources at a time, the sum so far in private
+/// memory. Nothing is written before the last source has been read, since it may be where the sum goes.
+fn sum_up(staging: &mut Staging, from: &[HostAddr], to: HostAddr, skipped: u64, len: usize) {
+    let private = staging.private();
+    let host = |addr: &HostAddr| HostAddr(addr.0 + skipped);
+    let sum = HostAddr(staging.bytes().as_mut_ptr().expose_provenance() as u64);
+    let mut rest = from;
+    let mut has_sum = false;
+    loop {
+        let mut few = [sum; SUMMANDS_MAX];
+        let taken = rest.len().min(SUMMANDS_MAX - usize::from(has_sum));
+        let (now, later) = rest.split_at(taken);
+        for (place, addr) in few[usize::from(has_sum)..].iter_mut().zip(now) {
+            *place = host(addr);
+        }
+        let few = &few[..taken + usize::from(has_sum)];
+        let into = if later.is_empty() { host(&to) } else { sum };
+        // SAFETY: all were translated in this chunk, the sources for reading and the destination for writing, and guest
+        // memory has no references; `sum` is half the staging, which is borrowed and not looked at meanwhile.
+        unsafe { private.sum(into, few, len) };
+        if later.is_empty() {
+            return;
+        }
+        (rest, has_sum) = (later, true);
     }
 }

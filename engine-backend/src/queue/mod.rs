@@ -302,6 +302,12 @@ impl Served {
         self.ring.prefetch();
     }
 
+    /// Fetches the next descriptor's line while a long operation is worked on.
+    #[inline(always)]
+    pub fn prefetch_next(&self) {
+        self.ring.prefetch_next();
+    }
+
     /// Publishes how a descriptor ended that has touched `bytes` bytes, `interrupt`
     /// telling whether it asked for one.
     #[inline(always)]

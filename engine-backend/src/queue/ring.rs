@@ -104,6 +104,12 @@ impl<M: RingMemory> EngineRing<M> {
             .prefetch_completion(self.next.plus(COMPLETIONS_AHEAD).slot());
     }
 
+    /// Fetches the next descriptor.
+    #[inline(always)]
+    pub(crate) fn prefetch_next(&self) {
+        self.memory.prefetch_descriptor(self.next.slot());
+    }
+
     /// Publishes how a descriptor ended, with the phase of its lap.
     #[inline(always)]
     pub(crate) fn complete(&self, ticket: Ticket, completion: &Completion) {

@@ -20,6 +20,10 @@ use crate::queue::{Served, Ticket, WorkQueue};
 /// the lines behind it are the submitter's, who is about to write them.
 const BURST: u32 = 2;
 
+/// From so many bytes on, an operation takes longer than the next descriptor's line takes to come from
+/// another core: it is fetched meanwhile, whether there is one yet or not.
+const LONG_BYTES: u32 = 16 << 10;
+
 /// A descriptor that goes on in a later chunk.
 #[derive(Debug)]
 struct Flight {
@@ -175,10 +179,15 @@ fn burst<'a, B: Backend>(
             complete(served, chunk, ticket, &outcome, interrupt);
             continue;
         }
-        chunk.budget.spend(OPERATION_COST);
+        if descriptor.size >= LONG_BYTES {
+            served.prefetch_next();
+        }
         // A copy: the original stays in registers, where the short way had it.
         let descriptor = Descriptor { ..descriptor };
-        if let Some(next) = begin(&descriptor, ticket, chunk, served, flight, waits_for) {
+        let paused = begin(&descriptor, ticket, chunk, served, flight, waits_for);
+        // Behind the operation, so that one of a whole chunk's bytes is not cut in two for it.
+        chunk.budget.spend(OPERATION_COST);
+        if let Some(next) = paused {
             return next;
         }
     }

@@ -20,14 +20,18 @@
 use std::sync::Arc;
 
 use super::account::Account;
-use crate::ops::budget::CHUNK_BYTES;
+use crate::ops::budget::{CHUNK_BYTES, OPERATION_COST};
 
-/// What the heaviest domain may spend in a round.
-const DOMAIN_GRANT: i64 = CHUNK_BYTES as i64;
+/// What the heaviest domain may spend in a round: a whole chunk of one operation, so that such
+/// operations, one after the other, do not slip across chunks.
+const DOMAIN_GRANT: i64 = (CHUNK_BYTES + OPERATION_COST) as i64;
 
 /// What a queue may spend in a round of its domain: a whole chunk, so that a domain's
 /// only queue is served in long ones.
-const QUEUE_GRANT: i64 = CHUNK_BYTES as i64;
+const QUEUE_GRANT: i64 = (CHUNK_BYTES + OPERATION_COST) as i64;
+
+/// Credit that is not worth a turn: what is left when an operation took a chunk's bytes and went on.
+const SPARE: i64 = OPERATION_COST as i64;
 
 /// Shortest turn: a light domain is served in few turns of this length rather than in
 /// many that are hardly worth the change, and owes the rest.
@@ -226,7 +230,7 @@ impl Schedule {
             for _ in 0..=self.domains.len() {
                 let domain = self.domains.get_mut(self.cursor)?;
                 if domain.gate == Gate::Open || domain.is_let_through(now) {
-                    if domain.credit > 0 {
+                    if domain.has_credit() {
                         match domain.visit(self.search, &mut ready, &mut looks) {
                             Visit::Found(key, budget) => {
                                 return Some(Turn {
@@ -329,7 +333,7 @@ impl Domain {
             let Some(queue) = self.queues.get_mut(self.cursor) else {
                 return Visit::Idle;
             };
-            if queue.credit > 0 {
+            if queue.credit > SPARE {
                 if ready(queue.key) {
                     let budget = queue.credit.min(self.credit).max(TURN_MIN);
                     return Visit::Found(queue.key, budget as u64);
@@ -352,6 +356,13 @@ impl Domain {
             }
         }
         Visit::Unfinished
+    }
+
+    /// Whether it is to be asked for work. A light domain is for whatever it has got: its grant may be less than what is
+    /// spared.
+    #[inline]
+    fn has_credit(&self) -> bool {
+        self.credit > if self.grant > 2 * SPARE { SPARE } else { 0 }
     }
 
     fn next_queue(&mut self) {

@@ -55,7 +55,7 @@ pub use error::{QueueError, SubmitError, UnknownTicket, WaitError};
 pub use gather::{Rows, Side, segment, source};
 pub use memory::QueueMemory;
 pub use message::Received;
-pub use outcome::{BatchEnd, Compared, Done, Failure, Transformed};
+pub use outcome::{BatchEnd, Compared, Done, Failure, Sealed, Transformed};
 pub use places::{Atomic, Intent, Previous};
 pub use protection::{Block, Checked, Form, INFORMATION_BYTES, Mismatch, Tags};
 pub use queue::{Burst, Options, Queue, Submit, Ticket};

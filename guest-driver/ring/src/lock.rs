@@ -2,13 +2,13 @@
 //!
 //! Nothing that waits, wakes or calls a stranger's code may run while it is held.
 
-use core::cell::UnsafeCell;
 use core::sync::atomic::Ordering;
 
 #[cfg(not(all(loom, test)))]
-use core::sync::atomic::AtomicBool;
+use core::{cell::UnsafeCell, sync::atomic::AtomicBool};
+// Loom's cell notices two threads in it at once.
 #[cfg(all(loom, test))]
-use loom::sync::atomic::AtomicBool;
+use loom::{cell::UnsafeCell, sync::atomic::AtomicBool};
 
 /// A value that one thread at a time reaches.
 #[derive(Debug)]
@@ -38,12 +38,22 @@ impl<T> Lock<T> {
             pause();
         }
         let guard = Release(&self.held);
-        // SAFETY: the flag was taken by this call alone, and is given back after `with`, however
-        // that ends: no other reference exists meanwhile.
-        let result = with(unsafe { &mut *self.value.get() });
+        let result = reach(&self.value, |value| {
+            // SAFETY: the flag was taken by this call alone, and is given back after `with`, however
+            // that ends: no other reference exists meanwhile.
+            with(unsafe { &mut *value })
+        });
         drop(guard);
         result
     }
+}
+
+/// Hands the value's address to `with`.
+fn reach<T, R>(value: &UnsafeCell<T>, with: impl FnOnce(*mut T) -> R) -> R {
+    #[cfg(not(all(loom, test)))]
+    return with(value.get());
+    #[cfg(all(loom, test))]
+    value.with_mut(with)
 }
 
 /// Gives the lock back, after a panic too.

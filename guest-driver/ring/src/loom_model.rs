@@ -157,3 +157,131 @@ fn loom_a_polled_queue_keeps_its_last_completion_as_it_dies() {
         engine.join().unwrap();
     });
 }
+
+/// The async adapter: a task, whoever takes turns, and the engine.
+#[cfg(feature = "async")]
+mod asynchronous {
+    use core::future::Future;
+    use core::pin::Pin;
+    use core::task::{Context, Poll, Waker};
+    use std::task::Wake;
+
+    use super::*;
+    use crate::asynchronous::{Driver, Submission};
+
+    type Turns = Driver<fn(), 1>;
+
+    /// Whether a task was woken.
+    #[derive(Debug, Default)]
+    struct Woken(std::sync::atomic::AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    impl Woken {
+        fn is_set(&self) -> bool {
+            self.0.load(Ordering::SeqCst)
+        }
+    }
+
+    fn driver() -> (Arc<Turns>, Arc<Lines>) {
+        let (queue, lines) = queue(2);
+        (Arc::new(Driver::new(queue, || ())), lines)
+    }
+
+    fn poll(
+        future: &mut Submission<'_, fn(), 1>,
+        woken: &std::sync::Arc<Woken>,
+    ) -> Option<Completion> {
+        let waker = Waker::from(woken.clone());
+        match Pin::new(future).poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(completion) => Some(completion),
+            Poll::Pending => None,
+        }
+    }
+
+    /// A task that is polled while another thread takes a turn and the engine completes: it has its completion, or it was
+    /// woken, or a turn after that wakes it. Once, and whole.
+    #[test]
+    fn loom_a_task_has_its_completion_or_is_woken_for_it() {
+        loom::model(|| {
+            let (driver, lines) = driver();
+            let mut future = driver.submit(descriptor(7)).unwrap();
+            let engine = thread::spawn(move || {
+                let payload = look(&lines, start(2)).expect("it was published before");
+                complete(&lines, start(2), payload);
+            });
+            let turns = thread::spawn({
+                let driver = driver.clone();
+                move || driver.turn()
+            });
+            let woken = std::sync::Arc::default();
+            let first = poll(&mut future, &woken);
+            let delivered = turns.join().unwrap();
+            engine.join().unwrap();
+            let completion = first.unwrap_or_else(|| {
+                let later = driver.turn();
+                assert_eq!(delivered + later, 1, "one turn finds it");
+                assert!(woken.is_set(), "nobody would poll it again");
+                poll(&mut future, &woken).expect("it was woken for that")
+            });
+            assert_eq!(completion.fault_addr, 7);
+            assert_eq!(driver.outstanding(), 0);
+        });
+    }
+
+    /// A future that is dropped while a turn finds its completion: the slot is free for the next descriptor but one, whose
+    /// completion is its own.
+    #[test]
+    fn loom_a_dropped_future_leaves_its_slot_free() {
+        loom::model(|| {
+            let (driver, lines) = driver();
+            let future = driver.submit(descriptor(1)).unwrap();
+            complete(&lines, start(2), 1);
+            let turns = thread::spawn({
+                let driver = driver.clone();
+                move || driver.turn()
+            });
+            drop(future);
+            turns.join().unwrap();
+            driver.turn();
+            let mut at = start(2);
+            for payload in [2, 3] {
+                at.advance();
+                let mut next = driver
+                    .submit(descriptor(payload))
+                    .expect("the slot is free");
+                complete(&lines, at, payload);
+                let found = poll(&mut next, &std::sync::Arc::default());
+                assert_eq!(found.map(|c| c.fault_addr), Some(payload));
+            }
+        });
+    }
+
+    /// Two tasks that share a driver: each gets its own completion, whoever takes the turn.
+    #[test]
+    fn loom_two_tasks_get_each_its_own() {
+        loom::model(|| {
+            let (driver, lines) = driver();
+            let mut mine = driver.submit(descriptor(1)).unwrap();
+            complete(&lines, start(2), 1);
+            let other = thread::spawn({
+                let driver = driver.clone();
+                move || {
+                    let mut theirs = driver.submit(descriptor(2)).unwrap();
+                    let mut at = start(2);
+                    at.advance();
+                    complete(&lines, at, 2);
+                    let found = poll(&mut theirs, &std::sync::Arc::default());
+                    found.map(|c| c.fault_addr)
+                }
+            });
+            let found = poll(&mut mine, &std::sync::Arc::default()).map(|c| c.fault_addr);
+            assert_eq!(found, Some(1));
+            assert_eq!(other.join().unwrap(), Some(2));
+        });
+    }
+}

@@ -145,6 +145,29 @@ impl Transformed {
     }
 }
 
+/// What the completion of a SEAL_COPY or OPEN_COPY tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sealed {
+    /// Bytes at the destination.
+    pub produced: u32,
+    /// The message's number under its key. A receiver names one more as the lowest that it accepts next.
+    pub number: u64,
+}
+
+impl Sealed {
+    /// Of a SEAL_COPY or OPEN_COPY.
+    ///
+    /// # Errors
+    /// It did not succeed. Of a message that was not opened nothing was written.
+    pub fn of(completion: &Completion) -> Result<Self, Failure> {
+        let completion = Failure::unless(completion, &[Status::Success])?;
+        Ok(Self {
+            produced: completion.op0 as u32,
+            number: completion.op1,
+        })
+    }
+}
+
 /// What the completion of a BATCH tells; each element has its own, see
 /// [`Statuses`](crate::Statuses).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

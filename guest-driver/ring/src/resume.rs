@@ -24,8 +24,8 @@ use crate::protection::{Block, units};
 ///   from where they stopped, APPLY_DELTA with the rest of its record.
 /// - Operations on protection information go on with the tags of the first block that is not done.
 /// - COPY_SG of rows does the row anew in which it stopped.
-/// - ATOMIC64, SIGNAL, SEND, RECEIVE, COMPRESS and DECOMPRESS were not carried out: the rest is the
-///   whole.
+/// - ATOMIC64, SIGNAL, SEND, RECEIVE, COMPRESS, DECOMPRESS, SEAL_COPY and OPEN_COPY were not carried
+///   out: the rest is the whole.
 /// - ENCRYPT and DECRYPT under a key of XTS go on with the next data unit.
 /// - BATCH goes on with the element whose entry in the list or in the statuses could not be
 ///   reached. Completions of the elements before it stand where they are; failures among them are
@@ -95,7 +95,9 @@ pub fn resume(descriptor: &Descriptor, completion: &Completion) -> Option<Descri
         | Opcode::Send
         | Opcode::Receive
         | Opcode::Compress
-        | Opcode::Decompress => return (done == 0).then_some(next),
+        | Opcode::Decompress
+        | Opcode::SealCopy
+        | Opcode::OpenCopy => return (done == 0).then_some(next),
         Opcode::Encrypt | Opcode::Decrypt => return rest_of_units(descriptor, done),
         _ => {}
     }

@@ -1,8 +1,8 @@
-//! Requests that compress and encrypt (SPEC sections 4.24 to 4.28).
+//! Requests that compress, encrypt and seal (SPEC sections 4.24 to 4.28, 4.31 and 4.32).
 
 use byway_protocols::codec::{
-    AAD_BYTES_MAX, CodecWord, Compression, GCM_OPEN_BYTES_MAX, LZ4_BLOCK_BYTES_MAX, TAG_BYTES,
-    XTS_UNIT_LOG2_MAX, XTS_UNIT_LOG2_MIN,
+    AAD_BYTES_MAX, CodecWord, Compression, GCM_OPEN_BYTES_MAX, LZ4_BLOCK_BYTES_MAX, SealHeader,
+    TAG_BYTES, XTS_UNIT_LOG2_MAX, XTS_UNIT_LOG2_MIN,
 };
 use byway_protocols::{Descriptor, Opcode};
 
@@ -13,6 +13,9 @@ const BLOCK: u32 = 16;
 /// Most bytes of an LZ4 block without a frame: its data if that does not compress, with the lengths
 /// and the token.
 const LZ4_BLOCK_COMPRESSED_MAX: u32 = LZ4_BLOCK_BYTES_MAX + LZ4_BLOCK_BYTES_MAX / 255 + 16;
+
+/// Bytes that sealing puts around a message: a header and a tag.
+const SEAL_BYTES: u32 = SealHeader::SIZE as u32 + TAG_BYTES;
 
 /// How ENCRYPT and DECRYPT work, beside the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,6 +201,68 @@ impl Request {
         mode: &Mode,
     ) -> Result<Self, RequestError> {
         Self::crypt(Opcode::Decrypt, (dst, room), (src, size), key, mode)
+    }
+
+    /// SEAL_COPY: copies `size` bytes at `src` to `dst` and seals them on the way, with the channel key in slot `key`; what
+    /// comes out has 40 bytes more. Whoever opens it has to name the same `label`.
+    ///
+    /// See [`Sealed::of`](crate::Sealed::of), which gives the message's number too.
+    ///
+    /// # Errors
+    /// The size is not 1 byte to 2 MiB, the key's slot is 0, an operand wraps, or the two overlap.
+    pub fn seal_copy(
+        dst: Address,
+        src: Address,
+        size: u64,
+        key: Slot,
+        label: u64,
+    ) -> Result<Self, RequestError> {
+        at_most(size, Some(GCM_OPEN_BYTES_MAX))?;
+        let room = size + u64::from(SEAL_BYTES);
+        Self::channel(Opcode::SealCopy, (dst, room), (src, size), key, [0, label])
+    }
+
+    /// OPEN_COPY: verifies the sealed message of `size` bytes at `src`, header and tag included, and copies what it says
+    /// to `dst`: 40 bytes less. One whose number is below `lowest` is refused, with nothing written.
+    ///
+    /// # Errors
+    /// The size is not 40 bytes to 40 bytes above 2 MiB; as [`Self::seal_copy`].
+    pub fn open_copy(
+        dst: Address,
+        src: Address,
+        size: u64,
+        key: Slot,
+        lowest: u64,
+        label: u64,
+    ) -> Result<Self, RequestError> {
+        let text = size
+            .checked_sub(SEAL_BYTES.into())
+            .ok_or(RequestError::SizeMin {
+                size,
+                min: SEAL_BYTES,
+            })?;
+        at_most(size, Some(GCM_OPEN_BYTES_MAX + SEAL_BYTES))?;
+        // A message may be empty; room for one may not.
+        let dst = (dst, text.max(1));
+        Self::channel(Opcode::OpenCopy, dst, (src, size), key, [lowest, label])
+    }
+
+    fn channel(
+        opcode: Opcode,
+        dst: (Address, u64),
+        src: (Address, u64),
+        key: Slot,
+        [lowest, label]: [u64; 2],
+    ) -> Result<Self, RequestError> {
+        let (mut descriptor, room) = operands(opcode, dst, src)?;
+        if key == Slot::OWN {
+            return Err(RequestError::KeySlot);
+        }
+        apart(src, dst)?;
+        descriptor.op0 = CodecWord::key(key.number(), room).0;
+        descriptor.op1 = lowest;
+        descriptor.op2 = label;
+        Ok(Self(descriptor))
     }
 
     fn stream(

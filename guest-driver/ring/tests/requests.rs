@@ -395,6 +395,32 @@ fn transformations_carry_their_word() {
         (0x0807_0605_0403_0201, 20 << 32 | 0x0c0b_0a09)
     );
 
+    let d = built(Request::seal_copy(dst, src, 100, key, 7));
+    assert_eq!(d.code(), Opcode::SealCopy as u8);
+    assert_eq!((d.op0, d.op1, d.op2), (140 << 32 | 9, 0, 7));
+    let d = built(Request::open_copy(dst, src, 140, key, 5, 7));
+    assert_eq!(d.code(), Opcode::OpenCopy as u8);
+    assert_eq!((d.op0, d.op1, d.op2), (100 << 32 | 9, 5, 7));
+    // An empty message can be opened, but not sealed.
+    let d = built(Request::open_copy(dst, src, 40, key, 0, 0));
+    assert_eq!((d.size, d.op0), (40, 1 << 32 | 9));
+    assert!(Request::seal_copy(dst, src, 0, key, 0).is_err());
+    let (size, min) = (39, 40);
+    let refused = Request::open_copy(dst, src, size, key, 0, 0);
+    assert_eq!(refused, Err(RequestError::SizeMin { size, min }));
+    let max = 2 << 20;
+    assert!(Request::seal_copy(dst, src, max, key, 0).is_ok());
+    assert!(Request::open_copy(dst, src, max + 40, key, 0, 0).is_ok());
+    assert!(Request::seal_copy(dst, src, max + 1, key, 0).is_err());
+    assert!(Request::open_copy(dst, src, max + 41, key, 0, 0).is_err());
+    let near = Address {
+        addr: src.addr + 10,
+        ..src
+    };
+    assert!(Request::seal_copy(near, src, 100, key, 0).is_err());
+    let none = Request::open_copy(dst, src, 140, Slot::OWN, 0, 0);
+    assert_eq!(none, Err(RequestError::KeySlot));
+
     let cbc = Mode::Cbc { iv: [0xff; 16] };
     for (room, size) in [(0, 16), (16, 0), ((1 << 31) + 1, 16), (16, 1 << 33)] {
         let refused = Request::encrypt(dst, room, src, size, key, &cbc);

@@ -15,8 +15,8 @@ use byway_protocols::codec::KeyAlgorithm;
 use byway_protocols::{Completion, Descriptor, Opcode, Rights, Status};
 use byway_ring::{
     Address, Atomic, BatchEnd, Block, Checked, Compared, Compression, Crc32c, Crc64, Delta,
-    Difference, Done, Form, Intent, Mode, Pattern, Previous, Request, Rows, Segment, Side, Slot,
-    Tags, Transformed, segment, source,
+    Difference, Done, Form, Intent, Mode, Pattern, Previous, Request, Rows, Sealed, Segment, Side,
+    Slot, Tags, Transformed, segment, source,
 };
 
 use super::world::{APP, KIB, MIB, Party, RW, engine, turn};
@@ -147,6 +147,7 @@ fn every_operation_does_to_a_peers_memory_what_it_says() -> Result<()> {
         words,
         streams,
         ciphers,
+        sealing,
         batches,
     ] {
         operations(&pair)?;
@@ -154,13 +155,8 @@ fn every_operation_does_to_a_peers_memory_what_it_says() -> Result<()> {
     let elsewhere = |code: u8| {
         let real = Opcode::from_code(code).map(Opcode::canonical);
         real.is_none_or(|real| {
-            // Aliases; messages; and what has a channel.
-            let others = [
-                Opcode::Send,
-                Opcode::Receive,
-                Opcode::SealCopy,
-                Opcode::OpenCopy,
-            ];
+            // Aliases and messages.
+            let others = [Opcode::Send, Opcode::Receive];
             real as u8 != code || others.contains(&real)
         })
     };
@@ -518,6 +514,44 @@ fn ciphers(pair: &Pair) -> Result<()> {
         pair.expect("ENCRYPT and DECRYPT", back, &ours[..bytes as usize])?;
     }
     Ok(())
+}
+
+/// A message through memory of bob's, which nobody but the key's holder can read there or change.
+fn sealing(pair: &Pair) -> Result<()> {
+    const LABEL: u64 = 0x1122_3344;
+    let (ours, _) = pair.begin()?;
+    let bytes: Vec<u8> = (0..32).collect();
+    let key = pair
+        .alice
+        .load_key(APP, KeyAlgorithm::Channel256, &bytes, Rights::KEY)?;
+    let key = Slot::new(key).context("15 bits")?;
+    let sealed = pair.remote(OUT);
+    let seal = Request::seal_copy(sealed, pair.own(0), BYTES, key, LABEL);
+    let made = Sealed::of(&pair.run(seal)?)?;
+    ensure!(
+        made.number == 1 && u64::from(made.produced) == BYTES + 40,
+        "{made:?}"
+    );
+    let back = OUT + 64 * KIB;
+    let size = made.produced.into();
+    let open =
+        |lowest, label| Request::open_copy(pair.remote(back), sealed, size, key, lowest, label);
+    for (lowest, label, status) in [
+        (2, LABEL, Status::Replayed),
+        (1, LABEL + 1, Status::TagMismatch),
+    ] {
+        let refused = pair.run(open(lowest, label))?;
+        ensure!(
+            refused.status() == Some(status),
+            "OPEN_COPY: {refused:?}, not {status:?}"
+        );
+    }
+    let opened = Sealed::of(&pair.run(open(1, LABEL))?)?;
+    ensure!(
+        opened.number == 1 && u64::from(opened.produced) == BYTES,
+        "{opened:?}"
+    );
+    pair.expect("SEAL_COPY and OPEN_COPY", back, &ours)
 }
 
 /// A status for every element, of which one fails.

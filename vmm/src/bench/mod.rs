@@ -64,6 +64,9 @@ pub struct BenchArgs {
     /// Measure in under two minutes: fewer sizes and windows
     #[arg(long)]
     pub quick: bool,
+    /// In the case `ops`, measure only operations whose name contains this; may be given several times
+    #[arg(long, value_name = "OP")]
+    pub only: Vec<String>,
     /// Write the results as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -170,8 +173,12 @@ fn each_case(
     if wanted(Case::Ops) {
         progress.next("operations")?;
         let missing = &mut report.not_measured;
+        let wanted = ops::Wanted {
+            quick: args.quick,
+            only: &args.only,
+        };
         ops::measure(
-            args.quick,
+            &wanted,
             &mut report.rows,
             &mut report.ratios,
             missing,

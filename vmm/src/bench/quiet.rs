@@ -51,6 +51,15 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// None yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            quiet: Vec::new(),
+            disturbed: 0,
+        }
+    }
+
     /// Measures one window.
     ///
     /// # Errors

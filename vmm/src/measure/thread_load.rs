@@ -58,6 +58,15 @@ impl ThreadLoad {
         })
     }
 
+    /// The same of the calling thread.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn of_this_thread() -> io::Result<Self> {
+        // SAFETY: takes no argument and cannot fail.
+        Self::of(unsafe { libc::gettid() })
+    }
+
     /// Whether anything but a little waiting happened since `earlier`: at most `run_delay_ns_max`
     /// nanoseconds of run delay, no involuntary switch, no page fault.
     #[must_use]

@@ -10,9 +10,11 @@ mod checksum;
 mod compare;
 mod copy;
 mod cpu;
+pub mod diff;
 mod fill;
 mod flush;
 mod private;
+pub mod sum;
 
 use crate::memory::HostAddr;
 
@@ -34,7 +36,14 @@ const STREAM_PIECE: usize = 4096;
 
 /// Bytes that are taken into private memory at a time: they stay in the first cache until
 /// the library has gone over them.
-const SCRATCH: usize = 16 << 10;
+const SCRATCH: usize = 8 << 10;
+
+/// Bytes of a part of a long checksummed copy. So short that reading the next one, writing the last one and computing go on
+/// at the same time: memory is never idle while the library computes.
+const FUSED_PART: usize = 2 << 10;
+
+/// How far ahead of a long checksummed copy lines are fetched, in bytes.
+const FUSED_AHEAD: usize = 8 << 10;
 
 /// Executes pieces on the worker's own processor.
 #[derive(Debug)]
@@ -97,6 +106,16 @@ impl Software {
             && len >= STREAM_PIECE
             && !hint.cached
             && hint.order == Order::Disjoint
+    }
+}
+
+/// Fetches the lines of a range into the caches; no more than a hint.
+#[inline]
+fn fetch(at: HostAddr, len: usize) {
+    for offset in (0..len).step_by(64) {
+        let line: *const i8 = std::ptr::without_provenance(at.plus(offset).0 as usize);
+        // SAFETY: it accesses nothing, and never faults.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line) };
     }
 }
 
@@ -180,15 +199,32 @@ impl Backend for Software {
         hint: Hint,
     ) -> u32 {
         let mut sum = Crc32c::after(crc);
+        let is_long = hint.total >= self.stream_from;
+        let most = if is_long { FUSED_PART } else { SCRATCH };
+        let stream = self.streams(len, hint);
+        self.streamed |= stream;
         let mut at = 0;
         while at < len {
-            let part = SCRATCH.min(len - at);
+            let part = most.min(len - at);
+            if is_long {
+                fetch(
+                    src.plus(at + FUSED_AHEAD),
+                    part.min(len.saturating_sub(at + FUSED_AHEAD)),
+                );
+            }
             // SAFETY: a part of the source.
             unsafe { self.private.load(&mut self.scratch[..part], src.plus(at)) };
             sum.update(&self.scratch[..part]);
             let scratch = self.scratch();
+            let dst = dst.plus(at);
             // SAFETY: a part of the destination; nothing refers to the scratch now.
-            unsafe { self.copy(dst.plus(at), scratch, part, hint) };
+            unsafe {
+                if stream && part > SMALL {
+                    copy::long(self.simd, dst.0, scratch.0, part, Order::Disjoint, true);
+                } else {
+                    self.copy(dst, scratch, part, hint);
+                }
+            }
             at += part;
         }
         sum.value()

@@ -4,11 +4,10 @@
 //! memory first, each byte by one load; results go out likewise. No Rust reference ever
 //! points into guest memory.
 
-use std::arch::asm;
-
 use super::SMALL;
 use super::copy;
 use super::cpu::Simd;
+use super::{diff, sum};
 use crate::backend::Order;
 use crate::memory::HostAddr;
 
@@ -58,42 +57,38 @@ impl Private {
         unsafe { self.copy(to.0, src, from.len()) };
     }
 
-    /// Reads guest memory, each byte once, and adds it to `into` by exclusive or.
+    /// Writes the exclusive or of 2 to [`SUMMANDS_MAX`](sum::SUMMANDS_MAX) ranges of `len` bytes to `to`, each byte
+    /// loaded once.
+    ///
+    /// # Panics
+    /// With another number of ranges.
     ///
     /// # Safety
-    /// As for [`Private::load`].
-    pub unsafe fn fold(self, into: &mut [u8], from: HostAddr) {
-        let whole = match self.simd {
-            Simd::Sse2 => into.len() & !15,
-            Simd::Avx2 => into.len() & !31,
-            Simd::Avx512 => into.len() & !63,
-        };
-        let to = into.as_mut_ptr().expose_provenance() as u64;
-        let steps = into.len() & !127;
-        if self.simd == Simd::Avx2 && steps != 0 {
-            // SAFETY: whole steps of the slice and of the source; the processor has AVX2.
-            unsafe {
-                avx2_fold_by_steps(to, from.0, steps);
-                return Self::with(Simd::Sse2)
-                    .fold(&mut into[steps..], HostAddr(from.0 + steps as u64));
-            }
+    /// All ranges are mapped, the sources readable and `to` writable, and hold no memory that Rust knows about but what
+    /// the caller has borrowed for it. `to` is one of the sources, or shares no byte with any.
+    pub unsafe fn sum(self, to: HostAddr, from: &[HostAddr], len: usize) {
+        let mut sources = [0; sum::SUMMANDS_MAX];
+        for (source, host) in sources.iter_mut().zip(from) {
+            *source = host.0;
         }
-        // SAFETY: whole vectors of the slice and of the source, which the processor has.
-        unsafe {
-            match self.simd {
-                _ if whole == 0 => {}
-                Simd::Sse2 => sse2_fold(to, from.0, whole),
-                Simd::Avx2 => avx2_fold(to, from.0, whole),
-                Simd::Avx512 => avx512_fold(to, from.0, whole),
-            }
-        }
-        let mut rest = [0; 64];
-        let rest = &mut rest[..into.len() - whole];
-        // SAFETY: the rest of the source.
-        unsafe { self.load(rest, HostAddr(from.0 + whole as u64)) };
-        for (into, from) in into[whole..].iter_mut().zip(rest) {
-            *into ^= *from;
-        }
+        // SAFETY: the caller's guarantee; the processor has `simd`.
+        unsafe { sum::sum(self.simd, to.0, &sources[..from.len()], len) };
+    }
+
+    /// The first step of [`diff::STEP`] bytes in which two ranges of `len` bytes, whole words, differ, each byte loaded
+    /// once; the second range's bytes of it go to `found`.
+    ///
+    /// # Safety
+    /// As for [`Private::load`], for both ranges.
+    pub unsafe fn difference(
+        self,
+        a: HostAddr,
+        b: HostAddr,
+        len: usize,
+        found: &mut [u8; diff::STEP],
+    ) -> Option<diff::Step> {
+        // SAFETY: the caller's guarantee; the processor has `simd`.
+        unsafe { diff::first(self.simd, a.0, b.0, len, found) }
     }
 
     /// # Safety
@@ -109,98 +104,3 @@ impl Private {
         }
     }
 }
-
-/// Adds whole steps of 128 bytes, `len` being at least one.
-///
-/// # Safety
-/// Both ranges are mapped, the first writable; the processor has AVX2.
-unsafe fn avx2_fold_by_steps(into: u64, from: u64, len: usize) {
-    debug_assert!(len >= 128 && len.is_multiple_of(128));
-    // SAFETY: the loop accesses whole steps inside `len`.
-    unsafe {
-        asm!(
-            "xor {at:e}, {at:e}",
-            "2:",
-            "vmovdqu ymm0, [{from} + {at}]",
-            "vmovdqu ymm1, [{from} + {at} + 32]",
-            "vmovdqu ymm2, [{from} + {at} + 64]",
-            "vmovdqu ymm3, [{from} + {at} + 96]",
-            "vpxor ymm0, ymm0, [{into} + {at}]",
-            "vpxor ymm1, ymm1, [{into} + {at} + 32]",
-            "vpxor ymm2, ymm2, [{into} + {at} + 64]",
-            "vpxor ymm3, ymm3, [{into} + {at} + 96]",
-            "vmovdqu [{into} + {at}], ymm0",
-            "vmovdqu [{into} + {at} + 32], ymm1",
-            "vmovdqu [{into} + {at} + 64], ymm2",
-            "vmovdqu [{into} + {at} + 96], ymm3",
-            "add {at}, 128",
-            "cmp {at}, {len}",
-            "jb 2b",
-            "vzeroupper",
-            into = in(reg) into, from = in(reg) from, len = in(reg) len,
-            at = out(reg) _,
-            out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
-            options(nostack),
-        );
-    }
-}
-
-macro_rules! fold_loop {
-    ($name:ident, $bytes:literal, $step:expr, $end:literal) => {
-        /// Adds whole vectors, `len` being at least one.
-        ///
-        /// # Safety
-        /// Both ranges are mapped, the first writable; the processor has the vectors.
-        unsafe fn $name(into: u64, from: u64, len: usize) {
-            debug_assert!(len >= $bytes && len.is_multiple_of($bytes));
-            // SAFETY: the loop accesses whole vectors inside `len`.
-            unsafe {
-                asm!(
-                    "xor {at:e}, {at:e}",
-                    "2:",
-                    $step,
-                    concat!("add {at}, ", $bytes),
-                    "cmp {at}, {len}",
-                    "jb 2b",
-                    $end,
-                    into = in(reg) into, from = in(reg) from, len = in(reg) len,
-                    at = out(reg) _,
-                    out("xmm0") _, out("xmm1") _,
-                    options(nostack),
-                );
-            }
-        }
-    };
-}
-
-fold_loop!(
-    sse2_fold,
-    16,
-    concat!(
-        "movups xmm0, [{from} + {at}]\n",
-        "movups xmm1, [{into} + {at}]\n",
-        "xorps xmm0, xmm1\n",
-        "movups [{into} + {at}], xmm0\n",
-    ),
-    ""
-);
-fold_loop!(
-    avx2_fold,
-    32,
-    concat!(
-        "vmovdqu ymm0, [{from} + {at}]\n",
-        "vpxor ymm0, ymm0, [{into} + {at}]\n",
-        "vmovdqu [{into} + {at}], ymm0\n",
-    ),
-    "vzeroupper"
-);
-fold_loop!(
-    avx512_fold,
-    64,
-    concat!(
-        "vmovdqu64 zmm0, [{from} + {at}]\n",
-        "vpxorq zmm0, zmm0, [{into} + {at}]\n",
-        "vmovdqu64 [{into} + {at}], zmm0\n",
-    ),
-    "vzeroupper"
-);

@@ -218,24 +218,84 @@ proptest! {
     }
 
     #[test]
-    fn private_memory_takes_folds_and_gives(len in 0_usize..700, offset in 0_usize..65) {
+    fn private_memory_takes_and_gives(len in 0_usize..700, offset in 0_usize..65) {
         for simd in Simd::available() {
             let private = Private::with(simd);
-            let (mut a, mut b) = (noise(offset + len, 1), noise(offset + len, 2));
-            let want: Vec<u8> = a.iter().zip(&b).map(|(x, y)| x ^ y).skip(offset).collect();
+            let mut a = noise(offset + len, 1);
+            let want = a[offset..].to_vec();
             let mut mine = vec![0; len];
             let mut out = vec![0_u8; offset + len + GUARD];
-            let (x, y) = (at(&mut a, offset), at(&mut b, offset));
-            let to = at(&mut out, offset);
-            // SAFETY: ranges of three vectors.
+            let (x, to) = (at(&mut a, offset), at(&mut out, offset));
+            // SAFETY: ranges of two vectors.
             unsafe {
                 private.load(&mut mine, x);
-                private.fold(&mut mine, y);
                 private.store(to, &mine);
             }
             prop_assert_eq!(&mine, &want);
             prop_assert_eq!(&out[offset..offset + len], &want[..]);
             prop_assert!(out[offset + len..].iter().all(|&b| b == 0));
+        }
+    }
+
+    #[test]
+    fn sums_are_those_of_every_byte(
+        len in 0_usize..700,
+        count in 2_usize..=sum::SUMMANDS_MAX,
+        offset in 0_usize..65,
+        in_place in any::<bool>(),
+    ) {
+        for simd in Simd::available() {
+            let mut sources: Vec<_> = (0..count).map(|i| noise(offset + len + GUARD, i as u64)).collect();
+            let want: Vec<u8> = (offset..offset + len)
+                .map(|i| sources.iter().fold(0, |sum, source| sum ^ source[i]))
+                .collect();
+            let mut out = vec![0_u8; offset + len + GUARD];
+            let from: Vec<_> = sources.iter_mut().map(|source| at(source, offset)).collect();
+            let to = if in_place { from[count - 1] } else { at(&mut out, offset) };
+            // SAFETY: ranges of vectors.
+            unsafe { Private::with(simd).sum(to, &from, len) };
+            let got = if in_place { &sources[count - 1] } else { &out };
+            prop_assert_eq!(&got[offset..offset + len], &want[..]);
+            let untouched = if in_place { noise(offset + len + GUARD, count as u64 - 1) } else { vec![0; got.len()] };
+            prop_assert_eq!(&got[..offset], &untouched[..offset]);
+            prop_assert_eq!(&got[offset + len..], &untouched[offset + len..]);
+        }
+    }
+
+    #[test]
+    fn the_first_step_that_differs_is_found_with_its_bytes(
+        words in 0_usize..100,
+        offset in 0_usize..33,
+        changes in proptest::collection::vec((0_usize..100, 0_usize..8), 0..4),
+    ) {
+        let len = words * diff::WORD;
+        for simd in Simd::available() {
+            let mut a = noise(offset + len, 3);
+            let mut b = a.clone();
+            for &(word, byte) in changes.iter().filter(|(word, _)| *word < words) {
+                b[offset + word * diff::WORD + byte] ^= 0x40;
+            }
+            let differs = |i: usize| {
+                let range = offset + i * diff::WORD..offset + (i + 1) * diff::WORD;
+                a[range.clone()] != b[range]
+            };
+            let per_step = diff::STEP / diff::WORD;
+            let want = (0..words).find(|&i| differs(i)).map(|first| {
+                let start = first / per_step * per_step;
+                let mask = (start..words.min(start + per_step))
+                    .fold(0, |mask, i| mask | u16::from(differs(i)) << (i - start));
+                diff::Step { offset: start * diff::WORD, words: mask }
+            });
+            let mut found = [0; diff::STEP];
+            let (x, y) = (at(&mut a, offset), at(&mut b, offset));
+            // SAFETY: ranges of two vectors.
+            let got = unsafe { Private::with(simd).difference(x, y, len, &mut found) };
+            prop_assert_eq!(got, want);
+            if let Some(step) = got {
+                let part = &b[offset + step.offset..];
+                let part = &part[..part.len().min(diff::STEP)];
+                prop_assert_eq!(&found[..part.len()], part);
+            }
         }
     }
 }

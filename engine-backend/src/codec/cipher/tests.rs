@@ -60,7 +60,19 @@ fn cbc_is_that_of_the_standard() {
 const XTS_KEY: &str = "2718281828459045235360287471352662497757247093699959574966967627
     3141592653589793238462643383279502884197169399375105820974944592";
 
-/// IEEE 1619, vector 10: its first and last bytes.
+const XTS_CIPHER: &str = "1c3b3a102f770386e4836c99e370cf9bea00803f5e482357a4ae12d414a3e63b5d31e276f8fe4a8d66b317f9ac683f44
+    680a86ac35adfc3345befecb4bb188fd5776926c49a3095eb108fd1098baec70aaa66999a72a82f27d848b21d4a741b0
+    c5cd4d5fff9dac89aeba122961d03a757123e9870f8acf1000020887891429ca2a3e7a7d7df7b10355165c8b9a6d0a7d
+    e8b062c4500dc4cd120c0f7418dae3d0b5781c34803fa75421c790dfe1de1834f280d7667b327f6c8cd7557e12ac3a0f
+    93ec05c52e0493ef31a12d3d9260f79a289d6a379bc70c50841473d1a8cc81ec583e9645e07b8d9670655ba5bbcfecc6
+    dc3966380ad8fecb17b6ba02469a020a84e18e8f84252070c13e9f1f289be54fbc481457778f616015e1327a02b140f1
+    505eb309326d68378f8374595c849d84f4c333ec4423885143cb47bd71c5edae9be69a2ffeceb1bec9de244fbe15992b
+    11b77c040f12bd8f6a975a44a0f90c29a9abc3d4d893927284c58754cce294529f8614dcd2aba991925fedc4ae74ffac
+    6e333b93eb4aff0479da9a410e4450e0dd7ae4c6e2910900575da401fc07059f645e8b7e9bfdef33943054ff84011493
+    c27b3429eaedb4ed5376441a77ed43851ad77f16f541dfd269d50d6a5f14fb0aab1cbb4c1550be97f7ab4066193c4caa
+    773dad38014bd2092fa755c824bb5e54c4f36ffda9fcea70b9c6e693e148c151";
+
+/// IEEE 1619-2007, annex B, vector 10.
 #[test]
 fn xts_is_that_of_the_standard() {
     let plain: Vec<u8> = (0..512).map(|i| i as u8).collect();
@@ -68,11 +80,7 @@ fn xts_is_that_of_the_standard() {
     let key = hex(XTS_KEY);
     let mut cipher = started(KeyAlgorithm::AesXts256, &key, &iv("ff"), Direction::Encrypt);
     cipher.apply(&mut data).unwrap();
-    assert_eq!(
-        data[..32],
-        hex("1c3b3a102f770386e4836c99e370cf9bea00803f5e482357a4ae12d414a3e63b")
-    );
-    assert_eq!(data[496..], hex("c4f36ffda9fcea70b9c6e693e148c151"));
+    assert_eq!(data, hex(XTS_CIPHER));
     // Another unit before: the tweak is set anew.
     let mut cipher = started(KeyAlgorithm::AesXts256, &key, &iv("fe"), Direction::Decrypt);
     cipher.apply(&mut [0; 512]).unwrap();
@@ -104,6 +112,68 @@ fn xts_steals_ciphertext_for_units_that_are_no_multiple_of_a_block() {
 const GCM_PLAIN: &str = "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72
     1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39";
 const GCM_AAD: &str = "feedfacedeadbeeffeedfacedeadbeefabaddad2";
+
+/// Test cases 1 to 3 and 13 to 15 of the specification that SP 800-38D refers to: no additional data.
+#[test]
+fn gcm_without_additional_data_is_that_of_the_standard() {
+    const KEY: &str = "feffe9928665731c6d6a8f9467308308";
+    let text = format!("{GCM_PLAIN}1aafd255");
+    let zero = "00".repeat(16);
+    let (zeros, keys) = (zero.repeat(2), KEY.repeat(2));
+    let (zero_iv, nonce) = ("00".repeat(12), "cafebabefacedbaddecaf888");
+    let zero_iv = zero_iv.as_str();
+    for (key, nonce, plain, expected, tag) in [
+        (
+            &zero[..],
+            zero_iv,
+            "",
+            "",
+            "58e2fccefa7e3061367f1d57a4e7455a",
+        ),
+        (
+            &zero,
+            zero_iv,
+            &zero,
+            "0388dace60b6a392f328c2b971b2fe78",
+            "ab6e47d42cec13bdf53a67b21257bddf",
+        ),
+        (
+            KEY,
+            nonce,
+            &text,
+            "42831ec2217774244b7221b784d0d49ce3aa212f2c02a4e035c17e2329aca12e
+             21d514b25466931c7d8f6a5aac84aa051ba30b396a0aac973d58e091473f5985",
+            "4d5c2af327cd64a62cf35abd2ba6fab4",
+        ),
+        (&zeros, zero_iv, "", "", "530f8afbc74536b9a963b4f1c4cb738b"),
+        (
+            &zeros,
+            zero_iv,
+            &zero,
+            "cea7403d4d606b6e074ec5d3baf39d18",
+            "d0d1c8a799996bf0265b98b5d48ab919",
+        ),
+        (
+            &keys,
+            nonce,
+            &text,
+            "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa
+             8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662898015ad",
+            "b094dac5d93471bdec1a502270e3cc6c",
+        ),
+    ] {
+        let algorithm = if key.len() == 32 {
+            KeyAlgorithm::AesGcm128
+        } else {
+            KeyAlgorithm::AesGcm256
+        };
+        let mut data = hex(plain);
+        let mut cipher = started(algorithm, &hex(key), &iv(nonce), Direction::Encrypt);
+        cipher.apply(&mut data).unwrap();
+        assert_eq!(data, hex(expected), "{algorithm:?} of {} bytes", data.len());
+        assert_eq!(cipher.seal().unwrap().to_vec(), hex(tag));
+    }
+}
 
 /// Test cases 4 and 16 of the specification that SP 800-38D refers to.
 #[test]

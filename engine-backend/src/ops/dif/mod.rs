@@ -10,7 +10,7 @@ use byway_protocols::operands::{DifResult, dif_block, dif_flags};
 use byway_protocols::{Completion, Rights, Status};
 
 use super::chunk::{Chunk, Failure, Operand};
-use super::staging::{HALF, Staging};
+use super::staging::{HALF, Rows, Staging};
 use super::walk::overlap;
 use super::{Outcome, Step, success};
 use crate::backend::Backend;
@@ -271,16 +271,18 @@ impl Dif {
         out: usize,
     ) -> Result<usize, Failure> {
         let block = self.block();
-        for i in 0..blocks {
-            let (offset, into) = ((index + i as u64) * block as u64, HALF + i * out);
-            match chunk.copy_in(first, offset, into..into + block).failure {
-                Some(failure) if i == 0 => return Err(failure),
-                // It is met again when it is the first.
-                Some(_) => return Ok(i),
-                None => {}
-            }
+        let rows = Rows {
+            count: blocks,
+            bytes: block,
+            apart: block,
+            start: HALF,
+            stride: out,
+        };
+        match chunk.rows_in(first, index * block as u64, rows) {
+            (0, Some(failure)) => Err(failure),
+            // A failure is met again when its block is the first.
+            (blocks, _) => Ok(blocks),
         }
-        Ok(blocks)
     }
 
     /// Writes the data of blocks without the information between them.
@@ -291,15 +293,15 @@ impl Dif {
         index: u64,
         blocks: usize,
     ) -> (usize, Option<Failure>) {
-        let (unit, block) = (self.unit(), self.block());
-        for i in 0..blocks {
-            let (offset, from) = ((index + i as u64) * block as u64, i * unit);
-            let copied = chunk.copy_out(second, offset, from..from + block);
-            if copied.failure.is_some() {
-                return (i, copied.failure);
-            }
-        }
-        (blocks, None)
+        let block = self.block();
+        let rows = Rows {
+            count: blocks,
+            bytes: block,
+            apart: block,
+            start: 0,
+            stride: self.unit(),
+        };
+        chunk.rows_out(second, index * block as u64, rows)
     }
 
     /// Writes new information behind blocks that stand where they are.
@@ -310,16 +312,15 @@ impl Dif {
         index: u64,
         blocks: usize,
     ) -> (usize, Option<Failure>) {
-        let (unit, block) = (self.unit(), self.block());
-        for i in 0..blocks {
-            let offset = (index + i as u64) * unit as u64 + block as u64;
-            let from = HALF + i * BYTES;
-            let copied = chunk.copy_out(first, offset, from..from + BYTES);
-            if copied.failure.is_some() {
-                return (i, copied.failure);
-            }
-        }
-        (blocks, None)
+        let unit = self.unit();
+        let rows = Rows {
+            count: blocks,
+            bytes: BYTES,
+            apart: unit,
+            start: HALF,
+            stride: BYTES,
+        };
+        chunk.rows_out(first, index * unit as u64 + self.block() as u64, rows)
     }
 
     /// Checks blocks in the first half of the staging (INSERT: in the second) and makes what follows from them: where they

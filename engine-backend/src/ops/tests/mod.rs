@@ -11,6 +11,7 @@ mod places;
 mod protection;
 mod refusals;
 mod rights;
+mod sizes;
 mod sums;
 mod transforms;
 

@@ -331,6 +331,40 @@ fn sizes_of_what_has_a_grain() {
         let above = TRANSFER_BYTES_MAX + d.size;
         assert_eq!(with_size(*d, above), Some(Status::BadSize), "{d:?}");
     }
+    // At the bound, and one grain above, of what comes in rows and blocks.
+    let moving = [
+        Opcode::CopySg,
+        Opcode::DifCheck,
+        Opcode::DifInsert,
+        Opcode::DifStrip,
+    ];
+    let moving = [
+        &moving[..],
+        &[
+            Opcode::DifUpdate,
+            Opcode::DifGen,
+            Opcode::DixGen,
+            Opcode::DixVerify,
+        ],
+    ];
+    for d in &good()[SIZED.end..] {
+        if !moving
+            .concat()
+            .iter()
+            .any(|&opcode| opcode as u8 == d.code())
+        {
+            continue;
+        }
+        let grain = match d.code() {
+            code if code == Opcode::CopySg as u8 => {
+                CopySgFields::from_bytes(&d.operands()).row_bytes
+            }
+            _ => d.size,
+        };
+        let most = TRANSFER_BYTES_MAX / grain * grain;
+        assert_eq!(with_size(*d, most), None, "{d:?}");
+        assert_eq!(with_size(*d, most + grain), Some(Status::BadSize), "{d:?}");
+    }
     for d in [create_delta(), apply_delta()] {
         assert_eq!(with_size(d, DELTA_BYTES_MAX), None);
         assert_eq!(with_size(d, DELTA_BYTES_MAX + 8), Some(Status::BadSize));

@@ -66,9 +66,20 @@ fn check_values_of_the_standards() {
         (vec![0xff; 32], 0x62a8_ab43),
         (ascending.clone(), 0x46dd_794e),
         (ascending.into_iter().rev().collect(), 0x113f_db5c),
+        // "An iSCSI - SCSI Read (10) Command PDU".
+        (
+            [
+                [0x01, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+                [0x14, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0x14, 0, 0, 0, 0x18],
+                [0x28, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0],
+            ]
+            .concat(),
+            0xd996_3a56,
+        ),
     ] {
         rig.alice.write(VA, &bytes);
-        assert_eq!(rig.complete(&on(Opcode::CrcGen, 0, 32, 0)).op0, value);
+        let sum = on(Opcode::CrcGen, 0, bytes.len() as u64, 0);
+        assert_eq!(rig.complete(&sum).op0, value);
     }
 }
 

@@ -1,5 +1,5 @@
-//! Bursts: what a worker does for many small transfers at once must be what it does for each
-//! of them alone.
+//! Bursts: what a worker does for many small transfers at once, published one by one or as a batch, must be what it
+//! does for each of them alone.
 
 use std::sync::Arc;
 
@@ -12,6 +12,9 @@ use crate::worker::Solo;
 const PAGE: u64 = 4096;
 const PAGES: u64 = 12;
 const BYTES: u64 = PAGES * PAGE;
+/// Where alice has a batch, and behind it the completions of its elements: in memory that no transfer names.
+const LIST: u64 = VA + (1 << 30);
+const RECORDS: u64 = LIST + PAGE;
 /// What the smaller capability covers: it begins and ends inside pages.
 const PART: (u64, u64) = (PAGE + 100, 3 * PAGE);
 const QUOTA: u64 = 2000;
@@ -58,6 +61,7 @@ impl World {
             let noise: Vec<u8> = (0..BYTES).map(|i| (i * 7 + i / 251) as u8).collect();
             process.write(VA, &noise);
         }
+        alice.map(LIST, 2 * PAGE, PageSize::Small);
         let all = bob.give(&alice, VA, BYTES, Rights::ALL);
         let part = bob.give(&alice, VA + PART.0, PART.1, Rights::ALL);
         let read_only = bob.give(&alice, VA, BYTES, Rights::READ);
@@ -121,6 +125,38 @@ impl World {
         (ended.into_iter())
             .map(|c| Completion { phase: 0, ..c })
             .collect()
+    }
+
+    /// The same as elements of one batch.
+    fn run_batch(&mut self, moves: &[Move]) -> Vec<Completion> {
+        let list: Vec<u8> = moves
+            .iter()
+            .flat_map(|m| self.descriptor(m).to_bytes())
+            .collect();
+        self.alice.write(LIST, &list);
+        self.queue.submit(&Descriptor {
+            src: LIST,
+            status_array: RECORDS,
+            size: moves.len() as u32,
+            ..Descriptor::new(Opcode::Batch, Flags::NONE)
+        });
+        while self.worker.turn() {}
+        let ended = self.queue.poll().expect("the batch has ended");
+        let records = self
+            .alice
+            .read(RECORDS, (moves.len() * Completion::SIZE) as u64);
+        let records: Vec<_> = (records.as_chunks().0.iter())
+            .map(|bytes| Completion {
+                phase: 0,
+                ..Completion::from_bytes(bytes)
+            })
+            .collect();
+        let good = |c: &&Completion| c.status().is_some_and(Status::is_success);
+        assert_eq!(
+            ended.bytes_completed as usize,
+            records.iter().filter(good).count()
+        );
+        records
     }
 
     fn happen(&self, event: &Event) {
@@ -217,6 +253,23 @@ proptest! {
                 world.happen(event);
             }
             let ended = together.run(moves);
+            let expected: Vec<_> = moves.iter().flat_map(|m| alone.run(std::slice::from_ref(m))).collect();
+            prop_assert_eq!(ended, expected);
+            prop_assert!(together.state() == alone.state(), "memory or counts differ");
+            prop_assert_eq!(together.logged(), alone.logged());
+        }
+    }
+
+    #[test]
+    fn a_batch_does_what_each_transfer_would_do_alone(
+        bursts in proptest::collection::vec((event(), moves()), 1..6),
+    ) {
+        let (mut together, mut alone) = (World::new(), World::new());
+        for (event, moves) in &bursts {
+            for world in [&together, &alone] {
+                world.happen(event);
+            }
+            let ended = together.run_batch(moves);
             let expected: Vec<_> = moves.iter().flat_map(|m| alone.run(std::slice::from_ref(m))).collect();
             prop_assert_eq!(ended, expected);
             prop_assert!(together.state() == alone.state(), "memory or counts differ");

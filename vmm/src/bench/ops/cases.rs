@@ -16,7 +16,7 @@ use crc_fast::CrcAlgorithm;
 
 use super::library::{self, Range, Work};
 use super::turns::Turns;
-use crate::measure::memcpy::Ranges;
+use crate::measure::memcpy::{Fastest, Ranges};
 
 /// Where a process has its operands, a gigabyte apart.
 const SRC: u64 = 0x4000_0000;
@@ -273,12 +273,20 @@ fn nothing(_: &Guests, _: &mut Turns<'_>, op: &'static str, _: u64) -> Result<Ca
     Ok(case.moving_nothing().with_note("moves nothing"))
 }
 
-/// The fastest of the host's copies.
-fn best_copy(guests: &Guests, size: u64) -> Work {
+fn ranges(guests: &Guests, size: u64) -> Ranges {
     let (src, dst) = (guests.host(SRC, size), guests.host(DST, size));
     // SAFETY: as for `Guests::host`.
-    let ranges = unsafe { Ranges::new(dst.start(), src.start(), size as usize) };
-    let best = ranges.fastest(((8 << 20) / size as usize).max(1), 3);
+    unsafe { Ranges::new(dst.start(), src.start(), size as usize) }
+}
+
+/// The fastest of the host's copies at a size.
+fn best_kernel(guests: &Guests, size: u64) -> Fastest {
+    ranges(guests, size).fastest(((8 << 20) / size as usize).max(1), 3)
+}
+
+/// A copy by it.
+fn best_copy(guests: &Guests, size: u64) -> Work {
+    let (ranges, best) = (ranges(guests, size), best_kernel(guests, size));
     Box::new(move || ranges.copy(best))
 }
 
@@ -299,7 +307,17 @@ fn batch(guests: &Guests, _: &mut Turns<'_>, op: &'static str, size: u64) -> Res
         status_array: LIST + M1,
         ..descriptor(Opcode::Batch, LIST, 0, 16)
     };
-    Ok(Case::new(op, size, batch).beside(best_copy(guests, size)))
+    // As many calls as there are elements, each of the kernel that is best at their size.
+    let best = best_kernel(guests, part);
+    let copies: Vec<_> = (0..16)
+        .map(|i| {
+            let [src, dst] = [SRC, DST].map(|va| guests.host(va + i * part, part).start());
+            // SAFETY: as for `Guests::host`.
+            unsafe { Ranges::new(dst, src, part as usize) }
+        })
+        .collect();
+    let library = Box::new(move || copies.iter().for_each(|copy| copy.copy(best)));
+    Ok(Case::new(op, size, batch).beside(library))
 }
 
 fn fill(guests: &Guests, _: &mut Turns<'_>, op: &'static str, size: u64) -> Result<Case> {
@@ -715,16 +733,17 @@ fn lz4_gcm(guests: &Guests, turns: &mut Turns<'_>, op: &'static str, size: u64) 
 
 fn xor(guests: &Guests, _: &mut Turns<'_>, op: &'static str, size: u64) -> Result<Case> {
     guests.text(SRC, SOURCES * size);
-    let mut sources = Vec::new();
-    for i in 0..SOURCES {
-        let addr = SRC + i * size;
+    let sources = std::array::from_fn(|i| {
+        let addr = SRC + i as u64 * size;
         let segment = Segment {
             addr,
             ..Segment::default()
         };
-        guests.alice.write(LIST + 16 * i, &segment.to_bytes());
-        sources.push(guests.host(addr, size));
-    }
+        guests
+            .alice
+            .write(LIST + 16 * i as u64, &segment.to_bytes());
+        guests.host(addr, size)
+    });
     let fields = XorFields {
         count: SOURCES as u16,
         ..XorFields::default()

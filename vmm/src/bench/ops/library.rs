@@ -116,18 +116,23 @@ pub(super) fn compare_value(a: Range, pattern: u64) -> Work {
 }
 
 pub(super) fn create_delta(a: Range, b: Range, record: Range) -> Work {
+    #[target_feature(enable = "avx2")]
+    fn differs(x: &[u64; 16], y: &[u64; 16]) -> bool {
+        x.iter().zip(y).fold(0, |any, (x, y)| any | x ^ y) != 0
+    }
     Box::new(move || {
         let mut out = record.bytes_mut().chunks_exact_mut(10);
-        let blocks = a.words().chunks(8).zip(b.words().chunks(8));
-        for (i, (x, y)) in blocks.enumerate() {
-            if x == y {
+        let (a, b) = (a.words().as_chunks().0, b.words().as_chunks().0);
+        for (i, (x, y)) in a.iter().zip(b).enumerate() {
+            // SAFETY: the cases ask for a processor with AVX2.
+            if !unsafe { differs(x, y) } {
                 continue;
             }
             for (j, (x, y)) in x.iter().zip(y).enumerate() {
                 if x != y
                     && let Some(entry) = out.next()
                 {
-                    entry[..2].copy_from_slice(&((8 * i + j) as u16).to_le_bytes());
+                    entry[..2].copy_from_slice(&((16 * i + j) as u16).to_le_bytes());
                     entry[2..].copy_from_slice(&y.to_le_bytes());
                 }
             }
@@ -225,24 +230,17 @@ pub(super) fn dif_in_place(blocks: Range, (block, unit): (usize, usize)) -> Work
     })
 }
 
-pub(super) fn xor(sources: Vec<Range>, dst: Range) -> Work {
+/// Four sources, each read once, and the sum written once.
+pub(super) fn xor(sources: [Range; 4], dst: Range) -> Work {
     #[target_feature(enable = "avx2")]
-    fn add(into: &mut [u64], from: &[u64]) {
-        for (into, from) in into.iter_mut().zip(from) {
-            *into ^= from;
+    fn sum(out: &mut [u64], [a, b, c, d]: [&[u64]; 4]) {
+        let sources = a.iter().zip(b).zip(c).zip(d);
+        for (out, (((a, b), c), d)) in out.iter_mut().zip(sources) {
+            *out = a ^ b ^ c ^ d;
         }
     }
-    Box::new(move || {
-        const WORDS: usize = 512;
-        for (i, out) in dst.words_mut().chunks_mut(WORDS).enumerate() {
-            let range = i * WORDS..i * WORDS + out.len();
-            out.copy_from_slice(&sources[0].words()[range.clone()]);
-            for source in &sources[1..] {
-                // SAFETY: the cases ask for a processor with AVX2.
-                unsafe { add(out, &source.words()[range.clone()]) };
-            }
-        }
-    })
+    // SAFETY: the cases ask for a processor with AVX2.
+    Box::new(move || unsafe { sum(dst.words_mut(), sources.map(Range::words)) })
 }
 
 /// Pieces of `bytes` bytes, `stride` apart in the source and next to each other in the destination.

@@ -10,12 +10,13 @@ mod library;
 mod table;
 mod turns;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use byway_engine::backend::dsa::{self, OFFLOADED};
 
 pub use table::{OpsFigures, table};
 
 use super::Progress;
+use super::quiet::DISTURBED_SHARE_MAX;
 use super::report::{Ratios, Row};
 use cases::{Case, Guests};
 use turns::Turns;
@@ -32,25 +33,49 @@ const FUSED_FROM: u64 = 64 << 20;
 /// What is written down for backends that this host has no device for.
 const NO_DEVICE: &str = "not measured: no DSA work queue on this host (byway doctor); its model says nothing of a device's speed";
 
+/// What is to be measured.
+pub(super) struct Wanted<'w> {
+    /// Fewer windows.
+    pub(super) quick: bool,
+    /// Parts of names of operations; all operations when there is none.
+    pub(super) only: &'w [String],
+}
+
+impl Wanted<'_> {
+    fn wants(&self, op: &str) -> bool {
+        let op = op.to_lowercase();
+        let mut parts = self.only.iter();
+        self.only.is_empty() || parts.any(|part| op.contains(&part.to_lowercase()))
+    }
+}
+
 /// Rows for each operation and backend; the lowest of each kind of ratio goes to `ratios`.
 ///
 /// # Errors
-/// When an operation fails or the worker cannot be observed.
+/// When no operation is called as asked for, one fails, or the worker cannot be observed.
 pub(super) fn measure(
-    quick: bool,
+    wanted: &Wanted<'_>,
     rows: &mut Vec<Row>,
     ratios: &mut Ratios,
     not_measured: &mut Vec<String>,
     progress: Progress<'_>,
 ) -> Result<()> {
+    let mut plans = cases::all();
+    plans.retain(|plan| wanted.wants(plan.op));
+    ensure!(
+        !plans.is_empty(),
+        "no operation has {:?} in its name; the names are those of a report of all of them",
+        wanted.only
+    );
     let guests = Guests::new()?;
-    let mut turns = Turns::new(&guests, quick)?;
-    for plan in cases::all() {
+    let mut turns = Turns::new(&guests, wanted.quick)?;
+    for plan in plans {
         progress.next(plan.op)?;
         let case = plan.make(&guests, &mut turns)?;
         rows.push(software(case, &mut turns, not_measured)?);
     }
-    rows.extend(OFFLOADED.iter().map(|op| on_dsa(op.name())));
+    let offloaded = OFFLOADED.iter().map(|op| op.name());
+    rows.extend(offloaded.filter(|op| wanted.wants(op)).map(on_dsa));
     let figures = || rows.iter().filter_map(|row| row.ops.as_ref());
     let lowest = |values: &mut dyn Iterator<Item = f64>| values.min_by(f64::total_cmp);
     ratios.ops_over_library_min = lowest(&mut figures().filter_map(OpsFigures::judged));
@@ -65,10 +90,12 @@ fn software(mut case: Case, turns: &mut Turns<'_>, not_measured: &mut Vec<String
     let measured = turns.take(case)?;
     let gbps = |ns: f64| size as f64 / ns.max(1.0);
     let what = format!("{op} of {size} bytes");
-    let engine_ns = measured.engine.median().filter(|_| measured.stands);
+    let stands = measured.disturbed_share <= DISTURBED_SHARE_MAX;
+    let engine_ns = measured.engine.median().filter(|_| stands);
     if engine_ns.is_none() {
         not_measured.push(format!(
-            "{what}: the host disturbed more than half of the windows; close other programs and run again"
+            "{what}: the host disturbed {:.0} % of the windows; close other programs and run again",
+            100.0 * measured.disturbed_share
         ));
     }
     let ratio = engine_ns.zip(measured.library_ns).map(|(e, l)| l / e);
@@ -80,7 +107,7 @@ fn software(mut case: Case, turns: &mut Turns<'_>, not_measured: &mut Vec<String
         gbps: engine_ns.map(gbps).filter(|_| moves),
         ops_per_s: engine_ns.map(|ns| 1e9 / ns),
         samples: Some(measured.samples),
-        disturbed_share: Some(measured.engine.disturbed_share()),
+        disturbed_share: Some(measured.disturbed_share),
         note,
         ops: Some(OpsFigures {
             op: op.to_owned(),

@@ -1,4 +1,15 @@
-//! [`Turns`]: the engine, its library, the engine, its library, each for some milliseconds.
+//! [`Turns`]: the engine, its library, the engine, its library, each for a millisecond.
+//!
+//! **What is compared.** Both sides work on the same pages of a guest's RAM, on the same core: the library in a thread that
+//! is bound to the worker's, while the worker sleeps. Neither the submitter nor anybody else touches the data meanwhile, so
+//! both find in the caches what their own last calls left there, and each side has run a quarter of a window before it is
+//! timed. The engine's time is from the first descriptor published to the last completion seen, with `DEPTH`
+//! descriptors in flight from another core: submission, checks, translation and completion are in it, but for
+//! those that the worker need not wait for.
+//!
+//! **What counts.** A window of either side in which its thread lost its core, waited for it for more than a hundredth of
+//! the window, or took a page fault does not. There are more windows for as long as more than a tenth of all so far do not count, up to
+//! `ROUNDS_FACTOR` times as many; when it is still more than a tenth, the result is "not measured".
 
 use std::time::{Duration, Instant};
 
@@ -8,19 +19,24 @@ use byway_protocols::{Completion, Descriptor, Status};
 
 use super::cases::{Case, Guests};
 use crate::bench::mechanisms::Harness;
-use crate::bench::quiet::{RUN_DELAY_NS_MAX, Watch};
+use crate::bench::quiet::{DISTURBED_SHARE_MAX, Watch};
 use crate::bench::sizes::on_core;
+use crate::measure::ThreadLoad;
 
 /// An idle queue is parked after so many microseconds, and its worker leaves the core to the library.
 const PARK_US: u32 = 1000;
 /// Length of a window, if an operation is shorter.
-const WINDOW: Duration = Duration::from_millis(4);
+const WINDOW: Duration = Duration::from_millis(1);
+/// From this length of an operation on there are few windows.
+const LONG: Duration = Duration::from_millis(20);
 /// Rest of a worker that was woken, before it is measured.
 const REST: Duration = Duration::from_micros(300);
 /// Most operations in a window.
 const OPERATIONS_MAX: u64 = 4000;
-/// One of so many parts of a window may be lost to the host.
+/// One of so many parts of a window may be lost to the host: its timer takes about as much.
 const TAKEN_SHARE: u64 = 100;
+/// So many times as many windows, at most, for as long as the host disturbs too many.
+const ROUNDS_FACTOR: u32 = 4;
 /// Looks for a completion between two looks whether a kick is asked for.
 const SPINS: u32 = 4096;
 /// Operations in flight. What is measured is the worker, so it always finds the next.
@@ -35,8 +51,8 @@ pub(super) struct Measured {
     pub(super) library_ns: Option<f64>,
     /// The same of the passes that a fused operation replaces.
     pub(super) passes_ns: Option<f64>,
-    /// Whether there were enough windows in which the host left the worker alone.
-    pub(super) stands: bool,
+    /// Largest share of windows of a kind in which the host did not leave the core alone.
+    pub(super) disturbed_share: f64,
     /// Operations in flight.
     pub(super) depth: u64,
     /// Operations that were measured.
@@ -59,7 +75,7 @@ impl<'g> Turns<'g> {
         Ok(Self {
             harness,
             submitter,
-            rounds: if quick { 7 } else { 11 },
+            rounds: if quick { 11 } else { 31 },
             _guests: guests,
         })
     }
@@ -119,14 +135,14 @@ impl<'g> Turns<'g> {
     ) -> Result<(f64, bool)> {
         self.run(&descriptors[0])?;
         std::thread::sleep(REST);
-        self.window(descriptors, count.div_ceil(4), depth)?;
+        if count > 1 {
+            // One that fills a window by itself leaves nothing in the caches that it would find.
+            self.window(descriptors, count.div_ceil(4), depth)?;
+        }
         let before = self.harness.worker_load()?;
         let ns = self.window(descriptors, count, depth)?;
         let after = self.harness.worker_load()?;
-        // Windows differ in length: what counts is the share of one that the host took.
-        let allowed = RUN_DELAY_NS_MAX.max((ns * count as f64) as u64 / TAKEN_SHARE);
-        let quiet = after.run_delay_ns - before.run_delay_ns <= allowed;
-        Ok((ns, quiet && after.faults == before.faults))
+        Ok((ns, is_quiet(&before, &after, ns * count as f64)))
     }
 
     /// Waits until the worker has left its core.
@@ -146,52 +162,71 @@ impl<'g> Turns<'g> {
         let alone = self.window(&one, 1, 1)?;
         let count = ((WINDOW.as_nanos() as f64 / alone) as u64).clamp(1, OPERATIONS_MAX);
         let depth = DEPTH.min(count);
-        let mut measured = Measured {
-            engine: Watch::default(),
-            library_ns: None,
-            passes_ns: None,
-            stands: false,
-            depth,
-            samples: u64::from(self.rounds) * count,
+        let rounds = if alone >= LONG.as_nanos() as f64 {
+            self.rounds.div_ceil(4)
+        } else {
+            self.rounds
         };
-        let (mut library, mut passes) = (Watch::default(), Watch::default());
+        let [mut engine, mut library, mut passes] = [const { Watch::new() }; 3];
         let has_library = case.library.is_some();
-        let mut work = || {
+        let mut work = || -> Result<(f64, bool)> {
             let Some(library) = &mut case.library else {
-                return 0.0;
+                return Ok((0.0, true));
             };
-            for _ in 0..count.div_ceil(4) {
-                library();
+            if count > 1 {
+                (0..count.div_ceil(4)).for_each(|_| library());
             }
+            let before = ThreadLoad::of_this_thread()?;
             let start = Instant::now();
             for _ in 0..count {
                 library();
             }
-            start.elapsed().as_nanos() as f64 / count as f64
+            let ns = start.elapsed().as_nanos() as f64;
+            let after = ThreadLoad::of_this_thread()?;
+            Ok((ns / count as f64, is_quiet(&before, &after, ns)))
         };
         let core = self.harness.worker_core();
         on_core(core, &mut work, |library_window| {
-            // Disturbed ones are made up for, until there are as many again.
-            for round in 0..2 * self.rounds {
-                if round >= self.rounds && measured.engine.values().len() >= self.rounds as usize {
+            for round in 0..ROUNDS_FACTOR * rounds {
+                let share = share_of([&engine, &library, &passes]);
+                if round >= rounds && share <= DISTURBED_SHARE_MAX {
                     break;
                 }
                 let (ns, quiet) = self.engine(&one, count, depth)?;
-                measured.engine.count(ns, quiet);
+                engine.count(ns, quiet);
                 if let Some(two) = &case.passes {
                     let (ns, quiet) = self.engine(two, count, depth)?;
                     passes.count(ns, quiet);
                 }
                 if has_library {
                     self.asleep();
-                    library.count(library_window()?, true);
+                    let (ns, quiet) = library_window()??;
+                    library.count(ns, quiet);
                 }
             }
             Ok(())
         })?;
-        measured.library_ns = library.median();
-        measured.passes_ns = passes.median();
-        measured.stands = measured.engine.values().len() >= self.rounds as usize;
-        Ok(measured)
+        let windows = engine.values().len() as u64;
+        Ok(Measured {
+            library_ns: library.median(),
+            passes_ns: passes.median(),
+            disturbed_share: share_of([&engine, &library, &passes]),
+            engine,
+            depth,
+            samples: windows * count,
+        })
     }
+}
+
+/// Whether the host left a thread alone in a window of `ns` nanoseconds, between two readings of its load.
+fn is_quiet(before: &ThreadLoad, after: &ThreadLoad, ns: f64) -> bool {
+    after.quiet_since(before, (ns as u64) / TAKEN_SHARE)
+}
+
+/// The largest share of disturbed windows of any kind.
+fn share_of(kinds: [&Watch; 3]) -> f64 {
+    kinds
+        .map(Watch::disturbed_share)
+        .into_iter()
+        .fold(0.0, f64::max)
 }
