@@ -81,3 +81,5 @@ pub const COM1_GSI: u32 = 4;
 pub const VIRTIO_MMIO_GSI: u32 = 5;
 /// Interrupt by which the host program wakes a guest that sleeps.
 pub const WAKE_GSI: u32 = 6;
+/// Interrupt of the ACPI generic event device, by which the power button is told.
+pub const EVENT_GSI: u32 = 9;

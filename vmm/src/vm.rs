@@ -14,7 +14,8 @@ use std::time::Duration;
 use byway_engine::interface::{Domain, DomainError};
 use byway_engine::vhost_user::wait;
 use kvm_bindings::{
-    KVM_CAP_X86_DISABLE_EXITS, KVM_MAX_CPUID_ENTRIES, KVM_X86_DISABLE_EXITS_PAUSE, kvm_enable_cap,
+    KVM_CAP_X86_DISABLE_EXITS, KVM_MAX_CPUID_ENTRIES, KVM_X86_DISABLE_EXITS_PAUSE, kvm_clock_data,
+    kvm_enable_cap,
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
 use vmm_sys_util::eventfd::EventFd;
@@ -32,6 +33,7 @@ use crate::loader::{self, KernelSource, LoadError, MemoryMap, Payload};
 use crate::memory::{GuestRam, MemoryError, RamConfig};
 use crate::vcpu::{Outcome, RunState, Vcpu, VcpuContext, VcpuError, write_boot_tables};
 
+mod lifecycle;
 mod memory_changes;
 
 use memory_changes::Changes;
@@ -132,6 +134,8 @@ pub struct Vm {
     pin: Vec<usize>,
     mailbox: Option<(u64, u64)>,
     started: bool,
+    /// KVM's clock when the VM was paused.
+    paused_at: Option<kvm_clock_data>,
     vm: VmFd,
     ram: GuestRam,
     /// As for `ram`: KVM must not outlive it.
@@ -199,6 +203,7 @@ impl Vm {
             pin: config.pin,
             mailbox,
             started: false,
+            paused_at: None,
             vm,
             ram,
             changes: Changes::default(),
@@ -292,9 +297,14 @@ impl Vm {
     /// # Errors
     /// When KVM refuses the line.
     pub fn wake(&self) -> io::Result<()> {
+        self.pulse(layout::WAKE_GSI)
+    }
+
+    /// One edge on an interrupt line, as described at [`Self::wake`].
+    fn pulse(&self, gsi: u32) -> io::Result<()> {
         for level in [true, false] {
             self.vm
-                .set_irq_line(layout::WAKE_GSI, level)
+                .set_irq_line(gsi, level)
                 .map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
         }
         Ok(())
