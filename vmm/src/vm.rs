@@ -25,6 +25,7 @@ use crate::devices::bus::{Bus, BusError};
 use crate::devices::byway::BywayDevice;
 use crate::devices::power::{AcpiPower, KeyboardController};
 use crate::devices::serial::{SerialDevice, SerialSink};
+use crate::devices::settings::DeviceSettings;
 use crate::devices::virtio_mmio::{QUEUE_NOTIFY, TransportError, VirtioMmio};
 use crate::exits::{ExitSnapshot, RunCounts, StatsError, VcpuStats};
 use crate::irq::{IrqError, IrqLine};
@@ -62,6 +63,8 @@ pub struct VmConfig {
     pub serial: SerialSink,
     /// Virtio id under which the Byway device appears.
     pub device_id: u32,
+    /// Disks, network interfaces and the like, beside it.
+    pub devices: DeviceSettings,
     /// Bytes at the top of RAM that guest and host program share as a mailbox; 0 for none. A
     /// multiple of 4096, at most half the RAM. The bare-metal guest learns of it, and of
     /// its devices, by entries that are added to the command line; a Linux guest is told by ACPI.

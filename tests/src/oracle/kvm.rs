@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use byway_agent::layout::MAILBOX_BYTES;
 use byway_vmm::devices::byway::DEFAULT_DEVICE_ID;
 use byway_vmm::devices::serial::{Console, SerialSink};
+use byway_vmm::devices::settings::DeviceSettings;
 use byway_vmm::loader::KernelSource;
 use byway_vmm::memory::{HugePages, RamConfig};
 use byway_vmm::vm::{Vm, VmConfig};
@@ -63,6 +64,7 @@ pub fn boot() -> Result<std::result::Result<Machine, String>> {
         pin: Vec::new(),
         serial: SerialSink::Capture(console.clone()),
         device_id: DEFAULT_DEVICE_ID,
+        devices: DeviceSettings::default(),
         mailbox_bytes: MAILBOX_BYTES as u64,
     };
     let mut vm = Vm::new(config, None)?;

@@ -10,6 +10,7 @@ use byway_engine::EngineConfig;
 use byway_engine::interface::{LinkPolicy, Quotas};
 use toml::Spanned;
 
+use super::devices::{Claims, devices};
 use super::file::{EngineTable, FileConfig, LinkTable, QuotaTable, VmTable};
 use super::{
     ByteSize, ConfigError, DaemonConfig, DomainEntry, EngineSettings, RunConfig, SPIN_US_MAX,
@@ -35,13 +36,13 @@ const NAME_MAX: usize = 32;
 const DEVICE_ID_MAX: u64 = 0xffff;
 
 /// Where a mistake would be reported.
-struct Place<'a> {
+pub(super) struct Place<'a> {
     path: &'a Path,
     text: &'a str,
 }
 
 impl Place<'_> {
-    fn wrong(
+    pub(super) fn wrong(
         &self,
         span: Range<usize>,
         what: impl Into<String>,
@@ -50,10 +51,14 @@ impl Place<'_> {
         ConfigError::at(self.path, self.text, span, what, help)
     }
 
-    /// A path in the file, relative to the file. It must be that of a file.
+    /// A path in the file, which is relative to the file.
+    pub(super) fn relative(&self, path: &str) -> PathBuf {
+        self.path.parent().unwrap_or(Path::new("")).join(path)
+    }
+
+    /// A path in the file. It must be that of a file.
     fn file(&self, value: &Spanned<String>) -> Result<PathBuf, ConfigError> {
-        let folder = self.path.parent().unwrap_or(Path::new(""));
-        let path = folder.join(value.get_ref());
+        let path = self.relative(value.get_ref());
         let wrong = match path.metadata() {
             Ok(found) if found.is_file() => return Ok(path),
             Ok(_) => format!("{} is not a regular file", path.display()),
@@ -69,7 +74,7 @@ impl Place<'_> {
         ))
     }
 
-    fn number(
+    pub(super) fn number(
         &self,
         value: &Spanned<u64>,
         range: RangeInclusive<u64>,
@@ -142,9 +147,10 @@ pub(super) fn check(path: &Path, text: &str, file: FileConfig) -> Result<RunConf
     let engine = engine(&place, file.engine)?;
     let mut vms: Vec<VmEntry> = Vec::with_capacity(file.vm.len());
     let mut names = Names::new("VM");
+    let mut claims = Claims::default();
     for table in file.vm {
         let name = table.get_ref().name.clone();
-        let entry = vm(&place, table)?;
+        let entry = vm(&place, table, &mut claims)?;
         names.add(&place, &name)?;
         vms.push(entry);
     }
@@ -259,7 +265,11 @@ fn engine(place: &Place<'_>, table: EngineTable) -> Result<EngineSettings, Confi
     })
 }
 
-fn vm(place: &Place<'_>, table: Spanned<VmTable>) -> Result<VmEntry, ConfigError> {
+fn vm(
+    place: &Place<'_>,
+    table: Spanned<VmTable>,
+    claims: &mut Claims,
+) -> Result<VmEntry, ConfigError> {
     let span = table.span();
     let table = table.into_inner();
     let name = name(place, &table.name)?;
@@ -284,6 +294,7 @@ fn vm(place: &Place<'_>, table: Spanned<VmTable>) -> Result<VmEntry, ConfigError
         Some(value) => place.number(value, 1..=DEVICE_ID_MAX, "as a virtio device id")? as u32,
         None => DEFAULT_DEVICE_ID,
     };
+    let devices = devices(place, &table, claims)?;
     let quotas = quotas(place, &table.quotas, table.name.span())?;
     let initrd = table
         .initrd
@@ -301,6 +312,7 @@ fn vm(place: &Place<'_>, table: Spanned<VmTable>) -> Result<VmEntry, ConfigError
             pin: place.pins(table.pin, cpus.into())?,
             serial,
             device_id,
+            devices,
             mailbox_bytes: if built_in { GUEST_MAILBOX_BYTES } else { 0 },
         },
         quotas,
@@ -405,8 +417,7 @@ fn serial(
         "off" => Ok(SerialSink::Discard),
         other => match other.strip_prefix("file:").filter(|path| !path.is_empty()) {
             Some(path) => {
-                let folder = place.path.parent().unwrap_or(Path::new(""));
-                let path = folder.join(path);
+                let path = place.relative(path);
                 if let Some(reason) = cannot_be_a_file(&path) {
                     return Err(place.wrong(
                         value.span(),

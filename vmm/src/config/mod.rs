@@ -5,11 +5,13 @@
 //! every mistake names its line. See `vmm/README.md` for the keys.
 
 mod check;
+mod devices;
 mod error;
 mod file;
 mod quotas;
 mod size;
 
+pub use devices::check_devices;
 pub use error::ConfigError;
 pub use size::ByteSize;
 

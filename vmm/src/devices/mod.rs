@@ -7,5 +7,6 @@ pub mod bus;
 pub mod byway;
 pub mod power;
 pub mod serial;
+pub mod settings;
 pub mod virtio;
 pub mod virtio_mmio;

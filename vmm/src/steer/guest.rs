@@ -13,6 +13,7 @@ use byway_engine::interface::Admin;
 
 use super::engine_calls::Opened;
 use crate::devices::serial::{Console, SerialSink};
+use crate::devices::settings::DeviceSettings;
 use crate::exits::ExitSnapshot;
 use crate::loader::KernelSource;
 use crate::measure::tsc;
@@ -83,6 +84,7 @@ impl Guest {
             pin: spec.pin.into_iter().collect(),
             serial: SerialSink::Capture(console.clone()),
             device_id: crate::devices::byway::DEFAULT_DEVICE_ID,
+            devices: DeviceSettings::default(),
             mailbox_bytes: byway_agent::layout::MAILBOX_BYTES as u64,
         };
         let mut vm = Vm::new(config, Some(domain))

@@ -4,6 +4,7 @@
 
 use byway_vmm::devices::byway::DEFAULT_DEVICE_ID;
 use byway_vmm::devices::serial::{Console, SerialSink};
+use byway_vmm::devices::settings::DeviceSettings;
 use byway_vmm::host;
 use byway_vmm::loader::KernelSource;
 use byway_vmm::memory::{HugePages, RamConfig};
@@ -74,6 +75,7 @@ pub fn config(name: &str, code: &[u8]) -> (VmConfig, Console) {
         pin: Vec::new(),
         serial: SerialSink::Capture(console.clone()),
         device_id: DEFAULT_DEVICE_ID,
+        devices: DeviceSettings::default(),
         mailbox_bytes: 0,
     };
     (config, console)
