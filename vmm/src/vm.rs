@@ -32,7 +32,7 @@ use crate::irq::{IrqError, IrqLine};
 use crate::layout;
 use crate::loader::{self, KernelSource, LoadError, MemoryMap, Payload};
 use crate::memory::{GuestRam, MemoryError, RamConfig};
-use crate::vcpu::{Outcome, RunState, Vcpu, VcpuContext, VcpuError, write_boot_tables};
+use crate::vcpu::{Outcome, RunState, Template, Vcpu, VcpuContext, VcpuError, write_boot_tables};
 
 mod lifecycle;
 mod memory_changes;
@@ -57,6 +57,8 @@ pub struct VmConfig {
     pub ram: RamConfig,
     /// vCPUs, 1 to [`CPUS_MAX`].
     pub cpus: u8,
+    /// What the vCPUs are like.
+    pub cpu: Template,
     /// Host CPU for each vCPU, in order; vCPUs beyond its end run anywhere.
     pub pin: Vec<usize>,
     /// Where the console goes.
@@ -169,7 +171,7 @@ impl Vm {
             .map(|domain| add_byway_device(&mut mmio, &vm, &config, &ram, domain))
             .transpose()?;
 
-        let vcpus = create_vcpus(&kvm, &vm, config.cpus)?;
+        let vcpus = create_vcpus(&kvm, &vm, config.cpus, config.cpu)?;
         let windows: Vec<_> = device.iter().map(|_| BYWAY_WINDOW).collect();
         let mailbox = mailbox_range(&ram, config.mailbox_bytes)?;
         let cmdline = command_line(&config, &windows, mailbox);
@@ -461,13 +463,14 @@ fn disable_pause_exits(vm: &VmFd) {
     }
 }
 
-fn create_vcpus(kvm: &Kvm, vm: &VmFd, count: u8) -> Result<Vec<Vcpu>, VmError> {
-    let supported = kvm
+fn create_vcpus(kvm: &Kvm, vm: &VmFd, count: u8, template: Template) -> Result<Vec<Vcpu>, VmError> {
+    let mut supported = kvm
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
         .map_err(|source| VmError::Kvm {
             what: "list its CPUID",
             source,
         })?;
+    template.mask(&mut supported);
     let tsc_deadline = kvm.check_extension(Cap::TscDeadlineTimer);
     (0..count)
         .map(|id| Ok(Vcpu::new(vm, id, count, &supported, tsc_deadline)?))

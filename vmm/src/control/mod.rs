@@ -7,7 +7,7 @@
 
 mod requests;
 
-pub use requests::{Requests, VmHandle, channel};
+pub use requests::{Request, Requests, VmHandle, channel};
 
 use serde::{Deserialize, Serialize};
 

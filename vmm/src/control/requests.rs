@@ -12,9 +12,23 @@ use crate::vm::Vm;
 /// Something to do with a VM, on the thread that owns it.
 type Act = Box<dyn FnOnce(&mut Vm) + Send>;
 
-struct Request {
+/// What somebody waits for to be done with a VM. Dropping it tells them that the VM is gone.
+pub struct Request {
     vm: usize,
     act: Act,
+}
+
+impl Request {
+    /// Which VM: its place among the names of [`channel`].
+    #[must_use]
+    pub fn vm(&self) -> usize {
+        self.vm
+    }
+
+    /// Does it.
+    pub fn carry_out(self, vm: &mut Vm) {
+        (self.act)(vm);
+    }
 }
 
 /// Speaks for one VM. Clones speak for the same one; a VM that reboots keeps its handles.
@@ -140,16 +154,12 @@ impl Requests {
         &self.wake
     }
 
-    /// Carries out what has been asked so far. `vms` are those of [`channel`], in that order.
-    pub fn carry_out(&self, vms: &mut [Vm]) {
+    /// What has been asked so far.
+    #[must_use]
+    pub fn take(&self) -> Vec<Request> {
         // Before the look, so that what comes after it wakes the loop again.
         let _ = self.wake.read();
-        for Request { vm, act } in self.receiver.try_iter() {
-            // Dropping an act tells its asker that the VM is gone.
-            if let Some(vm) = vms.get_mut(vm) {
-                act(vm);
-            }
-        }
+        self.receiver.try_iter().collect()
     }
 }
 
@@ -183,8 +193,10 @@ mod tests {
         let bob = handles[1].clone();
         let asker = std::thread::spawn(move || bob.pause());
         assert!(readable(requests.event()), "the loop is not woken");
-        // The loop has no VM any more.
-        requests.carry_out(&mut []);
+        let taken = requests.take();
+        assert_eq!(taken.iter().map(Request::vm).collect::<Vec<_>>(), [1]);
+        // The loop has no such VM any more.
+        drop(taken);
         assert!(matches!(asker.join().unwrap(), Err(ControlError::Gone(_))));
     }
 }

@@ -9,11 +9,13 @@ mod crash;
 mod kick;
 mod regs;
 mod state;
+mod template;
 
 pub use crash::{Cause, Crash};
 pub(crate) use regs::set_up;
 pub use regs::{Entry, write_boot_tables};
 pub use state::{Outcome, RunState};
+pub use template::Template;
 
 use std::io;
 use std::sync::Arc;
