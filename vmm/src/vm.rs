@@ -38,6 +38,7 @@ mod lifecycle;
 mod memory_changes;
 
 use memory_changes::Changes;
+pub use memory_changes::PLUG_UNIT;
 
 /// Most vCPUs of one VM. (APIC ids and the MADT allow 254.)
 pub const CPUS_MAX: u8 = 64;
