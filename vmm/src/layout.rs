@@ -82,3 +82,5 @@ pub const COM1_GSI: u32 = 4;
 pub const VIRTIO_MMIO_GSIS: [u32; 15] = [5, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22];
 /// Interrupt by which the host program wakes a guest that sleeps.
 pub const WAKE_GSI: u32 = 6;
+/// Interrupt of the ACPI generic event device, by which the power button is told.
+pub const EVENT_GSI: u32 = 9;

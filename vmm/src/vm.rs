@@ -14,7 +14,8 @@ use std::time::Duration;
 use byway_engine::interface::{Domain, DomainError};
 use byway_engine::vhost_user::wait;
 use kvm_bindings::{
-    KVM_CAP_X86_DISABLE_EXITS, KVM_MAX_CPUID_ENTRIES, KVM_X86_DISABLE_EXITS_PAUSE, kvm_enable_cap,
+    KVM_CAP_X86_DISABLE_EXITS, KVM_MAX_CPUID_ENTRIES, KVM_X86_DISABLE_EXITS_PAUSE, kvm_clock_data,
+    kvm_enable_cap,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vmm_sys_util::eventfd::EventFd;
@@ -34,10 +35,13 @@ use crate::irq::{IrqError, IrqLine};
 use crate::layout;
 use crate::loader::{self, KernelSource, LoadError, MemoryMap, Payload};
 use crate::memory::{GuestRam, MemoryError, RamConfig};
-use crate::vcpu::{Outcome, RunState, Vcpu, VcpuContext, VcpuError, write_boot_tables};
+use crate::vcpu::{Outcome, RunState, Template, Vcpu, VcpuContext, VcpuError, write_boot_tables};
 
 mod devices;
+mod lifecycle;
 mod memory_changes;
+
+pub use devices::{AddedDisk, DiskInfo};
 
 use devices::Devices;
 use memory_changes::Changes;
@@ -60,6 +64,8 @@ pub struct VmConfig {
     pub ram: RamConfig,
     /// vCPUs, 1 to [`CPUS_MAX`].
     pub cpus: u8,
+    /// What the vCPUs are like.
+    pub cpu: Template,
     /// Host CPU for each vCPU, in order; vCPUs beyond its end run anywhere.
     pub pin: Vec<usize>,
     /// Where the console goes.
@@ -149,6 +155,8 @@ pub struct Vm {
     pin: Vec<usize>,
     mailbox: Option<(u64, u64)>,
     started: bool,
+    /// KVM's clock when the VM was paused.
+    paused_at: Option<kvm_clock_data>,
     vm: VmFd,
     ram: GuestRam,
     /// As for `ram`: KVM must not outlive it.
@@ -182,7 +190,7 @@ impl Vm {
         let memory = DeviceMemory::new(ram.memory().clone());
         let devices = Devices::new(&mut mmio, &vm, &config, &memory)?;
 
-        let vcpus = create_vcpus(&kvm, &vm, config.cpus)?;
+        let vcpus = create_vcpus(&kvm, &vm, config.cpus, config.cpu)?;
         let byway = device.iter().map(|_| devices::window(BYWAY_WINDOW));
         let windows: Vec<_> = byway.chain(devices.windows()).collect();
         let mailbox = mailbox_range(&ram, config.mailbox_bytes)?;
@@ -221,6 +229,7 @@ impl Vm {
             pin: config.pin,
             mailbox,
             started: false,
+            paused_at: None,
             vm,
             ram,
             changes: Changes::default(),
@@ -321,9 +330,14 @@ impl Vm {
     /// # Errors
     /// When KVM refuses the line.
     pub fn wake(&self) -> io::Result<()> {
+        self.pulse(layout::WAKE_GSI)
+    }
+
+    /// One edge on an interrupt line, as described at [`Self::wake`].
+    fn pulse(&self, gsi: u32) -> io::Result<()> {
         for level in [true, false] {
             self.vm
-                .set_irq_line(layout::WAKE_GSI, level)
+                .set_irq_line(gsi, level)
                 .map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
         }
         Ok(())
@@ -474,13 +488,14 @@ fn disable_pause_exits(vm: &VmFd) {
     }
 }
 
-fn create_vcpus(kvm: &Kvm, vm: &VmFd, count: u8) -> Result<Vec<Vcpu>, VmError> {
-    let supported = kvm
+fn create_vcpus(kvm: &Kvm, vm: &VmFd, count: u8, template: Template) -> Result<Vec<Vcpu>, VmError> {
+    let mut supported = kvm
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
         .map_err(|source| VmError::Kvm {
             what: "list its CPUID",
             source,
         })?;
+    template.mask(&mut supported);
     let tsc_deadline = kvm.check_extension(Cap::TscDeadlineTimer);
     (0..count)
         .map(|id| Ok(Vcpu::new(vm, id, count, &supported, tsc_deadline)?))

@@ -62,6 +62,7 @@ pub fn boot() -> Result<std::result::Result<Machine, String>> {
             populate: true,
         },
         cpus: 1,
+        cpu: byway_vmm::vcpu::Template::Host,
         pin: Vec::new(),
         serial: SerialSink::Capture(console.clone()),
         device_id: DEFAULT_DEVICE_ID,

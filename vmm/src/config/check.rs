@@ -42,7 +42,11 @@ pub(super) struct Place<'a> {
     text: &'a str,
 }
 
-impl Place<'_> {
+impl<'a> Place<'a> {
+    pub(super) fn new(path: &'a Path, text: &'a str) -> Self {
+        Self { path, text }
+    }
+
     pub(super) fn wrong(
         &self,
         span: Range<usize>,
@@ -71,7 +75,7 @@ impl Place<'_> {
         Err(self.wrong(
             value.span(),
             wrong,
-            "give the path of a file that exists, relative to this one",
+            "give the path of a file that exists; paths in a file are relative to it",
         ))
     }
 
@@ -149,10 +153,21 @@ pub(super) fn check(path: &Path, text: &str, file: FileConfig) -> Result<RunConf
     let mut vms: Vec<VmEntry> = Vec::with_capacity(file.vm.len());
     let mut names = Names::new("VM");
     let mut claims = Claims::default();
+    let mut terminal: Option<String> = None;
     for table in file.vm {
         let name = table.get_ref().name.clone();
+        let serial = table.get_ref().serial.as_ref().map(Spanned::span);
         let entry = vm(&place, table, &mut claims)?;
         names.add(&place, &name)?;
+        if entry.vm.serial == SerialSink::Terminal
+            && let Some(other) = terminal.replace(entry.vm.name.clone())
+        {
+            return Err(place.wrong(
+                serial.unwrap_or(name.span()),
+                format!("{other:?} has the terminal already"),
+                "use \"stdout\", which puts the VM's name before each line, or \"file:PATH\"",
+            ));
+        }
         vms.push(entry);
     }
     let links = links(&place, file.link, &names)?;
@@ -266,7 +281,7 @@ fn engine(place: &Place<'_>, table: EngineTable) -> Result<EngineSettings, Confi
     })
 }
 
-fn vm(
+pub(super) fn vm(
     place: &Place<'_>,
     table: Spanned<VmTable>,
     claims: &mut Claims,
@@ -310,6 +325,7 @@ fn vm(
             cmdline: table.cmdline,
             ram,
             cpus,
+            cpu: table.cpu,
             pin: place.pins(table.pin, cpus.into())?,
             serial,
             device_id,
@@ -416,6 +432,7 @@ fn serial(
     };
     match value.get_ref().as_str() {
         "stdout" => Ok(stdout),
+        "terminal" => Ok(SerialSink::Terminal),
         "off" => Ok(SerialSink::Discard),
         other => match other.strip_prefix("file:").filter(|path| !path.is_empty()) {
             Some(path) => {
@@ -435,7 +452,7 @@ fn serial(
             None => Err(place.wrong(
                 value.span(),
                 format!("{other:?} is not a place for the console"),
-                "use \"stdout\", \"off\" or \"file:PATH\"",
+                "use \"stdout\", \"terminal\", \"off\" or \"file:PATH\"",
             )),
         },
     }

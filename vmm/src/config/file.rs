@@ -9,6 +9,7 @@ use toml::Spanned;
 
 use super::size::ByteSize;
 use crate::memory::HugePages;
+use crate::vcpu::Template;
 
 /// The whole file: of VMs to run, or of an engine that is a daemon.
 #[derive(Debug, Deserialize)]
@@ -48,6 +49,8 @@ pub(super) struct VmTable {
     pub cmdline: String,
     pub memory: Spanned<ByteSize>,
     pub cpus: Option<Spanned<u64>>,
+    #[serde(default)]
+    pub cpu: Template,
     pub pin: Option<Spanned<Vec<usize>>>,
     #[serde(default)]
     pub hugepages: HugePages,

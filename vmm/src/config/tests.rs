@@ -402,6 +402,12 @@ fn kernels_and_consoles_are_checked() {
     for place in ["file:", "tty", ""] {
         refused("\"file:bob.log\"", &format!("{place:?}"), 24, "console");
     }
+    let both = GOOD.replace("\"off\"\n[vm.quotas]", "\"terminal\"\n[vm.quotas]");
+    let both = both.replace("\"file:bob.log\"", "\"terminal\"");
+    let both = both.replace("KERNEL", "/proc/self/exe");
+    let error = RunConfig::parse("vms.toml".as_ref(), &both).unwrap_err();
+    assert_eq!(error.place.map(|place| place.0), Some(24), "{error}");
+    assert!(error.what.contains("\"alice\" has the terminal"), "{error}");
     for (place, reason) in [
         ("file:no/log", "its folder does not exist"),
         ("file:.", "a folder"),

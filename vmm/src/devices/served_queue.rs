@@ -69,6 +69,12 @@ impl Chain {
     }
 }
 
+/// Of a chain: what the device may read, so many, then what it may write.
+struct Parts {
+    parts: Vec<Part>,
+    readable: usize,
+}
+
 /// Number of bytes of `parts`.
 pub fn bytes_of(parts: &[Part]) -> u64 {
     parts.iter().map(|part| u64::from(part.len)).sum()
@@ -155,7 +161,7 @@ impl ServedQueue {
         for _ in 0..self.queue.size() {
             let memory = self.memory.snapshot();
             let (head, fetched) = self.fetch(&memory)?;
-            if let Some((parts, readable)) = fetched {
+            if let Some(Parts { parts, readable }) = fetched {
                 return Some(Chain {
                     head,
                     memory,
@@ -169,7 +175,7 @@ impl ServedQueue {
     }
 
     /// A chain's head, and its parts if it is well-formed.
-    fn fetch(&mut self, memory: &Snapshot) -> Option<(u16, Option<(Vec<Part>, usize)>)> {
+    fn fetch(&mut self, memory: &Snapshot) -> Option<(u16, Option<Parts>)> {
         if self.is_broken {
             return None;
         }
@@ -195,7 +201,7 @@ impl ServedQueue {
             });
             readable += usize::from(!writable);
         }
-        Some((head, Some((parts, readable))))
+        Some((head, Some(Parts { parts, readable })))
     }
 
     /// Gives a request back, of whose writable parts the first `written` bytes were written.

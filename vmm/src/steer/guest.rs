@@ -82,6 +82,7 @@ impl Guest {
                 populate: true,
             },
             cpus: spec.cpus,
+            cpu: crate::vcpu::Template::Host,
             pin: spec.pin.into_iter().collect(),
             serial: SerialSink::Capture(console.clone()),
             device_id: crate::devices::byway::DEFAULT_DEVICE_ID,

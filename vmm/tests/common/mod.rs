@@ -73,6 +73,7 @@ pub fn config(name: &str, code: &[u8]) -> (VmConfig, Console) {
             populate: false,
         },
         cpus: 1,
+        cpu: byway_vmm::vcpu::Template::Host,
         pin: Vec::new(),
         serial: SerialSink::Capture(console.clone()),
         device_id: DEFAULT_DEVICE_ID,

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
@@ -113,8 +114,7 @@ pub(super) fn write_zeros(file: &File, at: u64, len: u64, unmap: bool) -> io::Re
         Err(error) if is_unsupported(&error) => {}
         done => return done,
     }
-    use std::os::unix::fs::FileExt;
-    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     let mut done = 0;
     while done < len {
         let piece = (len - done).min(ZEROS.len() as u64);
