@@ -79,8 +79,9 @@ pub const ACPI_PM_PORTS: u16 = 3;
 
 /// Interrupt of COM1.
 pub const COM1_GSI: u32 = 4;
-/// Interrupt of the first virtio-mmio device.
-pub const VIRTIO_MMIO_GSI: u32 = 5;
+/// Interrupts of the virtio-mmio devices, by window: what the I/O APIC has beside COM1, the host's wake-up (6),
+/// the clock that a PC has at 8, and ACPI's events (9).
+pub const VIRTIO_MMIO_GSIS: [u32; 15] = [5, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22];
 /// Interrupt by which the host program wakes a guest that sleeps.
 pub const WAKE_GSI: u32 = 6;
 /// Interrupt of the ACPI generic event device that tells of the power button.

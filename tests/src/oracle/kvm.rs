@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use byway_agent::layout::MAILBOX_BYTES;
+use byway_vmm::devices::block::DiskStore;
 use byway_vmm::devices::byway::DEFAULT_DEVICE_ID;
 use byway_vmm::devices::serial::{Console, SerialSink};
 use byway_vmm::devices::settings::DeviceSettings;
@@ -66,6 +67,7 @@ pub fn boot() -> Result<std::result::Result<Machine, String>> {
         serial: SerialSink::Capture(console.clone()),
         device_id: DEFAULT_DEVICE_ID,
         devices: DeviceSettings::default(),
+        disks: DiskStore::default(),
         mailbox_bytes: MAILBOX_BYTES as u64,
     };
     let mut vm = Vm::new(config, None)?;

@@ -16,6 +16,7 @@ use super::{
     ByteSize, ConfigError, DaemonConfig, DomainEntry, EngineSettings, RunConfig, SPIN_US_MAX,
     VMS_MAX, VmEntry, WORKERS_MAX,
 };
+use crate::devices::block::DiskStore;
 use crate::devices::byway::DEFAULT_DEVICE_ID;
 use crate::devices::serial::SerialSink;
 use crate::guest::{GUEST_MAILBOX_BYTES, guest_image};
@@ -329,6 +330,7 @@ pub(super) fn vm(
             serial,
             device_id,
             devices,
+            disks: DiskStore::default(),
             mailbox_bytes: if built_in { GUEST_MAILBOX_BYTES } else { 0 },
         },
         quotas,

@@ -89,6 +89,8 @@ pub struct VirtioMmio<D> {
     driver_features: u64,
     queue_sel: u32,
     config_change: bool,
+    /// Changes of the configuration space so far.
+    config_generation: u32,
 }
 
 impl<D: VirtioDevice> VirtioMmio<D> {
@@ -118,6 +120,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
             driver_features: 0,
             queue_sel: 0,
             config_change: false,
+            config_generation: 0,
         })
     }
 
@@ -186,8 +189,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
                 used | change
             }
             VIRTIO_MMIO_STATUS => self.status,
-            // The configuration space of a device never changes while it is attached.
-            VIRTIO_MMIO_CONFIG_GENERATION => 0,
+            VIRTIO_MMIO_CONFIG_GENERATION => self.config_generation,
             // No shared memory regions: length and base are all ones (4.2.2).
             VIRTIO_MMIO_SHM_LEN_LOW
             | VIRTIO_MMIO_SHM_LEN_HIGH
@@ -376,8 +378,20 @@ impl<D: VirtioDevice> VirtioMmio<D> {
         }
     }
 
+    /// Tells the driver, if there is one, that the device's configuration space has changed.
+    pub fn config_has_changed(&mut self) {
+        self.config_generation = self.config_generation.wrapping_add(1);
+        if self.status & DRIVER_OK != 0 {
+            self.raise_config_change();
+        }
+    }
+
     fn fail(&mut self) {
         self.status |= NEEDS_RESET;
+        self.raise_config_change();
+    }
+
+    fn raise_config_change(&mut self) {
         self.config_change = true;
         if let Err(error) = self.call.write(1) {
             report("cannot raise the configuration interrupt", &error);

@@ -12,6 +12,7 @@ use byway_agent::{CallError, GuestState, HostMailbox, Process};
 use byway_engine::interface::Admin;
 
 use super::engine_calls::Opened;
+use crate::devices::block::DiskStore;
 use crate::devices::serial::{Console, SerialSink};
 use crate::devices::settings::DeviceSettings;
 use crate::exits::ExitSnapshot;
@@ -86,6 +87,7 @@ impl Guest {
             serial: SerialSink::Capture(console.clone()),
             device_id: crate::devices::byway::DEFAULT_DEVICE_ID,
             devices: DeviceSettings::default(),
+            disks: DiskStore::default(),
             mailbox_bytes: byway_agent::layout::MAILBOX_BYTES as u64,
         };
         let mut vm = Vm::new(config, Some(domain))

@@ -1,7 +1,7 @@
 //! What a running VM can be told: to stand still and go on, to start anew, that its power button
 //! was pressed, to end.
 //!
-//! The order of a pause is that of ending: first the vCPUs, which give the engine its work, then the engine.
+//! The order of a pause is that of ending: first the vCPUs, which give the engine and the devices their work, then these.
 
 use kvm_bindings::kvm_clock_data;
 
@@ -24,7 +24,7 @@ impl Vm {
         }
     }
 
-    /// Stops its vCPUs, then the engine's work for it. A VM that is paused stays so.
+    /// Stops its vCPUs, then the engine's and the devices' work for it. A VM that is paused stays so.
     ///
     /// # Errors
     /// When it does not run, or KVM does not tell its clock; it goes on then.
@@ -46,6 +46,7 @@ impl Vm {
             }
         }
         self.with_domain(|domain| domain.pause());
+        self.devices.set_resting(true);
         Ok(())
     }
 
@@ -70,6 +71,7 @@ impl Vm {
                 tracing::warn!("{}: KVM does not take its clock back: {error}", self.name());
             }
         }
+        self.devices.set_resting(false);
         self.with_domain(|domain| domain.resume());
         self.context.state.resume();
         Ok(())

@@ -8,6 +8,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use byway_engine::interface::{DirtyBitmap, Domain, DomainError};
 use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
@@ -25,7 +26,7 @@ pub const PLUG_UNIT: u64 = 128 << 20;
 #[derive(Debug)]
 struct Added {
     slot: u32,
-    region: GuestRegionMmap,
+    region: Arc<GuestRegionMmap>,
     writable: bool,
 }
 
@@ -93,6 +94,8 @@ impl Vm {
             memory::remove_slot(&self.vm, slot)?;
             return Err(error.into());
         }
+        let region = Arc::new(region);
+        self.give_devices(&region)?;
         self.changes.added.push(Added {
             slot,
             region,
@@ -151,6 +154,7 @@ impl Vm {
     pub fn remove_memory(&mut self, guest_addr: u64, size: u64) -> Result<(), VmError> {
         let index = self.added(guest_addr, size)?;
         self.tell_engine(|domain| domain.remove_region(guest_addr, size))?;
+        self.take_from_devices(guest_addr, size);
         memory::remove_slot(&self.vm, self.changes.added[index].slot)?;
         self.changes.added.swap_remove(index);
         // One that the guest was told of would find nothing there.
@@ -177,6 +181,8 @@ impl Vm {
         let index = self.added(guest_addr, size)?;
         if !writable {
             self.tell_engine(|domain| domain.protect_region(guest_addr, size, false))?;
+            // They know no memory that cannot be written, so they know none of it.
+            self.take_from_devices(guest_addr, size);
         }
         let flags = self.changes.flags(writable);
         let added = &mut self.changes.added[index];
@@ -186,8 +192,22 @@ impl Vm {
         added.writable = writable;
         if writable {
             self.tell_engine(|domain| domain.protect_region(guest_addr, size, true))?;
+            // They may have it still: then there is nothing to give.
+            self.take_from_devices(guest_addr, size);
+            self.give_devices(&Arc::clone(&self.changes.added[index].region))?;
         }
         Ok(())
+    }
+
+    fn give_devices(&self, region: &Arc<GuestRegionMmap>) -> Result<(), VmError> {
+        let given = self.devices.memory().add(Arc::clone(region));
+        given.map_err(|error| VmError::Config(format!("devices cannot have the memory: {error}")))
+    }
+
+    /// Returns after their last access.
+    fn take_from_devices(&self, guest_addr: u64, size: u64) {
+        self.devices.memory().remove(guest_addr, size);
+        self.devices.settle();
     }
 
     /// Takes pages of RAM from a guest that has said it does not need them (virtio-balloon's
@@ -222,16 +242,18 @@ impl Vm {
             unsafe { memory::set_slot(&self.vm, slot, region, self.changes.flags(writable)) }?;
         }
         self.with_domain(|domain| domain.set_dirty_log(on));
+        self.devices.memory().set_log(on);
         Ok(())
     }
 
-    /// Which pages of RAM were written since the last harvest, by the vCPUs (KVM's log) or by
-    /// the engine (its own), and clears both logs; a bitmap for each region, ascending. A
+    /// Which pages of RAM were written since the last harvest, by the vCPUs (KVM's log), by
+    /// the engine or by this process' devices (their own), and clears the logs; a bitmap for each region, ascending. A
     /// page that is marked can be copied right away.
     ///
     /// # Errors
     /// When the log is off.
     pub fn harvest_dirty(&mut self) -> Result<Vec<DirtyBitmap>, VmError> {
+        let by_devices = self.devices.memory().take_log();
         let mut harvest = Vec::new();
         for (slot, region, _) in self.slots() {
             let (guest_addr, size) = (region.start_addr().raw_value(), region.len());
@@ -248,6 +270,13 @@ impl Vm {
                 words: vec![0; by_guest.len()],
             });
             dirty.merge(&by_guest)?;
+            let first = guest_addr / PAGE_SIZE;
+            for page in by_devices.range(first..first + size / PAGE_SIZE) {
+                let page = (page - first) as usize;
+                if let Some(word) = dirty.words.get_mut(page / 64) {
+                    *word |= 1 << (page % 64);
+                }
+            }
             harvest.push(dirty);
         }
         harvest.sort_unstable_by_key(|bitmap| bitmap.guest_addr);
@@ -258,7 +287,7 @@ impl Vm {
     fn slots(&self) -> impl Iterator<Item = (u32, &GuestRegionMmap, bool)> {
         let built = self.ram.slots().map(|(slot, region)| (slot, region, true));
         let added = &self.changes.added;
-        built.chain(added.iter().map(|a| (a.slot, &a.region, a.writable)))
+        built.chain(added.iter().map(|a| (a.slot, &*a.region, a.writable)))
     }
 
     fn added(&self, guest_addr: u64, size: u64) -> Result<usize, VmError> {

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+use byway_vmm::devices::block::DiskStore;
 use byway_vmm::devices::byway::DEFAULT_DEVICE_ID;
 use byway_vmm::devices::serial::{Console, SerialSink};
 use byway_vmm::devices::settings::DeviceSettings;
@@ -77,6 +78,7 @@ pub fn config(name: &str, code: &[u8]) -> (VmConfig, Console) {
         serial: SerialSink::Capture(console.clone()),
         device_id: DEFAULT_DEVICE_ID,
         devices: DeviceSettings::default(),
+        disks: DiskStore::default(),
         mailbox_bytes: 0,
     };
     (config, console)
