@@ -1,6 +1,8 @@
 //! The suite `linux-kvm`: `byway run` boots stock Debian kernels on the stock `kvm_amd`, and all that is promised of two
 //! guests holds there. See tests/linux/README.md.
 
+mod banner;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
