@@ -6,9 +6,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::console;
 use crate::guest::{Config, Guest, Output};
@@ -33,9 +33,15 @@ const ASK: &str = r#"#!/bin/sh
 name=$1 seconds=$2
 nonce=$(($(cat /tmp/$name.nonce 2>/dev/null || echo 0) + 1))
 echo $nonce >/tmp/$name.nonce
-echo "$nonce $seconds $(printf %s "$3" | base64 | tr -d '\n')" >/tmp/$name.in
+command=$(printf %s "$3" | base64 | tr -d '\n')
+lost=$(grep -a -c '^LOST' /tmp/$name.console)
+echo "$nonce $seconds ${#command} $command" >/tmp/$name.in
 rounds=0
 until line=$(grep -a "^ANSWER $nonce .* \..\?$" /tmp/$name.console); do
+    if [ "$(grep -a -c '^LOST' /tmp/$name.console)" -gt "$lost" ]; then
+        lost=$((lost + 1))
+        echo "$nonce $seconds ${#command} $command" >/tmp/$name.in
+    fi
     rounds=$((rounds + 1))
     if [ $rounds -gt $(((seconds + 15) * 10)) ]; then
         echo "ask: $name does not answer" >&2
@@ -182,25 +188,23 @@ impl Host {
     /// # Errors
     /// When it does not in time, or could not load a module.
     pub fn up(&mut self, name: &str, times: u32) -> Result<String> {
-        let deadline = Instant::now() + UP_LIMIT;
-        let find = format!("grep -a '^READY ' /tmp/{name}.console | sed -n {times}p");
-        loop {
-            let ready = self.guest.ok(&find)?;
-            let mut words = ready.split_whitespace().skip(2);
-            if let Some(release) = words.next() {
-                let failed: Vec<_> = words.collect();
-                ensure!(failed.is_empty(), "{name} could not load {failed:?}");
-                return Ok(release.to_owned());
-            }
-            let ended = self.guest.run(&format!("cat /tmp/{name}.status"))?;
-            ensure!(
-                ended.status != 0 && Instant::now() < deadline,
-                "{name} did not come up (exit status {:?}): {}",
-                ended.text.trim(),
-                self.said(name)?
-            );
-            std::thread::sleep(Duration::from_millis(500));
-        }
+        let rounds = UP_LIMIT.as_secs() * 2;
+        let found = self.guest.run_within(
+            &format!(
+                "n=0; until ready=$(grep -a '^READY ' /tmp/{name}.console | sed -n {times}p) && [ -n \"$ready\" ]; do \
+                 n=$((n + 1)); [ $n -lt {rounds} ] && [ ! -e /tmp/{name}.status ] || exit 1; usleep 500000; done; \
+                 echo \"$ready\""
+            ),
+            UP_LIMIT + GRACE,
+        )?;
+        let mut words = found.text.split_whitespace().skip(2);
+        let Some(release) = words.next().filter(|_| found.status == 0) else {
+            let said = self.said(name)?;
+            bail!("{name} did not come up: {said}");
+        };
+        let failed: Vec<_> = words.collect();
+        ensure!(failed.is_empty(), "{name} could not load {failed:?}");
+        Ok(release.to_owned())
     }
 
     /// Runs a shell command in a VM and waits for its end, whatever its status.

@@ -60,7 +60,7 @@ impl Changes {
 
 impl Vm {
     /// Adds `size` bytes of zeroed RAM at `guest_addr`, both multiples of 4096, above 4 GiB
-    /// and where nothing is. The guest is not told; its virtqueues and the VM's mailbox cannot be there.
+    /// and where nothing is. The guest is not told; the VM's mailbox cannot be there.
     ///
     /// # Errors
     /// When the range is misaligned, in use, or cannot be had; nothing has changed then.

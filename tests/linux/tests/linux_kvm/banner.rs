@@ -32,7 +32,9 @@ fn banner(kernel: Kernel) -> Result<()> {
     let mut child = Command::new("timeout")
         .args(["--signal=KILL", LIMIT_S])
         .arg(lab::byway()?)
-        .args(["run", "--serial", "terminal", "--memory", "256M", "--cpus", "2", "--cpu"])
+        .args([
+            "run", "--serial", "terminal", "--memory", "256M", "--cpus", "2", "--cpu",
+        ])
         .arg(recommended()?)
         .args(["--cmdline", "earlyprintk=ttyS0 test=banner", "--kernel"])
         .arg(images.unpacked_kernel(kernel)?)
