@@ -88,6 +88,77 @@ fn every_command_has_examples() {
     }
 }
 
+/// What people get wrong in a file: each is told with its line and what to do, and nothing is started.
+#[test]
+fn every_mistake_in_a_file_is_code_2_with_line_and_help() {
+    let folder = folder(&[("alice", says_and("started\n", &RESET))]);
+    fs::write(folder.path().join("odd.img"), [0; 513]).unwrap();
+    let path = file(&folder);
+    let good = fs::read_to_string(&path).unwrap();
+    for (mistake, line, what) in [
+        ("memory = \"32M\"", 5, "duplicate key"),
+        ("cpus = 65", 5, "65 vCPUs"),
+        ("cpu_template = \"8086\"", 5, "unknown variant"),
+        ("pin = [4096]", 5, "no CPU 4096"),
+        ("serial = \"modem\"", 5, "not a place for the console"),
+        ("initrd = \"initrd.img\"", 5, "there is no file"),
+        ("image = \"byway-guest\"", 5, "both kernel and image"),
+        ("device_id = 0", 5, "device id"),
+        ("hugepages = \"many\"", 5, "unknown variant"),
+        ("disks = [{ path = \"root.img\" }]", 5, "there is no file"),
+        ("disks = [{ path = \"odd.img\" }]", 5, "513 bytes"),
+        (
+            "disks = [{ path = \"alice\", overlay = true, readonly = true }]",
+            5,
+            "readonly",
+        ),
+        ("nets = [{ }]", 5, "tap"),
+        (
+            "[vm.quotas]\nqueues = 0\nqueue_entries = 3",
+            7,
+            "queue_entries",
+        ),
+        (
+            "[[vm]]\nname = \"alice\"\nimage = \"byway-guest\"\nmemory = \"64M\"",
+            6,
+            "another VM",
+        ),
+        (
+            "[[vm]]\nname = \"Bob\"\nimage = \"byway-guest\"\nmemory = \"64M\"",
+            6,
+            "not a name",
+        ),
+        ("[[vm]]\nname = \"bob\"\nmemory = \"64M\"", 5, "no kernel"),
+        (
+            "[[link]]\nfrom = \"alice\"\nto = \"carol\"\nread = true",
+            7,
+            "no VM",
+        ),
+        (
+            "[[link]]\nfrom = \"alice\"\nto = \"alice\"\nread = true",
+            5,
+            "itself",
+        ),
+        ("[engine]\nworkers = 0", 6, "0 workers"),
+        ("[motor]", 5, "unknown field"),
+        ("cpus", 5, ""),
+    ] {
+        fs::write(&path, format!("{good}{mistake}\n")).unwrap();
+        let (code, stdout, stderr) = output(&["run", &path]);
+        assert_eq!(
+            (code, stdout.as_str()),
+            (Some(2), ""),
+            "{mistake}: {stderr}"
+        );
+        let place = format!("vms.toml:{line}:");
+        assert!(
+            stderr.contains(&place) && stderr.contains(what),
+            "{mistake}: {stderr}"
+        );
+        assert!(stderr.contains("\n help: "), "{mistake}: {stderr}");
+    }
+}
+
 /// A folder with a kernel of these instructions, and the kernel's path.
 fn kernel(code: &[u8]) -> (TempDir, String) {
     let folder = folder(&[("kernel", code.to_vec())]);
@@ -105,7 +176,10 @@ fn one_vm_needs_no_file() {
         ),
         (&["--kernel", &path, "--memory", "1K"], "command line:1:"),
         (&["--kernel", &path, "--memory", "big"], "not a size"),
-        (&["--kernel", &path, "--cpu", "8086"], "no CPU template"),
+        (
+            &["--kernel", &path, "--cpu-template", "8086"],
+            "no CPU template",
+        ),
         (
             &["--kernel", &path, "--disk", "/no/disk"],
             "no file /no/disk",

@@ -177,7 +177,7 @@ impl Host {
         self.started.push(name);
         self.guest.ok(&format!(
             "vm {name} --engine /tmp/engine --name {name} --kernel /vms/{name}.kernel --initrd /vms/{name}.cpio \
-             --cpus 2 --memory 384M --cpu nested-tcg \
+             --cpus 2 --memory 384M --cpu-template nested-tcg \
              --cmdline \"'console=ttyS0 quiet panic=-1 guest.console=1'\""
         ))?;
         Ok(())

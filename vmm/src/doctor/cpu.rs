@@ -64,7 +64,9 @@ fn template() -> Row {
     let template = host::recommended_template();
     Row::ok(
         "cpu.template",
-        format!("use `--cpu {template}`, or cpu = \"{template}\", for guests here"),
+        format!(
+            "use `--cpu-template {template}`, or cpu_template = \"{template}\", for guests here"
+        ),
     )
 }
 

@@ -33,7 +33,14 @@ fn banner(kernel: Kernel) -> Result<()> {
         .args(["--signal=KILL", LIMIT_S])
         .arg(lab::byway()?)
         .args([
-            "run", "--serial", "terminal", "--memory", "256M", "--cpus", "2", "--cpu",
+            "run",
+            "--serial",
+            "terminal",
+            "--memory",
+            "256M",
+            "--cpus",
+            "2",
+            "--cpu-template",
         ])
         .arg(recommended()?)
         .args(["--cmdline", "earlyprintk=ttyS0 test=banner", "--kernel"])
