@@ -37,7 +37,7 @@ command=$(printf %s "$3" | base64 | tr -d '\n')
 lost=$(grep -a -c '^LOST' /tmp/$name.console)
 echo "$nonce $seconds ${#command} $command" >/tmp/$name.in
 rounds=0
-until line=$(grep -a "^ANSWER $nonce .* \..\?$" /tmp/$name.console); do
+until line=$(tr -d '\r' </tmp/$name.console | grep -a "^ANSWER $nonce .* \.$"); do
     if [ "$(grep -a -c '^LOST' /tmp/$name.console)" -gt "$lost" ]; then
         lost=$((lost + 1))
         echo "$nonce $seconds ${#command} $command" >/tmp/$name.in
