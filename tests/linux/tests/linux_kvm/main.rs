@@ -3,7 +3,7 @@
 
 mod banner;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use byway_linux_tests::images::Kernel;
@@ -69,6 +69,7 @@ fn scenario(host: &mut Host, [alice, bob]: [&Vm; 2]) -> Result<()> {
     }
     figures(host)?;
     step("64 MiB from process to process");
+    give(host, "alice", "bob", 1)?;
     give(host, "alice", "bob", 64)?;
     give(host, "bob", "alice", 8)?;
     step("exits of polled transfers");
@@ -149,10 +150,14 @@ fn give(host: &mut Host, giver: &str, taker: &str, mib: u32) -> Result<()> {
         "give",
         &format!("byway-cat offer {taker} port /tmp/given --timeout 80"),
     )?;
-    host.ok(
+    let started = Instant::now();
+    let output = host.ask(
         taker,
-        &format!("byway-cat fetch port --from {giver} -o /tmp/taken --timeout 50"),
+        &format!("byway-cat fetch port --from {giver} -o /tmp/taken --timeout 80"),
+        LIMIT,
     )?;
+    ensure!(output.status == 0, "{taker} took: {}", output.text);
+    println!("   {mib} MiB to {taker} in {:.1?}", started.elapsed());
     let output = host.wait(giver, "give", LIMIT)?;
     ensure!(output.status == 0, "{giver} gave: {}", output.text);
     let taken = sha256(host, taker, "taken")?;
@@ -222,7 +227,7 @@ fn polled_transfers_cause_no_exit(host: &mut Host) -> Result<()> {
 
 /// (exits, descriptors) of bob's in a window of time, and how long that was in seconds.
 fn window(host: &mut Host, time: Duration) -> Result<((u64, u64), f64)> {
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     let before = host.counts("bob")?;
     std::thread::sleep(time);
     let after = host.counts("bob")?;
