@@ -45,6 +45,7 @@ pub use devices::{AddedDisk, DiskInfo};
 
 use devices::Devices;
 use memory_changes::Changes;
+pub use memory_changes::PLUG_UNIT;
 
 /// Most vCPUs of one VM. (APIC ids and the MADT allow 254.)
 pub const CPUS_MAX: u8 = 64;
@@ -183,11 +184,16 @@ impl Vm {
         let mut pio = Bus::new();
         let serial = add_port_devices(&mut pio, &vm, &config, &state)?;
         let mut mmio = Bus::new();
-        let device = domain
-            .map(|domain| add_byway_device(&mut mmio, &vm, &config, &ram, domain))
-            .transpose()?;
-
         let memory = DeviceMemory::new(ram.memory().clone());
+        let device = domain
+            .map(|mut domain| {
+                for region in ram.engine_regions() {
+                    domain.add_region(region)?;
+                }
+                let device = BywayDevice::new(domain, config.device_id);
+                devices::plug(&mut mmio, &vm, &memory, BYWAY_WINDOW, |_| Ok(device))
+            })
+            .transpose()?;
         let devices = Devices::new(&mut mmio, &vm, &config, &memory)?;
 
         let vcpus = create_vcpus(&kvm, &vm, config.cpus, config.cpu)?;
@@ -531,22 +537,6 @@ fn add_port_devices(
         Arc::new(Mutex::new(AcpiPower::new(Arc::clone(state)))),
     )?;
     Ok(serial)
-}
-
-/// Gives the engine the RAM, and the guest the device: notifications and interrupts go
-/// between guest and engine directly, as ioeventfd and irqfd.
-fn add_byway_device(
-    mmio: &mut Bus,
-    vm: &VmFd,
-    config: &VmConfig,
-    ram: &GuestRam,
-    mut domain: Box<dyn Domain>,
-) -> Result<Device, VmError> {
-    for region in ram.engine_regions() {
-        domain.add_region(region)?;
-    }
-    let device = BywayDevice::new(domain, config.device_id);
-    devices::plug(mmio, vm, ram.memory(), BYWAY_WINDOW, |_| Ok(device))
 }
 
 /// The top of RAM, from a 2 MiB boundary so that a guest can map it by large pages.

@@ -11,6 +11,7 @@ pub mod guest;
 pub mod images;
 pub mod initramfs;
 pub mod lab;
+pub mod nested;
 mod process;
 pub mod qemu;
 mod wire;

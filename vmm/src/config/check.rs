@@ -325,7 +325,7 @@ pub(super) fn vm(
             cmdline: table.cmdline,
             ram,
             cpus,
-            cpu: table.cpu,
+            cpu: table.cpu_template,
             pin: place.pins(table.pin, cpus.into())?,
             serial,
             device_id,

@@ -54,7 +54,7 @@ pub(super) fn check(options: &VmOptions) -> Result<RunConfig, ConfigError> {
         cmdline: options.cmdline.clone(),
         memory: line.option("memory", &options.memory.to_string(), options.memory),
         cpus: Some(line.option("cpus", &options.cpus.to_string(), options.cpus.into())),
-        cpu: options.cpu,
+        cpu_template: options.cpu_template,
         pin: None,
         hugepages: HugePages::default(),
         populate: false,
@@ -107,7 +107,15 @@ mod tests {
     #[test]
     fn options_become_a_vm() {
         let config = check(&options(&[
-            "--memory", "1G", "--cpus", "2", "--cpu", "pvm", "--rng", "--name", "debian",
+            "--memory",
+            "1G",
+            "--cpus",
+            "2",
+            "--cpu-template",
+            "pvm",
+            "--rng",
+            "--name",
+            "debian",
         ]))
         .unwrap();
         let vm = &config.vms[0].vm;
@@ -128,8 +136,8 @@ mod tests {
             (&["--initrd", "/proc"], 34, "not a regular file"),
             (&["--name", "A"], 32, "is not a name"),
             (&["--memory", "1M"], 44, "1M of memory"),
-            (&["--cpus", "0"], 54, "0 vCPUs"),
-            (&["--serial", "modem"], 65, "not a place for the console"),
+            (&["--cpus", "0"], 56, "0 vCPUs"),
+            (&["--serial", "modem"], 67, "not a place for the console"),
         ] {
             let mut options = options(&[]);
             match arguments {

@@ -50,7 +50,7 @@ pub(super) struct VmTable {
     pub memory: Spanned<ByteSize>,
     pub cpus: Option<Spanned<u64>>,
     #[serde(default)]
-    pub cpu: Template,
+    pub cpu_template: Template,
     pub pin: Option<Spanned<Vec<usize>>>,
     #[serde(default)]
     pub hugepages: HugePages,

@@ -225,6 +225,12 @@ fn values_of_the_wrong_kind_are_refused_with_their_line() {
         "unknown variant",
     );
     refused("read = true", "read = 1", 30, "invalid type");
+    refused(
+        "cpus = 2",
+        "cpu_template = \"8086\"",
+        10,
+        "unknown variant `8086`",
+    );
     refused("cpus = 2", "cpus = ", 10, "");
 }
 

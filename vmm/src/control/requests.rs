@@ -159,6 +159,15 @@ impl VmHandle {
         self.with_vm(|vm| vm.power_button())?
     }
 
+    /// Adds `bytes` of memory, a multiple of 128 MiB, and tells the guest by ACPI; returns its guest-physical
+    /// address.
+    ///
+    /// # Errors
+    /// As [`Vm::plug_memory`].
+    pub fn add_memory(&self, bytes: u64) -> Result<u64, ControlError> {
+        Ok(self.with_vm(move |vm| vm.plug_memory(bytes))??)
+    }
+
     /// Ends it at once, as pulling the plug does.
     ///
     /// # Errors

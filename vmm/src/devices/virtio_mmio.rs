@@ -36,10 +36,10 @@ use virtio_bindings::virtio_mmio::{
     VIRTIO_MMIO_STATUS, VIRTIO_MMIO_VENDOR_ID, VIRTIO_MMIO_VERSION,
 };
 use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::bus::BusDevice;
+use super::memory::DeviceMemory;
 use super::virtio::{QueueSetup, VirtioDevice};
 
 /// Offset of the register whose writes the ioeventfds catch.
@@ -80,7 +80,8 @@ struct TransportQueue {
 /// One virtio-mmio register window.
 pub struct VirtioMmio<D> {
     device: D,
-    memory: GuestMemoryMmap,
+    /// As it is at the time: queues may lie in memory that was added.
+    memory: DeviceMemory,
     call: EventFd,
     queues: Vec<TransportQueue>,
     status: u32,
@@ -98,7 +99,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
     ///
     /// # Errors
     /// When the device's queue size is not one of virtio's, or there is no eventfd left.
-    pub fn new(device: D, memory: GuestMemoryMmap, call: EventFd) -> Result<Self, TransportError> {
+    pub fn new(device: D, memory: DeviceMemory, call: EventFd) -> Result<Self, TransportError> {
         let size = device.queue_max_size();
         let queues = (0..device.queue_count())
             .map(|_| {
@@ -274,7 +275,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
             // Queues that come late, after DRIVER_OK, are not allowed (3.1.1).
             let queue = &mut self.queues[index].config;
             queue.set_ready(true);
-            if !queue.is_valid(&self.memory) {
+            if !queue.is_valid(&*self.memory.snapshot()) {
                 tracing::warn!(index, "guest set up a virtqueue outside its RAM");
                 queue.set_ready(false);
             }

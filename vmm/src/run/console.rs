@@ -9,6 +9,7 @@ pub const HELP: &str = "\
 byway: keys of this console, after Ctrl-A:
   x       end the VM at once       p   pause it, or have it go on
   r       reset it                 b   press its power button
+  m       add 128M of memory
   Ctrl-A  send Ctrl-A to the guest     ?   this help
 ";
 
@@ -25,6 +26,8 @@ pub enum Typed {
     Pause,
     /// Press its power button.
     PowerButton,
+    /// Add memory.
+    Memory,
     /// Show [`HELP`].
     Help,
 }
@@ -53,6 +56,7 @@ impl Keys {
                 b'r' | b'R' => typed.push(Typed::Reset),
                 b'p' | b'P' => typed.push(Typed::Pause),
                 b'b' | b'B' => typed.push(Typed::PowerButton),
+                b'm' | b'M' => typed.push(Typed::Memory),
                 ESCAPE | b'a' | b'A' => push(&mut typed, ESCAPE),
                 // Whoever does not know the keys is told them.
                 _ => typed.push(Typed::Help),
@@ -90,8 +94,14 @@ mod tests {
             [Typed::Help, Typed::Bytes(b"d".to_vec())]
         );
         assert_eq!(
-            keys.typed(b"\x01r\x01P\x01b\x01z"),
-            [Typed::Reset, Typed::Pause, Typed::PowerButton, Typed::Help]
+            keys.typed(b"\x01r\x01P\x01b\x01m\x01z"),
+            [
+                Typed::Reset,
+                Typed::Pause,
+                Typed::PowerButton,
+                Typed::Memory,
+                Typed::Help
+            ]
         );
     }
 

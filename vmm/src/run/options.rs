@@ -30,7 +30,7 @@ pub struct VmOptions {
     pub cpus: u8,
     /// What the guest's CPU is like; `byway doctor` recommends one
     #[arg(long, value_name = "TEMPLATE", requires = "kernel", default_value_t)]
-    pub cpu: Template,
+    pub cpu_template: Template,
     /// A disk, in the order in which the guest finds them: a raw file or block device;
     /// PATH[,readonly][,overlay[=FILE]]
     #[arg(long = "disk", value_name = "PATH[,..]", requires = "kernel")]

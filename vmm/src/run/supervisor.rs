@@ -23,7 +23,7 @@ use super::terminal::{self, RawTerminal};
 use crate::control::{Act, ControlError, Requests, VmState};
 use crate::exit_status::Failure;
 use crate::vcpu::Outcome;
-use crate::vm::Vm;
+use crate::vm::{PLUG_UNIT, Vm};
 
 /// Event data: which descriptor became ready. VMs are numbered from [`FIRST_VM`].
 const SIGNAL: u32 = 0;
@@ -328,6 +328,7 @@ impl Supervisor {
             Typed::Reset => |vm| vm.reboot(),
             Typed::PowerButton => |vm| vm.power_button(),
             Typed::Pause => toggle_pause,
+            Typed::Memory => add_memory,
         };
         let vm = self.slots.get_mut(self.console);
         if let Some(vm) = vm.and_then(|slot| slot.vm.as_mut())
@@ -351,6 +352,16 @@ impl Supervisor {
             _ => self.pending.clear(),
         }
     }
+}
+
+fn add_memory(vm: &mut Vm) -> Result<(), ControlError> {
+    let at = vm.plug_memory(PLUG_UNIT)?;
+    eprintln!(
+        "\nbyway: {} has {}M more, at {at:#x}",
+        vm.name(),
+        PLUG_UNIT >> 20
+    );
+    Ok(())
 }
 
 fn toggle_pause(vm: &mut Vm) -> Result<(), ControlError> {

@@ -31,6 +31,10 @@ use vm_memory::GuestMemoryMmap;
 use crate::devices::bus::Bus;
 use crate::exits::{ExitSnapshot, RunCounts, RunExit, StatsError, VcpuStats};
 
+/// Stack of a vCPU's thread: far more than its loop and the devices need, and less than a huge page, which the host
+/// might put behind it.
+const STACK_BYTES: usize = 512 << 10;
+
 /// What can go wrong with a vCPU before it runs.
 #[derive(Debug, thiserror::Error)]
 pub enum VcpuError {
@@ -173,6 +177,7 @@ impl Vcpu {
         let name = format!("vcpu{id}:{}", context.vm_name);
         let handle = thread::Builder::new()
             .name(name)
+            .stack_size(STACK_BYTES)
             .spawn(move || {
                 Runner {
                     id,

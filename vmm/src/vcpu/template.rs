@@ -19,9 +19,10 @@ pub enum Template {
     /// server of the last ten years has.
     #[serde(rename = "x86-64-v2")]
     V2,
-    /// For a KVM that itself runs under QEMU's emulation, whose CMPXCHG16B sometimes damages the flags.
+    /// For a KVM that itself runs under QEMU's emulation: its CMPXCHG16B sometimes damages the flags, which is the end of
+    /// Linux 6.12, and what it says of XSAVE's area is not what Linux computes.
     NestedTcg,
-    /// For the software KVM `kvm_pvm`, which emulates ring 0 and knows neither CMPXCHG16B nor XSAVE.
+    /// For the software KVM `kvm_pvm`, which emulates ring 0, CMPXCHG16B and XSAVE excepted.
     Pvm,
 }
 
@@ -53,8 +54,7 @@ impl Template {
         match self {
             Self::Host => &[],
             Self::V2 => &WIDE_STATE,
-            Self::NestedTcg => &NO_CX16,
-            Self::Pvm => &PVM,
+            Self::NestedTcg | Self::Pvm => &PLAIN,
         }
     }
 }
@@ -152,8 +152,7 @@ const XSAVE: [Mask; 6] = [
 ];
 
 const WIDE_STATE: [Mask; 7] = with_leaf_1(LEAF_1_XSAVE);
-const PVM: [Mask; 7] = with_leaf_1(LEAF_1_XSAVE | CX16);
-const NO_CX16: [Mask; 1] = [Mask::new(1, None, [0, 0, CX16, 0])];
+const PLAIN: [Mask; 7] = with_leaf_1(LEAF_1_XSAVE | CX16);
 
 const fn with_leaf_1(ecx: u32) -> [Mask; 7] {
     let [a, b, c, d, e, f] = XSAVE;
@@ -197,7 +196,11 @@ mod tests {
 
     #[test]
     fn no_wide_state_is_left_without_xsave() {
-        for (template, cx16) in [(Template::V2, CX16), (Template::Pvm, 0)] {
+        for (template, cx16) in [
+            (Template::V2, CX16),
+            (Template::NestedTcg, 0),
+            (Template::Pvm, 0),
+        ] {
             let [one, seven, more, state, state_1, extended, other] = &masked(template)[..] else {
                 panic!("entries are gone");
             };
@@ -212,13 +215,6 @@ mod tests {
             assert_eq!(extended.edx, u32::MAX);
             assert_eq!(other.eax, u32::MAX);
         }
-    }
-
-    #[test]
-    fn a_nested_host_loses_one_instruction() {
-        let entries = masked(Template::NestedTcg);
-        assert_eq!(entries[0].ecx, !CX16);
-        assert_eq!(entries[1].ebx, u32::MAX);
     }
 
     #[test]

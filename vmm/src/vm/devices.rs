@@ -5,7 +5,6 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_ioctls::{IoEventAddress, VmFd};
-use vm_memory::GuestMemoryMmap;
 
 use super::{Vm, VmConfig, VmError};
 use crate::acpi::MmioDevice;
@@ -61,7 +60,6 @@ impl Devices {
                 settings.count()
             )));
         }
-        let ram = memory.snapshot();
         let first = super::BYWAY_WINDOW + 1;
         let mut windows = first..;
         let mut next = || windows.next().unwrap_or(usize::MAX);
@@ -73,7 +71,7 @@ impl Devices {
                 None => store.get(number),
             };
             let id = format!("byway-disk-{number}");
-            disks.push(plug(mmio, vm, &ram, next(), |what| {
+            disks.push(plug(mmio, vm, memory, next(), |what| {
                 BlockDevice::new(memory.clone(), disk, &id).map_err(what)
             })?);
         }
@@ -81,14 +79,14 @@ impl Devices {
         for (number, net) in settings.nets.iter().enumerate() {
             let tap = Tap::open(&net.tap)?;
             let mac = net.mac.unwrap_or_else(|| Mac::of(&config.name, number));
-            nets.push(plug(mmio, vm, &ram, next(), |what| {
+            nets.push(plug(mmio, vm, memory, next(), |what| {
                 NetDevice::new(memory.clone(), tap, mac).map_err(what)
             })?);
         }
         let rng = settings
             .rng
             .map(|rng| {
-                plug(mmio, vm, &ram, next(), |what| {
+                plug(mmio, vm, memory, next(), |what| {
                     RngDevice::new(memory.clone(), rng).map_err(what)
                 })
             })
@@ -234,7 +232,7 @@ pub(super) fn window(index: usize) -> MmioDevice {
 pub(super) fn plug<D: VirtioDevice + 'static>(
     mmio: &mut Bus,
     vm: &VmFd,
-    ram: &GuestMemoryMmap,
+    memory: &DeviceMemory,
     index: usize,
     make: impl FnOnce(fn(io::Error) -> VmError) -> Result<D, VmError>,
 ) -> Result<Plugged<D>, VmError> {
@@ -246,7 +244,7 @@ pub(super) fn plug<D: VirtioDevice + 'static>(
     };
     let call = line.try_clone_event().map_err(no_descriptor)?;
     let device = make(no_descriptor)?;
-    let transport = VirtioMmio::new(device, ram.clone(), call)?;
+    let transport = VirtioMmio::new(device, memory.clone(), call)?;
     let notify = IoEventAddress::Mmio(u64::from(window.base) + QUEUE_NOTIFY);
     for (index, kick) in (0u32..).zip(transport.kicks()) {
         vm.register_ioevent(kick, &notify, index)

@@ -99,7 +99,7 @@ impl Vm {
     /// When it does not run, or KVM refuses the interrupt.
     pub fn power_button(&self) -> Result<(), ControlError> {
         match self.state() {
-            VmState::Running => self.pulse(layout::EVENT_GSI).map_err(|source| {
+            VmState::Running => self.pulse(layout::POWER_BUTTON_GSI).map_err(|source| {
                 ControlError::Vm(VmError::Host {
                     what: "raise the interrupt of the power button",
                     source,

@@ -15,8 +15,12 @@ use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 use vm_memory::{Address, GuestMemoryRegion, GuestRegionMmap};
 
 use super::{Vm, VmError};
+use crate::acpi::{AcpiError, MEMORY_SLOTS, MemorySlots};
 use crate::layout::{self, PAGE_SIZE};
 use crate::memory::{self, HugePages, RamConfig};
+
+/// What memory that a guest is told of comes in: the size of Linux' memory blocks.
+pub const PLUG_UNIT: u64 = 128 << 20;
 
 /// Memory that came after the VM was built.
 #[derive(Debug)]
@@ -36,6 +40,8 @@ impl Added {
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     added: Vec<Added>,
+    /// What the guest was told of.
+    told: MemorySlots,
     logs_dirty: bool,
 }
 
@@ -54,7 +60,7 @@ impl Changes {
 
 impl Vm {
     /// Adds `size` bytes of zeroed RAM at `guest_addr`, both multiples of 4096, above 4 GiB
-    /// and where nothing is. The guest is not told; its virtqueues and the VM's mailbox cannot be there.
+    /// and where nothing is. The guest is not told; the VM's mailbox cannot be there.
     ///
     /// # Errors
     /// When the range is misaligned, in use, or cannot be had; nothing has changed then.
@@ -98,6 +104,47 @@ impl Vm {
         Ok(())
     }
 
+    /// Adds `size` bytes of zeroed RAM above all that there is and tells the guest by ACPI, which may begin to use it; returns where
+    /// it is. `size` is a multiple of [`PLUG_UNIT`].
+    ///
+    /// # Errors
+    /// When the size is another, memory has been added [`MEMORY_SLOTS`] times, or it cannot be had; nothing has changed then.
+    pub fn plug_memory(&mut self, size: u64) -> Result<u64, VmError> {
+        if size == 0 || !size.is_multiple_of(PLUG_UNIT) {
+            return Err(VmError::Config(format!(
+                "{size} bytes of memory cannot be added to VM {:?}: use a multiple of {}M",
+                self.name(),
+                PLUG_UNIT >> 20
+            )));
+        }
+        if !self.changes.told.has_room() {
+            return Err(VmError::Config(format!(
+                "memory has been added to VM {:?} {MEMORY_SLOTS} times, which is as often as can be; \
+                 start it anew with more memory",
+                self.name()
+            )));
+        }
+        let end = self.slots().map(|(_, region, _)| {
+            let start = region.start_addr().raw_value();
+            start.saturating_add(region.len())
+        });
+        let guest_addr = end
+            .max()
+            .unwrap_or(0)
+            .max(layout::RAM_HOLE_END)
+            .next_multiple_of(PLUG_UNIT);
+        self.add_memory(guest_addr, size)?;
+        let told = &mut self.changes.told;
+        told.enter(self.ram.memory(), guest_addr, size)
+            .map_err(AcpiError::Write)?;
+        self.pulse(layout::ADDED_MEMORY_GSI)
+            .map_err(|source| VmError::Host {
+                what: "raise the interrupt of added memory",
+                source,
+            })?;
+        Ok(guest_addr)
+    }
+
     /// Removes what [`Self::add_memory`] added, whole; afterwards neither engine nor guest
     /// reaches it. Transfers that meet it end in status 42, and what the guest's vCPUs do
     /// there reads as all ones.
@@ -110,6 +157,10 @@ impl Vm {
         self.take_from_devices(guest_addr, size);
         memory::remove_slot(&self.vm, self.changes.added[index].slot)?;
         self.changes.added.swap_remove(index);
+        // One that the guest was told of would find nothing there.
+        let told = &mut self.changes.told;
+        told.remove(self.ram.memory(), guest_addr)
+            .map_err(AcpiError::Write)?;
         Ok(())
     }
 
