@@ -69,7 +69,11 @@ impl Run {
     fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !is_so() {
-            assert!(Instant::now() < deadline, "not so: {what}; {}", self.stderr());
+            assert!(
+                Instant::now() < deadline,
+                "not so: {what}; {}",
+                self.stderr()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -145,7 +149,10 @@ fn vms_pause_resume_stop_and_start_again() {
     assert_eq!(vms[0]["pid"], run.child.id());
     run.until("alice runs", || run.state(0) == "running");
     run.done(&["pause", "alice"]);
-    assert_eq!((run.state(0), run.state(1)), ("paused".into(), "running".into()));
+    assert_eq!(
+        (run.state(0), run.state(1)),
+        ("paused".into(), "running".into())
+    );
     run.done(&["resume", "alice"]);
     assert_eq!(run.state(0), "running");
     let (code, _, stderr) = run.vm(&["start", "alice"]);

@@ -186,9 +186,9 @@ fn report(audited: Result<(), AuditError>) {
 impl Supervisor {
     /// Stops every VM that runs; returns whether all ended cleanly.
     fn stop(&mut self) -> bool {
-        self.slots
-            .iter_mut()
-            .fold(true, |clean, slot| slot.stop() && clean)
+        // All of them, whatever became of those before.
+        let ends: Vec<bool> = self.slots.iter_mut().map(Slot::stop).collect();
+        ends.into_iter().all(|clean| clean)
     }
 
     fn write_audit(&self) -> Result<(), AuditError> {
@@ -255,11 +255,10 @@ impl Supervisor {
     fn unwatch(&self, index: usize, ops: &mut EventOps) {
         let slot = &self.slots[index];
         let ended = slot.vm.as_ref().map(|vm| vm.ended_event().as_raw_fd());
-        for fd in [ended, slot.lost.as_ref().map(AsRawFd::as_raw_fd)] {
-            if let Some(fd) = fd {
-                // Removing what was added cannot fail.
-                let _ = ops.remove(Events::empty_raw(fd));
-            }
+        let lost = slot.lost.as_ref().map(AsRawFd::as_raw_fd);
+        for fd in [ended, lost].into_iter().flatten() {
+            // Removing what was added cannot fail.
+            let _ = ops.remove(Events::empty_raw(fd));
         }
     }
 
