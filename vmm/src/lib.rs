@@ -10,6 +10,7 @@
 compile_error!("Byway's VMM runs on x86-64 Linux only");
 
 pub mod acpi;
+pub mod api;
 pub mod bench;
 pub mod config;
 pub mod control;

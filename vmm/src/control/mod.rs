@@ -7,7 +7,7 @@
 
 mod requests;
 
-pub use requests::{Request, Requests, VmHandle, channel};
+pub use requests::{Act, Request, Requests, VmHandle, channel};
 
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,9 @@ pub enum ControlError {
         /// What it is.
         state: VmState,
     },
+    /// It was to be started, and was not.
+    #[error("{0}")]
+    Start(String),
     /// It was tried and failed.
     #[error(transparent)]
     Vm(#[from] VmError),

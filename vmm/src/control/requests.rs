@@ -2,15 +2,20 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::{ControlError, VmState};
 use crate::vm::Vm;
 
-/// Something to do with a VM, on the thread that owns it.
-type Act = Box<dyn FnOnce(&mut Vm) + Send>;
+/// Something to do with a VM, on the thread that owns it. Dropping it tells who waits that the VM is gone.
+pub enum Act {
+    /// With the VM as it is.
+    With(Box<dyn FnOnce(&mut Vm) + Send>),
+    /// Start it, anew if it has ended, and tell how that went.
+    Start(SyncSender<Result<(), ControlError>>),
+}
 
 /// What somebody waits for to be done with a VM. Dropping it tells them that the VM is gone.
 pub struct Request {
@@ -25,9 +30,10 @@ impl Request {
         self.vm
     }
 
-    /// Does it.
-    pub fn carry_out(self, vm: &mut Vm) {
-        (self.act)(vm);
+    /// What to do with it.
+    #[must_use]
+    pub fn into_act(self) -> Act {
+        self.act
     }
 }
 
@@ -83,18 +89,33 @@ impl VmHandle {
         act: impl FnOnce(&mut Vm) -> R + Send + 'static,
     ) -> Result<R, ControlError> {
         let (answer, answered) = mpsc::sync_channel(1);
-        let request = Request {
-            vm: self.vm,
-            act: Box::new(move |vm| {
-                // Whoever asked may have gone meanwhile.
-                let _ = answer.send(act(vm));
-            }),
-        };
-        let gone = || ControlError::Gone(self.name.to_string());
-        self.sender.send(request).map_err(|_| gone())?;
+        self.send(Act::With(Box::new(move |vm| {
+            // Whoever asked may have gone meanwhile.
+            let _ = answer.send(act(vm));
+        })))?;
+        answered.recv().map_err(|_| self.gone())
+    }
+
+    fn send(&self, act: Act) -> Result<(), ControlError> {
+        let request = Request { vm: self.vm, act };
+        self.sender.send(request).map_err(|_| self.gone())?;
         // Fails only when the counter is full; then the loop has been woken before.
         let _ = self.wake.write(1);
-        answered.recv().map_err(|_| gone())
+        Ok(())
+    }
+
+    fn gone(&self) -> ControlError {
+        ControlError::Gone(self.name.to_string())
+    }
+
+    /// Starts it: for the first time, or anew after it has ended.
+    ///
+    /// # Errors
+    /// When it runs, or cannot be built or started.
+    pub fn start(&self) -> Result<(), ControlError> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        self.send(Act::Start(answer))?;
+        answered.recv().map_err(|_| self.gone())?
     }
 
     /// Where the VM is in its life.

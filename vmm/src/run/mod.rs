@@ -20,9 +20,11 @@ pub use options::VmOptions;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Parser;
 
+use crate::api::{self, LocalVms, Operator};
 use crate::config::{COMMAND_LINE_PATH, RunConfig};
 use crate::control;
 use crate::exit_status::Failure;
@@ -32,7 +34,7 @@ use supervisor::Settings;
 /// Arguments of `byway run`.
 #[derive(Debug, Clone, Parser)]
 #[command(
-    after_help = "Examples:\n  byway run vms.toml          run its VMs until they end or Ctrl-C\n  byway run --kernel vmlinuz --initrd initrd.img --disk root.img --memory 1G --cpus 2 \\\n            --cmdline 'console=ttyS0 root=/dev/vda'\n                              one VM, with its console here; Ctrl-A ? tells its keys\n  byway run --check vms.toml  only look for mistakes\n  byway run --audit audit.json vms.toml\n                              who gave what to whom: at the end, and on SIGUSR1\n  byway run --engine /run/byway vms.toml\n                              attach to a daemon (`byway engine`)"
+    after_help = "Examples:\n  byway run vms.toml          run its VMs until they end or Ctrl-C\n  byway run --kernel vmlinuz --initrd initrd.img --disk root.img --memory 1G --cpus 2 \\\n            --cmdline 'console=ttyS0 root=/dev/vda'\n                              one VM, with its console here; Ctrl-A ? tells its keys\n  byway run --check vms.toml  only look for mistakes\n  byway run --audit audit.json vms.toml\n                              who gave what to whom: at the end, and on SIGUSR1\n  byway run --engine /run/byway vms.toml\n                              attach to a daemon (`byway engine`)\n  byway run --api /run/byway-vms.sock vms.toml\n                              `byway vm` starts, stops, pauses and lists them"
 )]
 pub struct Args {
     /// The VMs to run, as TOML; see vmm/README.md for its keys
@@ -51,6 +53,12 @@ pub struct Args {
     /// Write who gave what to whom, what went through it and how it ended, as JSON: at the end, and on SIGUSR1
     #[arg(long, value_name = "FILE")]
     pub audit: Option<PathBuf>,
+    /// Listen here for programs that start, stop, pause and list VMs: `byway vm`
+    #[arg(long, value_name = "PATH")]
+    pub api: Option<PathBuf>,
+    /// Go on when all VMs have ended, so that `byway vm start` can start them again
+    #[arg(long, requires = "api")]
+    pub stay: bool,
     /// A VM of the command line.
     #[command(flatten)]
     pub vm: VmOptions,
@@ -98,7 +106,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         None => launch(config)?,
     };
     let names = fleet.vms.iter().map(crate::vm::Vm::name);
-    let (_handles, requests) = control::channel(names).map_err(Failure::failed)?;
+    let (handles, requests) = control::channel(names).map_err(Failure::failed)?;
+    let api = args.api.as_deref().map(|path| {
+        let vms = Arc::new(LocalVms::new(handles));
+        api::serve(path, Operator::new(vms, Arc::clone(&fleet.engine)))
+    });
+    let _api = api.transpose().map_err(Failure::usage)?;
     fleet.start()?;
     supervisor::supervise(
         fleet,
@@ -107,6 +120,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             requests,
             audit: args.audit.clone().map(AuditFile),
             may_reboot: !args.no_reboot,
+            stays: args.stay,
         },
         &io::stdin(),
     )

@@ -6,6 +6,7 @@ use byway_engine::interface::Admin;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::launch::Plan;
+use crate::control::{ControlError, VmState};
 use crate::exit_status::Failure;
 use crate::vm::Vm;
 
@@ -29,6 +30,8 @@ pub(super) struct Slot {
     pub lost: Option<EventFd>,
     /// While its engine is gone.
     retry: Option<Retry>,
+    /// It has ended, the loop has seen to that, and it is not started anew of itself.
+    pub is_over: bool,
     /// Whether it ended as somebody wanted it to.
     clean: bool,
 }
@@ -40,6 +43,7 @@ impl Slot {
             lost: vm.engine_lost(),
             vm: Some(vm),
             retry: None,
+            is_over: false,
             clean: true,
         }
     }
@@ -80,6 +84,29 @@ impl Slot {
                 self.clean = false;
                 Err(failure)
             }
+        }
+    }
+
+    /// Starts the VM if it was not started yet or is over.
+    ///
+    /// # Errors
+    /// When it runs, or cannot be started.
+    pub(super) fn start(&mut self, engine: &dyn Admin) -> Result<(), ControlError> {
+        let failed = |failure: Failure| ControlError::Start(failure.to_string());
+        if self.is_over {
+            self.restart(engine).map_err(failed)?;
+            self.is_over = false;
+            return Ok(());
+        }
+        let gone = || ControlError::Gone(self.plan.name().to_owned());
+        let vm = self.vm.as_mut().ok_or_else(gone)?;
+        match vm.state() {
+            VmState::Built => Ok(vm.start()?),
+            state => Err(ControlError::State {
+                name: vm.name().to_owned(),
+                verb: "start",
+                state,
+            }),
         }
     }
 

@@ -20,7 +20,7 @@ use super::console::{HELP, Keys, Typed};
 use super::launch::Fleet;
 use super::slot::Slot;
 use super::terminal::{self, RawTerminal};
-use crate::control::{ControlError, Requests, VmState};
+use crate::control::{Act, ControlError, Requests, VmState};
 use crate::exit_status::Failure;
 use crate::vcpu::Outcome;
 use crate::vm::{PLUG_UNIT, Vm};
@@ -102,6 +102,8 @@ pub struct Settings {
     pub audit: Option<AuditFile>,
     /// Whether a VM that asks for a reset is started anew.
     pub may_reboot: bool,
+    /// Whether to go on when all VMs have ended: they may be started again.
+    pub stays: bool,
 }
 
 /// What the loop knows.
@@ -212,7 +214,7 @@ impl Supervisor {
     }
 
     fn goes_on(&self) -> bool {
-        self.running > 0 && !self.stopping
+        (self.running > 0 || self.settings.stays) && !self.stopping
     }
 
     fn vm_ended(&mut self, index: usize, ops: &mut EventOps) {
@@ -228,6 +230,7 @@ impl Supervisor {
                 Err(failure) => eprintln!("byway: {} cannot start anew: {failure}", slot.name()),
             }
         }
+        slot.is_over = true;
         self.running -= 1;
     }
 
@@ -261,11 +264,28 @@ impl Supervisor {
         }
     }
 
-    fn carry_out(&mut self) {
+    fn carry_out(&mut self, ops: &mut EventOps) {
         for request in self.settings.requests.take() {
-            let slot = self.slots.get_mut(request.vm());
-            if let Some(vm) = slot.and_then(|slot| slot.vm.as_mut()) {
-                request.carry_out(vm);
+            let index = request.vm();
+            let Some(slot) = self.slots.get_mut(index) else {
+                continue;
+            };
+            match request.into_act() {
+                Act::With(act) => {
+                    if let Some(vm) = &mut slot.vm {
+                        act(vm);
+                    }
+                }
+                Act::Start(answer) => {
+                    let was_over = slot.is_over;
+                    let started = slot.start(self.engine.as_ref());
+                    if started.is_ok() && was_over {
+                        self.running += 1;
+                        self.watch(index, ops);
+                    }
+                    // Whoever asked may have gone meanwhile.
+                    let _ = answer.send(started);
+                }
             }
         }
     }
@@ -400,7 +420,7 @@ impl MutEventSubscriber for Supervisor {
                     let _ = ops.remove(Events::empty_raw(self.input));
                 }
             }
-            REQUEST => self.carry_out(),
+            REQUEST => self.carry_out(ops),
             lost if lost >= first_lost => self.slots[(lost - first_lost) as usize].engine_lost(),
             vm => self.vm_ended((vm - FIRST_VM) as usize, ops),
         }
