@@ -202,10 +202,7 @@ fn polled_transfers_cause_no_exit(host: &mut Host) -> Result<()> {
     host.ok("bob", "killall byway-perf")?;
     host.spawn("bob", "spin", "while :; do :; done")?;
     let (idle, idle_s) = window(host, WINDOW)?;
-    host.ok(
-        "bob",
-        "kill -9 $(ps | grep 'while :' | grep -v grep | sed 's/^ *//; s/ .*//')",
-    )?;
+    end_loop(host, "bob", "while [:]")?;
     host.ok("alice", "killall byway-perf")?;
     let ticks = idle.0 as f64 / idle_s * busy_s;
     println!(
@@ -271,6 +268,15 @@ fn traffic(host: &mut Host) -> Result<()> {
     flowing(host)
 }
 
+/// Kills the shell of [`Host::spawn`] whose command matches a pattern, which is not to match itself.
+fn end_loop(host: &mut Host, name: &str, pattern: &str) -> Result<()> {
+    host.ok(
+        name,
+        &format!("kill -9 $(ps | sed -n '/{pattern}/s/^ *\\([0-9]*\\).*/\\1/p')"),
+    )?;
+    Ok(())
+}
+
 /// Bob stands still in mid-transfer, and not a byte moves for him; then he goes on and all is as it was.
 fn pause_and_resume(host: &mut Host) -> Result<()> {
     traffic(host)?;
@@ -286,11 +292,12 @@ fn pause_and_resume(host: &mut Host) -> Result<()> {
         host.key("bob", 'p', "bob goes on", round)?;
         flowing(host)?;
     }
-    host.ok(
-        "bob",
-        "killall byway-cat; [ ! -e /tmp/taking.status ]; killall sh byway-cat; :",
-    )?;
-    host.ok("alice", "killall sh byway-cat; rm -f /tmp/endless; :")?;
+    host.ok("bob", "[ ! -e /tmp/taking.status ]")
+        .context("bob's transfers did not survive")?;
+    for name in ["bob", "alice"] {
+        end_loop(host, name, "while [b]yway-cat")?;
+        host.ok(name, "killall byway-cat; rm -f /tmp/endless; :")?;
+    }
     give(host, "alice", "bob", 4)
 }
 
@@ -304,7 +311,7 @@ fn add_memory(host: &mut Host) -> Result<()> {
     host.key("bob", 'm', "bob has 128M more", 1)?;
     host.ok(
         "bob",
-        "n=0; until grep -q online /sys/devices/system/memory/memory32/state; do n=$((n + 1)); [ $n -lt 100 ] || \
+        "n=0; until grep -q online /sys/devices/system/memory/memory32/state; do n=$((n + 1)); [ $n -lt 300 ] || \
          exit 1; usleep 100000; done",
     )?;
     let after = total(host)?;
@@ -315,7 +322,8 @@ fn add_memory(host: &mut Host) -> Result<()> {
     // The driver starts over, and finds its virtqueues in the new memory as well.
     host.ok(
         "bob",
-        "rmmod byway && insmod /modules/90-byway.ko && [ -c /dev/byway ]",
+        "rmmod byway && insmod /modules/90-byway.ko && n=0 && until [ -c /dev/byway ]; do n=$((n + 1)); \
+         [ $n -lt 100 ] || exit 1; usleep 100000; done",
     )?;
     give(host, "alice", "bob", 16)?;
     give(host, "bob", "alice", 16)
@@ -325,7 +333,7 @@ fn add_memory(host: &mut Host) -> Result<()> {
 fn button(host: &mut Host) -> Result<()> {
     let count =
         "grep 'ACPI:Ged' /proc/interrupts | head -n 1 | tr -s ' ' | cut -d ' ' -f 3,4 | tr ' ' +";
-    let count = format!("echo $(($({count})))");
+    let count = format!("echo $(( $({count}) ))");
     let before: u64 = host.ok("bob", &count)?.parse()?;
     host.shell().ok("printf '\\001b' >/tmp/bob.in")?;
     host.ok(
