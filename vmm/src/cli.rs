@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use byway_vmm::exit_status::Failure;
-use byway_vmm::{bench, daemon, demo, doctor, operator, ops_list, run, stress};
+use byway_vmm::{api, bench, daemon, demo, doctor, operator, ops_list, run, stress};
 
 /// Virtual machines that exchange memory through a data-movement engine, without VM exits.
 #[derive(Debug, Parser)]
@@ -22,6 +22,8 @@ pub struct Cli {
 enum Command {
     /// Run the VMs of a TOML file, with an embedded engine or attached to a daemon
     Run(run::Args),
+    /// Tell a running `byway run --api` what to do with its VMs
+    Vm(api::client::VmArgs),
     /// Run an engine to which VMs of other processes attach over vhost-user
     Engine(daemon::Args),
     /// List an engine's domains and their use
@@ -54,6 +56,7 @@ impl Cli {
     pub fn execute(self) -> Result<(), Failure> {
         match self.command {
             Command::Run(args) => run::run(&args),
+            Command::Vm(args) => api::client::run(&args),
             Command::Engine(args) => daemon::run(&args),
             Command::Ps(args) => operator::ps(&args),
             Command::Link(args) => operator::link(&args),

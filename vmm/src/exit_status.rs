@@ -94,7 +94,8 @@ impl VmError {
     fn exit_code(&self) -> u8 {
         match self {
             Self::NoKvm(_) => 3,
-            Self::Config(_) | Self::Load(_) => 2,
+            Self::Tap(error) if error.is_hosts() => 3,
+            Self::Config(_) | Self::Load(_) | Self::Disk(_) | Self::Tap(_) => 2,
             _ => 1,
         }
     }

@@ -1,9 +1,12 @@
 //! Opens the host's KVM, says in one sentence why there is none, and tells its kind.
 
+use std::arch::x86_64::__cpuid;
 use std::io;
 use std::path::Path;
 
 use kvm_ioctls::Kvm;
+
+use crate::vcpu::Template;
 
 /// Where KVM is.
 pub const KVM_PATH: &str = "/dev/kvm";
@@ -89,6 +92,30 @@ impl KvmKind {
     pub fn counts_io_by_kind(self) -> bool {
         self != Self::Pvm
     }
+}
+
+/// The CPU template for guests of this host: the one that its KVM can carry out without fault.
+#[must_use]
+pub fn recommended_template() -> Template {
+    if KvmKind::of_host() == Some(KvmKind::Pvm) {
+        Template::Pvm
+    } else if runs_under_tcg() {
+        Template::NestedTcg
+    } else {
+        Template::Host
+    }
+}
+
+/// Whether this host is itself emulated by QEMU, by what its CPUID says of the hypervisor.
+fn runs_under_tcg() -> bool {
+    const HYPERVISOR: u32 = 1 << 31;
+    const SIGNATURE: &[u8; 12] = b"TCGTCGTCGTCG";
+    if __cpuid(1).ecx & HYPERVISOR == 0 {
+        return false;
+    }
+    let leaf = __cpuid(0x4000_0000);
+    let words = [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes);
+    words.concat() == SIGNATURE
 }
 
 #[cfg(test)]

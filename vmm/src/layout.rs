@@ -9,7 +9,7 @@
 //! | `0x6000`, `0x7000` | PVH start info and its tables, or the Linux zero page |
 //! | `0x9000`-`0xefff` | boot page tables (64-bit Linux protocol only) |
 //! | `0x2_0000` | kernel command line |
-//! | `0x9_fc00`-`0xf_ffff` | reserved; ACPI tables from `0xe_0000` |
+//! | `0x9_fc00`-`0xf_ffff` | reserved; places for added memory at `0xd_f000`, ACPI tables from `0xe_0000` |
 //! | `0x10_0000` and up | kernel, initramfs, RAM |
 //! | `0xc000_0000`-`0xffff_ffff` | no RAM: MMIO, IOAPIC, LAPIC |
 //! | `0x1_0000_0000` and up | the rest of RAM |
@@ -37,6 +37,8 @@ pub const COMMAND_LINE: u64 = 0x2_0000;
 pub const COMMAND_LINE_MAX: usize = 2048;
 /// Where usable low memory ends.
 pub const LOW_RAM_END: u64 = 0x9_fc00;
+/// Where the VMM tells the guest's ACPI of added memory: one page.
+pub const MEMORY_SLOTS: u64 = 0xd_f000;
 /// Start of the ACPI tables; the RSDP comes first, where a scan would find it too.
 pub const ACPI_TABLES: u64 = 0xe_0000;
 /// End of the ACPI tables.
@@ -77,7 +79,12 @@ pub const ACPI_PM_PORTS: u16 = 3;
 
 /// Interrupt of COM1.
 pub const COM1_GSI: u32 = 4;
-/// Interrupt of the first virtio-mmio device.
-pub const VIRTIO_MMIO_GSI: u32 = 5;
+/// Interrupts of the virtio-mmio devices, by window: what the I/O APIC has beside COM1, the host's wake-up (6),
+/// the clock that a PC has at 8, and ACPI's events (9).
+pub const VIRTIO_MMIO_GSIS: [u32; 15] = [5, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22];
 /// Interrupt by which the host program wakes a guest that sleeps.
 pub const WAKE_GSI: u32 = 6;
+/// Interrupt of the ACPI generic event device that tells of the power button.
+pub const POWER_BUTTON_GSI: u32 = 9;
+/// Interrupt of the ACPI generic event device that tells of added memory.
+pub const ADDED_MEMORY_GSI: u32 = 23;

@@ -10,8 +10,10 @@
 compile_error!("Byway's VMM runs on x86-64 Linux only");
 
 pub mod acpi;
+pub mod api;
 pub mod bench;
 pub mod config;
+pub mod control;
 pub mod daemon;
 pub mod demo;
 pub mod devices;

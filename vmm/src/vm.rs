@@ -14,27 +14,38 @@ use std::time::Duration;
 use byway_engine::interface::{Domain, DomainError};
 use byway_engine::vhost_user::wait;
 use kvm_bindings::{
-    KVM_CAP_X86_DISABLE_EXITS, KVM_MAX_CPUID_ENTRIES, KVM_X86_DISABLE_EXITS_PAUSE, kvm_enable_cap,
+    KVM_CAP_X86_DISABLE_EXITS, KVM_MAX_CPUID_ENTRIES, KVM_X86_DISABLE_EXITS_PAUSE, kvm_clock_data,
+    kvm_enable_cap,
 };
-use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
+use kvm_ioctls::{Cap, Kvm, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::acpi::{self, AcpiError, MmioDevice};
+use crate::devices::block::{DiskError, DiskStore};
 use crate::devices::bus::{Bus, BusError};
 use crate::devices::byway::BywayDevice;
+use crate::devices::memory::DeviceMemory;
+use crate::devices::net::TapError;
 use crate::devices::power::{AcpiPower, KeyboardController};
 use crate::devices::serial::{SerialDevice, SerialSink};
-use crate::devices::virtio_mmio::{QUEUE_NOTIFY, TransportError, VirtioMmio};
+use crate::devices::settings::DeviceSettings;
+use crate::devices::virtio_mmio::{TransportError, VirtioMmio};
 use crate::exits::{ExitSnapshot, RunCounts, StatsError, VcpuStats};
 use crate::irq::{IrqError, IrqLine};
 use crate::layout;
 use crate::loader::{self, KernelSource, LoadError, MemoryMap, Payload};
 use crate::memory::{GuestRam, MemoryError, RamConfig};
-use crate::vcpu::{Outcome, RunState, Vcpu, VcpuContext, VcpuError, write_boot_tables};
+use crate::vcpu::{Outcome, RunState, Template, Vcpu, VcpuContext, VcpuError, write_boot_tables};
 
+mod devices;
+mod lifecycle;
 mod memory_changes;
 
+pub use devices::{AddedDisk, DiskInfo};
+
+use devices::Devices;
 use memory_changes::Changes;
+pub use memory_changes::PLUG_UNIT;
 
 /// Most vCPUs of one VM. (APIC ids and the MADT allow 254.)
 pub const CPUS_MAX: u8 = 64;
@@ -54,12 +65,18 @@ pub struct VmConfig {
     pub ram: RamConfig,
     /// vCPUs, 1 to [`CPUS_MAX`].
     pub cpus: u8,
+    /// What the vCPUs are like.
+    pub cpu: Template,
     /// Host CPU for each vCPU, in order; vCPUs beyond its end run anywhere.
     pub pin: Vec<usize>,
     /// Where the console goes.
     pub serial: SerialSink,
     /// Virtio id under which the Byway device appears.
     pub device_id: u32,
+    /// Disks, network interfaces and the like, beside it.
+    pub devices: DeviceSettings,
+    /// Disks that are open already. Whoever builds the VM anew, to reboot it, does so with the same store.
+    pub disks: DiskStore,
     /// Bytes at the top of RAM that guest and host program share as a mailbox; 0 for none. A
     /// multiple of 4096, at most half the RAM. The bare-metal guest learns of it, and of
     /// its devices, by entries that are added to the command line; a Linux guest is told by ACPI.
@@ -114,6 +131,12 @@ pub enum VmError {
     /// The virtio transport.
     #[error(transparent)]
     Transport(#[from] TransportError),
+    /// A disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A network interface.
+    #[error(transparent)]
+    Tap(#[from] TapError),
     /// The engine refused the VM's memory, or a change of it.
     #[error("the engine refused the VM's memory, or a change of it")]
     Engine(#[from] DomainError),
@@ -128,10 +151,13 @@ pub struct Vm {
     vcpus: Vec<Vcpu>,
     context: VcpuContext,
     device: Option<Device>,
+    devices: Devices,
     serial: Serial,
     pin: Vec<usize>,
     mailbox: Option<(u64, u64)>,
     started: bool,
+    /// KVM's clock when the VM was paused.
+    paused_at: Option<kvm_clock_data>,
     vm: VmFd,
     ram: GuestRam,
     /// As for `ram`: KVM must not outlive it.
@@ -158,12 +184,21 @@ impl Vm {
         let mut pio = Bus::new();
         let serial = add_port_devices(&mut pio, &vm, &config, &state)?;
         let mut mmio = Bus::new();
+        let memory = DeviceMemory::new(ram.memory().clone());
         let device = domain
-            .map(|domain| add_byway_device(&mut mmio, &vm, &config, &ram, domain))
+            .map(|mut domain| {
+                for region in ram.engine_regions() {
+                    domain.add_region(region)?;
+                }
+                let device = BywayDevice::new(domain, config.device_id);
+                devices::plug(&mut mmio, &vm, &memory, BYWAY_WINDOW, |_| Ok(device))
+            })
             .transpose()?;
+        let devices = Devices::new(&mut mmio, &vm, &config, &memory)?;
 
-        let vcpus = create_vcpus(&kvm, &vm, config.cpus)?;
-        let windows: Vec<_> = device.iter().map(|_| BYWAY_WINDOW).collect();
+        let vcpus = create_vcpus(&kvm, &vm, config.cpus, config.cpu)?;
+        let byway = device.iter().map(|_| devices::window(BYWAY_WINDOW));
+        let windows: Vec<_> = byway.chain(devices.windows()).collect();
         let mailbox = mailbox_range(&ram, config.mailbox_bytes)?;
         let cmdline = command_line(&config, &windows, mailbox);
         let rsdp = acpi::write(ram.memory(), config.cpus, &windows)?;
@@ -195,10 +230,12 @@ impl Vm {
                 vm_name: config.name,
             },
             device,
+            devices,
             serial,
             pin: config.pin,
             mailbox,
             started: false,
+            paused_at: None,
             vm,
             ram,
             changes: Changes::default(),
@@ -220,6 +257,12 @@ impl Vm {
                 "VM {:?} was started before",
                 self.name()
             )));
+        }
+        if let Err(source) = self.devices.start_threads() {
+            return Err(VmError::Host {
+                what: "start the thread of a device",
+                source,
+            });
         }
         let pins = self
             .pin
@@ -249,6 +292,7 @@ impl Vm {
                 .unwrap_or_else(PoisonError::into_inner)
                 .reset();
         }
+        self.devices.reset();
         self.outcome().unwrap_or(Outcome::Stopped)
     }
 
@@ -292,9 +336,14 @@ impl Vm {
     /// # Errors
     /// When KVM refuses the line.
     pub fn wake(&self) -> io::Result<()> {
+        self.pulse(layout::WAKE_GSI)
+    }
+
+    /// One edge on an interrupt line, as described at [`Self::wake`].
+    fn pulse(&self, gsi: u32) -> io::Result<()> {
         for level in [true, false] {
             self.vm
-                .set_irq_line(layout::WAKE_GSI, level)
+                .set_irq_line(gsi, level)
                 .map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
         }
         Ok(())
@@ -391,11 +440,8 @@ impl Drop for Vm {
     }
 }
 
-const BYWAY_WINDOW: MmioDevice = MmioDevice {
-    base: layout::VIRTIO_MMIO as u32,
-    size: layout::VIRTIO_MMIO_SIZE as u32,
-    gsi: layout::VIRTIO_MMIO_GSI,
-};
+/// Number of the Byway device's window: the first, which it keeps where there is none.
+const BYWAY_WINDOW: usize = 0;
 
 fn check(config: &VmConfig, kvm: &Kvm) -> Result<(), VmError> {
     let cpus_max = usize::from(CPUS_MAX).min(kvm.get_max_vcpus());
@@ -448,13 +494,14 @@ fn disable_pause_exits(vm: &VmFd) {
     }
 }
 
-fn create_vcpus(kvm: &Kvm, vm: &VmFd, count: u8) -> Result<Vec<Vcpu>, VmError> {
-    let supported = kvm
+fn create_vcpus(kvm: &Kvm, vm: &VmFd, count: u8, template: Template) -> Result<Vec<Vcpu>, VmError> {
+    let mut supported = kvm
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
         .map_err(|source| VmError::Kvm {
             what: "list its CPUID",
             source,
         })?;
+    template.mask(&mut supported);
     let tsc_deadline = kvm.check_extension(Cap::TscDeadlineTimer);
     (0..count)
         .map(|id| Ok(Vcpu::new(vm, id, count, &supported, tsc_deadline)?))
@@ -490,42 +537,6 @@ fn add_port_devices(
         Arc::new(Mutex::new(AcpiPower::new(Arc::clone(state)))),
     )?;
     Ok(serial)
-}
-
-/// Gives the engine the RAM, and the guest the device: notifications and interrupts go
-/// between guest and engine directly, as ioeventfd and irqfd.
-fn add_byway_device(
-    mmio: &mut Bus,
-    vm: &VmFd,
-    config: &VmConfig,
-    ram: &GuestRam,
-    mut domain: Box<dyn Domain>,
-) -> Result<Device, VmError> {
-    for region in ram.engine_regions() {
-        domain.add_region(region)?;
-    }
-    let line = IrqLine::new(vm, BYWAY_WINDOW.gsi)?;
-    let call = line.try_clone_event().map_err(|source| VmError::Host {
-        what: "duplicate an eventfd",
-        source,
-    })?;
-    let device = BywayDevice::new(domain, config.device_id);
-    let transport = VirtioMmio::new(device, ram.memory().clone(), call)?;
-    let notify = IoEventAddress::Mmio(layout::VIRTIO_MMIO + QUEUE_NOTIFY);
-    for (index, kick) in (0u32..).zip(transport.kicks()) {
-        vm.register_ioevent(kick, &notify, index)
-            .map_err(|source| VmError::Kvm {
-                what: "take an ioeventfd",
-                source,
-            })?;
-    }
-    let transport = Arc::new(Mutex::new(transport));
-    mmio.insert(
-        BYWAY_WINDOW.base.into(),
-        BYWAY_WINDOW.size.into(),
-        transport.clone(),
-    )?;
-    Ok(transport)
 }
 
 /// The top of RAM, from a 2 MiB boundary so that a guest can map it by large pages.

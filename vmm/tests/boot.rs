@@ -5,10 +5,11 @@ mod common;
 
 use std::time::{Duration, Instant};
 
+use byway_vmm::control::VmState;
 use byway_vmm::exits::RunExit;
 use byway_vmm::host::KvmKind;
 use byway_vmm::vcpu::{Cause, Crash, Outcome};
-use byway_vmm::vm::{Vm, VmConfig, VmError};
+use byway_vmm::vm::{PLUG_UNIT, Vm, VmConfig, VmError};
 use common::{CODE, RESET, SPIN, config, kvm_is_here, print};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -132,6 +133,101 @@ fn an_instruction_that_kvm_cannot_emulate_is_reported_with_registers_and_harms_n
     assert!(text.contains("could not emulate"), "{text}");
     assert!(text.contains("rax 000000001234abcd"), "{text}");
     assert!(text.contains("code 0f 57 c0"), "{text}");
+}
+
+#[test]
+fn acpi_reset_is_an_end_of_its_own() {
+    if !kvm_is_here() {
+        return;
+    }
+    // mov dx, 0x602; mov al, 1; out dx, al
+    let reset = [0x66, 0xba, 0x02, 0x06, 0xb0, 0x01, 0xee];
+    let (config, _console) = config("reset", &code(&[&reset, &SPIN]));
+    let mut vm = Vm::new(config, None).unwrap();
+    vm.start().unwrap();
+    assert!(matches!(vm.wait(LONG), Some(Outcome::Reset)));
+    assert!(vm.stop().is_clean());
+}
+
+/// A guest that counts at 3 MiB as fast as it can.
+fn counting() -> Vm {
+    let mut guest = vec![0xbb, 0x00, 0x00, 0x30, 0x00]; // mov ebx, 0x300000
+    guest.extend([0xff, 0x03, 0xeb, 0xfc]); // again: inc dword [ebx]; jmp again
+    let (mut config, _console) = config("count", &guest);
+    // The second one waits for its start, which a pause has to interrupt as well.
+    config.cpus = 2;
+    Vm::new(config, None).unwrap()
+}
+
+fn count(vm: &Vm) -> u32 {
+    vm.ram().memory().read_obj(GuestAddress(0x30_0000)).unwrap()
+}
+
+fn counts_on(vm: &Vm) -> bool {
+    let before = count(vm);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while count(vm) == before {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    true
+}
+
+#[test]
+fn a_paused_vm_stands_still_until_it_is_resumed() {
+    if !kvm_is_here() {
+        return;
+    }
+    let mut vm = counting();
+    assert_eq!(vm.state(), VmState::Built);
+    assert!(
+        vm.pause()
+            .unwrap_err()
+            .to_string()
+            .contains("while it is built")
+    );
+    vm.start().unwrap();
+    for _ in 0..10 {
+        assert!(counts_on(&vm));
+        vm.pause().unwrap();
+        vm.pause().unwrap();
+        assert_eq!(vm.state(), VmState::Paused);
+        let before = count(&vm);
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(count(&vm), before, "it runs while it is paused");
+        assert!(vm.power_button().is_err());
+        vm.resume().unwrap();
+        vm.resume().unwrap();
+        assert_eq!(vm.state(), VmState::Running);
+    }
+    // It can be ended while it stands still.
+    vm.pause().unwrap();
+    vm.pull_plug().unwrap();
+    assert!(matches!(vm.stop(), Outcome::Stopped));
+    assert_eq!(vm.state(), VmState::Ended);
+    assert!(vm.resume().is_err() && vm.pull_plug().is_err() && vm.reboot().is_err());
+}
+
+#[test]
+fn memory_is_added_above_all_that_there_is() {
+    if !kvm_is_here() {
+        return;
+    }
+    let mut vm = counting();
+    for size in [0, 4096, 64 << 20] {
+        let error = vm.plug_memory(size).unwrap_err();
+        assert!(error.to_string().contains("multiple of 128M"), "{error}");
+    }
+    let places: Vec<_> = (0..8).map(|_| vm.plug_memory(PLUG_UNIT).unwrap()).collect();
+    let expected: Vec<_> = (0..8).map(|n| (4 << 30) + n * PLUG_UNIT).collect();
+    assert_eq!(places, expected);
+    let error = vm.plug_memory(PLUG_UNIT).unwrap_err();
+    assert!(error.to_string().contains("8 times"), "{error}");
+    // A place is free again once its memory is gone.
+    vm.remove_memory(places[7], PLUG_UNIT).unwrap();
+    assert_eq!(vm.plug_memory(PLUG_UNIT).unwrap(), places[7]);
 }
 
 #[test]

@@ -88,6 +88,226 @@ fn every_command_has_examples() {
     }
 }
 
+/// What people get wrong in a file: each is told with its line and what to do, and nothing is started.
+#[test]
+fn every_mistake_in_a_file_is_code_2_with_line_and_help() {
+    let folder = folder(&[("alice", says_and("started\n", &RESET))]);
+    fs::write(folder.path().join("odd.img"), [0; 513]).unwrap();
+    let path = file(&folder);
+    let good = fs::read_to_string(&path).unwrap();
+    for (mistake, line, what) in [
+        ("memory = \"32M\"", 5, "duplicate key"),
+        ("cpus = 65", 5, "65 vCPUs"),
+        ("cpu_template = \"8086\"", 5, "unknown variant"),
+        ("pin = [4096]", 5, "no CPU 4096"),
+        ("serial = \"modem\"", 5, "not a place for the console"),
+        ("initrd = \"initrd.img\"", 5, "there is no file"),
+        ("image = \"byway-guest\"", 5, "both kernel and image"),
+        ("device_id = 0", 5, "device id"),
+        ("hugepages = \"many\"", 5, "unknown variant"),
+        ("disks = [{ path = \"root.img\" }]", 5, "there is no file"),
+        ("disks = [{ path = \"odd.img\" }]", 5, "513 bytes"),
+        (
+            "disks = [{ path = \"alice\", overlay = true, readonly = true }]",
+            5,
+            "readonly",
+        ),
+        ("nets = [{ }]", 5, "tap"),
+        (
+            "[vm.quotas]\nqueues = 0\nqueue_entries = 3",
+            7,
+            "queue_entries",
+        ),
+        (
+            "[[vm]]\nname = \"alice\"\nimage = \"byway-guest\"\nmemory = \"64M\"",
+            6,
+            "another VM",
+        ),
+        (
+            "[[vm]]\nname = \"Bob\"\nimage = \"byway-guest\"\nmemory = \"64M\"",
+            6,
+            "not a name",
+        ),
+        ("[[vm]]\nname = \"bob\"\nmemory = \"64M\"", 5, "no kernel"),
+        (
+            "[[link]]\nfrom = \"alice\"\nto = \"carol\"\nread = true",
+            7,
+            "no VM",
+        ),
+        (
+            "[[link]]\nfrom = \"alice\"\nto = \"alice\"\nread = true",
+            5,
+            "itself",
+        ),
+        ("[engine]\nworkers = 0", 6, "0 workers"),
+        ("[motor]", 5, "unknown field"),
+        ("cpus", 5, ""),
+    ] {
+        fs::write(&path, format!("{good}{mistake}\n")).unwrap();
+        let (code, stdout, stderr) = output(&["run", &path]);
+        assert_eq!(
+            (code, stdout.as_str()),
+            (Some(2), ""),
+            "{mistake}: {stderr}"
+        );
+        let place = format!("vms.toml:{line}:");
+        assert!(
+            stderr.contains(&place) && stderr.contains(what),
+            "{mistake}: {stderr}"
+        );
+        assert!(stderr.contains("\n help: "), "{mistake}: {stderr}");
+    }
+}
+
+/// A folder with a kernel of these instructions, and the kernel's path.
+fn kernel(code: &[u8]) -> (TempDir, String) {
+    let folder = folder(&[("kernel", code.to_vec())]);
+    let path = folder.path().join("kernel").to_str().unwrap().to_owned();
+    (folder, path)
+}
+
+#[test]
+fn one_vm_needs_no_file() {
+    let (_folder, path) = kernel(&says_and("up\r\nand raw \x1b[1m\n", &RESET));
+    for (arguments, what) in [
+        (
+            &["--kernel", "/no/such", "--check"][..],
+            "there is no file /no/such",
+        ),
+        (&["--kernel", &path, "--memory", "1K"], "command line:1:"),
+        (&["--kernel", &path, "--memory", "big"], "not a size"),
+        (
+            &["--kernel", &path, "--cpu-template", "8086"],
+            "no CPU template",
+        ),
+        (
+            &["--kernel", &path, "--disk", "/no/disk"],
+            "no file /no/disk",
+        ),
+        (&["--kernel", &path, "--disk", ""], "without a path"),
+        (&["--kernel", &path, "vms.toml"], "cannot be used with"),
+        (&["--initrd", &path, "vms.toml"], "cannot be used with"),
+    ] {
+        let (code, _, stderr) = output(&[&["run"][..], arguments].concat());
+        assert_eq!(code, Some(2), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(what), "{arguments:?}: {stderr}");
+    }
+    if !kvm_is_here() {
+        return;
+    }
+    let run = ["run", "--memory", "32M", "--cpus", "2", "--kernel", &path];
+    let (code, stdout, stderr) = output(&run);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(stdout, "up\r\nand raw \x1b[1m\n");
+    assert_eq!(stderr, "byway: vm powered off\n");
+    let (_, stdout, _) = output(&[&run[..], &["--serial", "stdout", "--name", "one"]].concat());
+    assert_eq!(stdout, "[one] up\n[one] and raw [1m\n");
+}
+
+/// Prints a word, then resets by ACPI if the file beside its kernel says so: the kernel is read again at each start.
+#[test]
+fn a_vm_that_resets_starts_anew_with_what_its_files_are_by_then() {
+    if !kvm_is_here() {
+        return;
+    }
+    // Spins a while, so that the test has time; mov dx, 0x602; mov al, 1; out dx, al
+    let reset = [0x66, 0xba, 0x02, 0x06, 0xb0, 0x01, 0xee];
+    let folder = folder(&[("alice", says_and("first\n", &reset))]);
+    let path = file(&folder);
+    let mut child = byway(&["run", &path])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "[alice] first");
+    let KernelSource::Image(second) = image(&says_and("second\n", &RESET)) else {
+        unreachable!("test images are in memory");
+    };
+    let fresh = folder.path().join("fresh");
+    fs::write(&fresh, second).unwrap();
+    fs::rename(&fresh, folder.path().join("alice")).unwrap();
+    let last = lines.map(Result::unwrap).last();
+    assert_eq!(last.as_deref(), Some("[alice] second"));
+    let done = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(done.status.code(), Some(0), "{stderr}");
+    assert!(stderr.starts_with("byway: alice was reset\n"), "{stderr}");
+    assert!(stderr.ends_with("byway: alice powered off\n"), "{stderr}");
+
+    // Where it is not wanted, a reset is the end.
+    let folder = self::folder(&[("alice", says_and("once\n", &reset))]);
+    let (code, stdout, stderr) = output(&["run", "--no-reboot", &file(&folder)]);
+    assert_eq!(
+        (code, stdout.as_str()),
+        (Some(0), "[alice] once\n"),
+        "{stderr}"
+    );
+}
+
+/// The console's keys on a pseudo-terminal, which is left as it was found whichever way out is taken.
+#[test]
+fn the_terminal_is_the_guests_until_ctrl_a_x() {
+    if !kvm_is_here() {
+        return;
+    }
+    let (_folder, path) = kernel(&says_and("up\n", &[]));
+    let byway = env!("CARGO_BIN_EXE_byway");
+    // A shell without job control: its background commands may read the terminal.
+    let command = format!(
+        "stty -g; {byway} run --memory 32M --kernel {path} <$(tty) & echo pid=$!; wait $!; stty -g"
+    );
+    let all: &[&str] = &["keys of this console", "is paused", "goes on", "vm stopped"];
+    for (keys, signals, words) in [
+        ("\x01?\x01p\x01p\x01x", &[][..], all),
+        // Ctrl-C is the guest's. Two signals at once are a way out without a way back.
+        ("\x03", &[libc::SIGTERM, libc::SIGTERM], &[]),
+        ("\x03", &[libc::SIGQUIT], &[]),
+    ] {
+        let mut script = match Command::new("script")
+            .args(["--quiet", "--return", "--command"])
+            .args([&command, "/dev/null"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+        {
+            Ok(script) => script,
+            Err(error) => {
+                println!("SKIPPED: no pseudo-terminal without the command script: {error}");
+                return;
+            }
+        };
+        let mut input = script.stdin.take().unwrap();
+        let mut lines = BufReader::new(script.stdout.take().unwrap()).lines();
+        let mut shown = Vec::new();
+        for line in lines.by_ref() {
+            shown.push(line.unwrap().trim_end().to_owned());
+            if shown.last().unwrap() == "up" {
+                break;
+            }
+        }
+        let pid = shown.iter().find_map(|line| line.strip_prefix("pid="));
+        let pid: i32 = pid.unwrap_or_else(|| panic!("{shown:?}")).parse().unwrap();
+        std::io::Write::write_all(&mut input, keys.as_bytes()).unwrap();
+        for signal in signals {
+            // SAFETY: a child of the shell's, which has not waited for it: it does not end by itself.
+            unsafe { libc::kill(pid, *signal) };
+        }
+        shown.extend(lines.map(|line| line.unwrap().trim_end().to_owned()));
+        script.wait().unwrap();
+        let text = shown.join("\n");
+        for word in words {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+        let settings: Vec<_> = shown
+            .iter()
+            .filter(|line| line.matches(':').count() > 30)
+            .collect();
+        assert_eq!(settings.len(), 2, "{text}");
+        assert_eq!(settings[0], settings[1], "{keys:?} {signals:?}");
+    }
+}
+
 #[test]
 fn a_wrong_configuration_is_code_2_and_names_its_line() {
     let folder = folder(&[("alice", says_and("", &RESET))]);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use byway_engine::interface::{DirtyBitmap, Domain, DomainError, MemoryRegion, Vring};
 use byway_vmm::exits::RunExit;
-use byway_vmm::layout::{VIRTIO_MMIO, VIRTIO_MMIO_GSI};
+use byway_vmm::layout::{VIRTIO_MMIO, VIRTIO_MMIO_GSIS};
 use byway_vmm::vcpu::Outcome;
 use byway_vmm::vm::Vm;
 use common::{RESET, SPIN, config, kvm_is_here};
@@ -185,7 +185,7 @@ fn a_guest_sets_the_device_up_and_is_heard_and_reached() {
     for _ in 0..1000 {
         vm.kvm().get_irqchip(&mut chip).unwrap();
         // SAFETY: chip 0 is the master PIC, so `pic` is the union's live member.
-        requested = unsafe { chip.chip.pic.irr } & 1 << VIRTIO_MMIO_GSI != 0;
+        requested = unsafe { chip.chip.pic.irr } & 1 << VIRTIO_MMIO_GSIS[0] != 0;
         if requested {
             break;
         }

@@ -36,7 +36,8 @@ pub struct Refusal {
 
 impl Refusal {
     /// A refusal that is not the engine's.
-    pub(super) fn new(error: &str, message: impl Into<String>) -> Self {
+    #[must_use]
+    pub fn new(error: &str, message: impl Into<String>) -> Self {
         Self {
             error: error.to_owned(),
             message: message.into(),
@@ -64,7 +65,7 @@ impl From<AdminError> for Refusal {
 ///
 /// # Errors
 /// `InvalidData` for a line that is too long or does not end; else as the socket says.
-pub(super) fn read_line(
+pub fn read_line(
     socket: &mut UnixStream,
     rest: &mut Vec<u8>,
     most: usize,
@@ -94,10 +95,25 @@ pub(super) fn read_line(
 }
 
 /// Writes a value as a line.
-pub(super) fn write_line(socket: &mut UnixStream, value: &impl Serialize) -> io::Result<()> {
-    let mut line = serde_json::to_vec(value)?;
+///
+/// # Errors
+/// As the socket says.
+pub fn write_line(socket: &mut UnixStream, value: &impl Serialize) -> io::Result<()> {
+    write_bytes(socket, serde_json::to_vec(value)?)
+}
+
+/// Writes a line.
+pub(super) fn write_bytes(socket: &mut UnixStream, mut line: Vec<u8>) -> io::Result<()> {
     line.push(b'\n');
     socket.write_all(&line)
+}
+
+/// What is answered, as a line without its end.
+pub fn to_line(answer: &impl Serialize) -> Vec<u8> {
+    // Answers are plain data with text for keys: nothing that JSON could not say.
+    serde_json::to_vec(answer).unwrap_or_else(|error| {
+        format!(r#"{{"error":"host","message":"no answer can be written: {error}"}}"#).into_bytes()
+    })
 }
 
 /// The action of a line, or why it is none.

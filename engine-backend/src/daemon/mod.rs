@@ -7,9 +7,13 @@
 mod admin_socket;
 mod client;
 mod line;
+mod line_server;
 pub use admin_socket::AdminSocket;
 pub use client::{ClientError, RemoteEngine};
-pub use line::{ANSWER_BYTES_MAX, Answer, REQUEST_BYTES_MAX, Refusal};
+pub use line::{
+    ANSWER_BYTES_MAX, Answer, REQUEST_BYTES_MAX, Refusal, read_line, to_line, write_line,
+};
+pub use line_server::{Answerer, LineServer, serve_lines};
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -30,7 +30,7 @@ pub enum FolderError {
     #[error("{} is not a socket; move it away", .0.display())]
     NotSocket(PathBuf),
     /// A program that this is not answers.
-    #[error("another program answers on {}; stop it, or use another folder", .0.display())]
+    #[error("another program answers on {}; stop it, or use another place", .0.display())]
     Answers(PathBuf),
     /// The host's limit.
     #[error("the path {} is too long for a socket: use at most {most} bytes", path.display())]
@@ -118,10 +118,17 @@ impl SocketFolder {
     /// # Errors
     /// See [`FolderError`].
     pub fn listen(&self, name: &str, mode: u32) -> Result<UnixListener, FolderError> {
-        let path = self.socket(name);
-        remove_stale(&path)?;
-        bind(&path, mode)
+        listen_at(&self.socket(name), mode)
     }
+}
+
+/// Listens at `path`, with `mode` from the first moment on. A socket that somebody left behind is replaced.
+///
+/// # Errors
+/// See [`FolderError`].
+pub fn listen_at(path: &Path, mode: u32) -> Result<UnixListener, FolderError> {
+    remove_stale(path)?;
+    bind(path, mode)
 }
 
 /// Removes a socket on which nobody listens any more.

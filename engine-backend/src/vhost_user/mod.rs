@@ -16,6 +16,7 @@
 
 mod connection;
 mod descriptors;
+mod doorway;
 mod folder;
 mod log;
 mod peer;
@@ -25,7 +26,8 @@ mod station;
 mod wait;
 mod watch;
 
-pub use folder::{FolderError, SocketFolder};
+pub use doorway::Doorway;
+pub use folder::{FolderError, SocketFolder, listen_at};
 pub use peer::Peer;
 pub use remote::RemoteDomain;
 pub use station::Station;

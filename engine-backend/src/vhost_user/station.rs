@@ -3,22 +3,18 @@
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
-
 use super::connection::{Connection, End};
+use super::doorway::Doorway;
 use super::folder::{FolderError, SocketFolder};
 use super::peer::Peer;
 use super::session::Session;
-use super::wait::wait;
 use crate::interface::Admin;
 
 /// How long a station may take to end before it is left to itself.
@@ -26,8 +22,6 @@ const END_MAX: Duration = Duration::from_secs(2);
 /// Modes of a socket: for this process' user, and for those that are asked who they are.
 const PRIVATE: u32 = 0o600;
 const PUBLIC: u32 = 0o666;
-/// How long to wait when descriptors are short.
-const BREATH: Duration = Duration::from_millis(50);
 /// How often a refusal is told: anybody may knock, and as often as he likes.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How long to wait before looking again, where nothing tells.
@@ -48,8 +42,7 @@ struct Shared {
     name: String,
     /// The only user whose processes may attach, or none but who may open the socket.
     uid: Mutex<Option<u32>>,
-    stop: EventFd,
-    stopping: AtomicBool,
+    doorway: Doorway,
     /// The front end's socket, to end whatever the thread waits for on it.
     current: Mutex<Option<UnixStream>>,
     /// When a refusal was last told.
@@ -76,8 +69,7 @@ impl Station {
         let shared = Arc::new(Shared {
             name: name.to_owned(),
             uid: Mutex::default(),
-            stop: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(host)?,
-            stopping: AtomicBool::new(false),
+            doorway: Doorway::new(listener).map_err(host)?,
             current: Mutex::default(),
             told: Mutex::default(),
         });
@@ -85,7 +77,7 @@ impl Station {
             .name(format!("vu-{name}"))
             .spawn({
                 let shared = Arc::clone(&shared);
-                move || shared.run(&listener, admin.as_ref())
+                move || shared.run(admin.as_ref())
             })
             .map_err(host)?;
         Ok(Self {
@@ -108,9 +100,7 @@ impl Station {
 
     /// Tells it to end, and does not wait.
     pub fn begin_end(&self) {
-        self.shared.stopping.store(true, Ordering::SeqCst);
-        // An eventfd that is full is readable anyway.
-        let _ = self.shared.stop.write(1);
+        self.shared.doorway.close();
         if let Some(socket) = self.shared.current().as_ref() {
             // It may have ended already.
             let _ = socket.shutdown(Shutdown::Both);
@@ -151,26 +141,27 @@ impl Shared {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self, listener: &UnixListener, admin: &dyn Admin) {
-        // SAFETY: the eventfd is open as long as `self` is.
-        let stop = unsafe { BorrowedFd::borrow_raw(self.stop.as_raw_fd()) };
-        while !self.stopping.load(Ordering::SeqCst) {
-            match wait(&[stop, listener.as_fd()], None) {
-                Ok(ready) if ready.has(1) => {}
-                Ok(_) => continue,
+    fn run(&self, admin: &dyn Admin) {
+        loop {
+            let (socket, peer) = match self.doorway.next() {
+                Ok(Some(who)) => who,
+                Ok(None) => return,
                 Err(error) => {
                     tracing::error!(domain = self.name, "cannot wait for front ends: {error}");
                     return;
                 }
-            }
-            let Some((socket, peer)) = self.accept(listener) else {
-                continue;
             };
+            if !self.may_attach(peer) {
+                continue;
+            }
             match self.attach(socket, peer, admin) {
                 Ok(connection) => {
                     tracing::info!(domain = self.name, %peer, "a front end has attached");
-                    let end = connection.serve(stop, listener.as_fd(), || {
-                        if let Some((_, peer)) = self.accept(listener) {
+                    let (stop, bell) = (self.doorway.stop(), self.doorway.bell());
+                    let end = connection.serve(stop, bell, || {
+                        if let Some((_, peer)) = self.doorway.accept()
+                            && self.may_attach(peer)
+                        {
                             self.tell_refusal(peer, "the domain has a front end already");
                         }
                     });
@@ -197,29 +188,15 @@ impl Shared {
         }
     }
 
-    /// Who knocks, if he may come in.
-    fn accept(&self, listener: &UnixListener) -> Option<(UnixStream, Peer)> {
-        let accepted = listener.accept().and_then(|(socket, _)| {
-            let peer = Peer::of(&socket)?;
-            Ok((socket, peer))
-        });
-        match accepted {
-            Ok((socket, peer)) => match *self.uid() {
-                Some(uid) if uid != peer.uid => {
-                    let why = format!("only processes of user {uid} may attach");
-                    self.tell_refusal(peer, &why);
-                    None
-                }
-                _ => Some((socket, peer)),
-            },
-            Err(error) => {
-                // He has gone again, or descriptors are short, which passes or does not.
-                if error.kind() != io::ErrorKind::WouldBlock {
-                    tracing::warn!(domain = self.name, "cannot accept a front end: {error}");
-                    std::thread::sleep(BREATH);
-                }
-                None
+    /// Whether processes of this user are let in; a refusal is told.
+    fn may_attach(&self, peer: Peer) -> bool {
+        match *self.uid() {
+            Some(uid) if uid != peer.uid => {
+                let why = format!("only processes of user {uid} may attach");
+                self.tell_refusal(peer, &why);
+                false
             }
+            _ => true,
         }
     }
 
@@ -233,7 +210,7 @@ impl Shared {
         let domain = admin.attach(&self.name)?;
         let session = Session::new(domain)?;
         *self.current() = Some(socket.try_clone()?);
-        if self.stopping.load(Ordering::SeqCst) {
+        if self.doorway.is_closed() {
             return Err("the engine is ending".into());
         }
         Ok(Connection::new(socket, session)?)

@@ -25,6 +25,14 @@ const ALARMS: [&str; 21] = [
     "Modules linked in",
 ];
 
+/// A command that fails, and prints the lines in question, when the guest's own log has an alarm.
+#[must_use]
+pub fn log_check() -> String {
+    let words = ALARMS.join("\\|");
+    let harmless = HARMLESS.map(|(words, _)| words).join("\\|");
+    format!("! dmesg | grep '{words}' | grep -v '{harmless}'")
+}
+
 /// Lines that have an alarm in them and are no fault of Byway's: (words, why).
 const HARMLESS: [(&str, &str); 1] = [(
     "rcu_cpu_stall_timeout",

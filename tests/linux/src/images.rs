@@ -101,6 +101,29 @@ impl Images {
         Ok(path)
     }
 
+    /// The kernel as an ELF image, which needs no time to unpack itself.
+    ///
+    /// # Errors
+    /// When it has not been fetched, or could not be unpacked.
+    pub fn unpacked_kernel(&self, kernel: Kernel) -> Result<PathBuf> {
+        let path = self.cache.join(kernel.series()).join("vmlinux");
+        ensure!(
+            path.exists(),
+            "there is no {}: install lz4 and zstd, remove tests/.cache/linux/{kernel}, and run \
+             tests/lib/linux-images fetch {kernel}",
+            path.display()
+        );
+        Ok(path)
+    }
+
+    /// The modules that make a kernel's own KVM on an AMD processor, in the order of loading.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn kvm_modules(&self, kernel: Kernel) -> Result<Vec<PathBuf>> {
+        files_of(&self.cache.join(kernel.series()).join("kvm"))
+    }
+
     /// The kernel's own modules that a guest loads, in that order.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! A guest's whole file system: busybox, `/init`, modules, programs, and what a test adds.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -37,8 +38,18 @@ pub fn build(
     files: &[(String, PathBuf)],
 ) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
-    for folder in ["/bin", "/dev", "/modules", "/root"] {
-        archive.folder(folder);
+    let mut folders = BTreeSet::from(["/bin", "/dev", "/modules", "/root"].map(PathBuf::from));
+    for (inside, _) in files {
+        let above = Path::new(inside).ancestors().skip(1);
+        folders.extend(
+            above
+                .filter(|path| path.parent().is_some())
+                .map(Path::to_owned),
+        );
+    }
+    // In this order a folder comes before what is in it.
+    for folder in &folders {
+        archive.folder(&folder.to_string_lossy());
     }
     archive.device("/dev/console", CONSOLE.0, CONSOLE.1);
     archive.file("/init", 0o755, INIT.as_bytes());

@@ -126,7 +126,10 @@ impl Lab {
 
 /// The `byway` command of the same profile as this test program, built anew if it is older than its
 /// sources: what is tested is never what was built some time before.
-fn byway() -> Result<PathBuf> {
+///
+/// # Errors
+/// When it cannot be built.
+pub fn byway() -> Result<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     BUILT
         .get_or_init(|| build_byway().map_err(|error| format!("{error:#}")))

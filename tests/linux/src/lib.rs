@@ -12,6 +12,7 @@ pub mod images;
 pub mod initramfs;
 pub mod lab;
 mod monitor;
+pub mod nested;
 mod process;
 pub mod qemu;
 mod wire;

@@ -32,7 +32,12 @@ pub(crate) struct Wire {
     stream: UnixStream,
     received: Vec<u8>,
     commands: u64,
+    /// The line sent last, and how often it may still be sent again.
+    sent: (String, u32),
 }
+
+/// How often a command is sent again that has lost a part on the way.
+const RESENDS: u32 = 5;
 
 /// No answer is longer; a guest that sends more is not to be believed.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -46,6 +51,7 @@ impl Wire {
             stream,
             received: Vec::new(),
             commands: 0,
+            sent: Default::default(),
         })
     }
 
@@ -65,21 +71,40 @@ impl Wire {
     pub(crate) fn send(&mut self, command: &str, limit: Duration) -> Result<u64> {
         self.commands += 1;
         let seconds = limit.as_secs().max(1);
-        let line = format!(
-            "{} {seconds} {}\n",
-            self.commands,
-            base64(command.as_bytes())
-        );
-        self.stream
-            .write_all(line.as_bytes())
-            .context("the guest's command channel is closed")?;
+        let command = base64(command.as_bytes());
+        let line = format!("{} {seconds} {} {command}\n", self.commands, command.len());
+        self.sent = (line, RESENDS);
+        self.write_line()?;
         Ok(self.commands)
+    }
+
+    fn write_line(&mut self) -> Result<()> {
+        self.stream
+            .write_all(self.sent.0.as_bytes())
+            .context("the guest's command channel is closed")
+    }
+
+    /// The first line of an answer, once the guest has got the command whole.
+    fn answered(&mut self, deadline: &mut dyn FnMut() -> Instant) -> Result<String> {
+        loop {
+            let line = self.line(deadline)?;
+            if line != "LOST" {
+                return Ok(line);
+            }
+            ensure!(
+                self.sent.1 > 0,
+                "the guest never gets {:?} whole",
+                self.sent.0
+            );
+            self.sent.1 -= 1;
+            self.write_line()?;
+        }
     }
 
     /// Waits for the answer to a command.
     pub(crate) fn answer(&mut self, command: u64, deadline: Instant) -> Result<Output> {
         let deadline = &mut || deadline;
-        let line = self.line(deadline)?;
+        let line = self.answered(deadline)?;
         ensure!(
             parse_ready(&line).is_none(),
             "the guest has restarted by itself: its kernel panicked; see its console"
@@ -199,12 +224,15 @@ mod tests {
     fn an_answer_comes_back_byte_for_byte() {
         let (mut wire, mut guest) = pair();
         let command = wire.send("true", Duration::from_secs(7)).unwrap();
-        let mut line = [0; 11];
+        let mut line = [0; 15];
         guest.read_exact(&mut line).unwrap();
-        assert_eq!(&line, b"1 7 dHJ1ZQ=");
-        guest.write_all(b"1 3 12\nline\n\n 2 0 1").unwrap();
+        assert_eq!(&line, b"1 7 8 dHJ1ZQ==\n");
+        // It came without its beginning, and is sent again.
+        guest.write_all(b"LOST\n1 3 12\nline\n\n 2 0 1").unwrap();
         let output = wire.answer(command, soon()).unwrap();
         assert_eq!((output.status, output.text.as_str()), (3, "line\n\n 2 0 1"));
+        guest.read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"1 7 8 dHJ1ZQ==\n");
     }
 
     #[test]

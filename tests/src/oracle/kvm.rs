@@ -4,8 +4,10 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use byway_agent::layout::MAILBOX_BYTES;
+use byway_vmm::devices::block::DiskStore;
 use byway_vmm::devices::byway::DEFAULT_DEVICE_ID;
 use byway_vmm::devices::serial::{Console, SerialSink};
+use byway_vmm::devices::settings::DeviceSettings;
 use byway_vmm::loader::KernelSource;
 use byway_vmm::memory::{HugePages, RamConfig};
 use byway_vmm::vm::{Vm, VmConfig};
@@ -60,9 +62,12 @@ pub fn boot() -> Result<std::result::Result<Machine, String>> {
             populate: true,
         },
         cpus: 1,
+        cpu: byway_vmm::vcpu::Template::Host,
         pin: Vec::new(),
         serial: SerialSink::Capture(console.clone()),
         device_id: DEFAULT_DEVICE_ID,
+        devices: DeviceSettings::default(),
+        disks: DiskStore::default(),
         mailbox_bytes: MAILBOX_BYTES as u64,
     };
     let mut vm = Vm::new(config, None)?;

@@ -10,11 +10,13 @@ use byway_engine::EngineConfig;
 use byway_engine::interface::{LinkPolicy, Quotas};
 use toml::Spanned;
 
+use super::devices::{Claims, devices};
 use super::file::{EngineTable, FileConfig, LinkTable, QuotaTable, VmTable};
 use super::{
     ByteSize, ConfigError, DaemonConfig, DomainEntry, EngineSettings, RunConfig, SPIN_US_MAX,
     VMS_MAX, VmEntry, WORKERS_MAX,
 };
+use crate::devices::block::DiskStore;
 use crate::devices::byway::DEFAULT_DEVICE_ID;
 use crate::devices::serial::SerialSink;
 use crate::guest::{GUEST_MAILBOX_BYTES, guest_image};
@@ -35,13 +37,17 @@ const NAME_MAX: usize = 32;
 const DEVICE_ID_MAX: u64 = 0xffff;
 
 /// Where a mistake would be reported.
-struct Place<'a> {
+pub(super) struct Place<'a> {
     path: &'a Path,
     text: &'a str,
 }
 
-impl Place<'_> {
-    fn wrong(
+impl<'a> Place<'a> {
+    pub(super) fn new(path: &'a Path, text: &'a str) -> Self {
+        Self { path, text }
+    }
+
+    pub(super) fn wrong(
         &self,
         span: Range<usize>,
         what: impl Into<String>,
@@ -50,10 +56,14 @@ impl Place<'_> {
         ConfigError::at(self.path, self.text, span, what, help)
     }
 
-    /// A path in the file, relative to the file. It must be that of a file.
+    /// A path in the file, which is relative to the file.
+    pub(super) fn relative(&self, path: &str) -> PathBuf {
+        self.path.parent().unwrap_or(Path::new("")).join(path)
+    }
+
+    /// A path in the file. It must be that of a file.
     fn file(&self, value: &Spanned<String>) -> Result<PathBuf, ConfigError> {
-        let folder = self.path.parent().unwrap_or(Path::new(""));
-        let path = folder.join(value.get_ref());
+        let path = self.relative(value.get_ref());
         let wrong = match path.metadata() {
             Ok(found) if found.is_file() => return Ok(path),
             Ok(_) => format!("{} is not a regular file", path.display()),
@@ -65,11 +75,11 @@ impl Place<'_> {
         Err(self.wrong(
             value.span(),
             wrong,
-            "give the path of a file that exists, relative to this one",
+            "give the path of a file that exists; paths in a file are relative to it",
         ))
     }
 
-    fn number(
+    pub(super) fn number(
         &self,
         value: &Spanned<u64>,
         range: RangeInclusive<u64>,
@@ -142,10 +152,22 @@ pub(super) fn check(path: &Path, text: &str, file: FileConfig) -> Result<RunConf
     let engine = engine(&place, file.engine)?;
     let mut vms: Vec<VmEntry> = Vec::with_capacity(file.vm.len());
     let mut names = Names::new("VM");
+    let mut claims = Claims::default();
+    let mut terminal: Option<String> = None;
     for table in file.vm {
         let name = table.get_ref().name.clone();
-        let entry = vm(&place, table)?;
+        let serial = table.get_ref().serial.as_ref().map(Spanned::span);
+        let entry = vm(&place, table, &mut claims)?;
         names.add(&place, &name)?;
+        if entry.vm.serial == SerialSink::Terminal
+            && let Some(other) = terminal.replace(entry.vm.name.clone())
+        {
+            return Err(place.wrong(
+                serial.unwrap_or(name.span()),
+                format!("{other:?} has the terminal already"),
+                "use \"stdout\", which puts the VM's name before each line, or \"file:PATH\"",
+            ));
+        }
         vms.push(entry);
     }
     let links = links(&place, file.link, &names)?;
@@ -259,7 +281,11 @@ fn engine(place: &Place<'_>, table: EngineTable) -> Result<EngineSettings, Confi
     })
 }
 
-fn vm(place: &Place<'_>, table: Spanned<VmTable>) -> Result<VmEntry, ConfigError> {
+pub(super) fn vm(
+    place: &Place<'_>,
+    table: Spanned<VmTable>,
+    claims: &mut Claims,
+) -> Result<VmEntry, ConfigError> {
     let span = table.span();
     let table = table.into_inner();
     let name = name(place, &table.name)?;
@@ -284,6 +310,7 @@ fn vm(place: &Place<'_>, table: Spanned<VmTable>) -> Result<VmEntry, ConfigError
         Some(value) => place.number(value, 1..=DEVICE_ID_MAX, "as a virtio device id")? as u32,
         None => DEFAULT_DEVICE_ID,
     };
+    let devices = devices(place, &table, claims)?;
     let quotas = quotas(place, &table.quotas, table.name.span())?;
     let initrd = table
         .initrd
@@ -298,9 +325,12 @@ fn vm(place: &Place<'_>, table: Spanned<VmTable>) -> Result<VmEntry, ConfigError
             cmdline: table.cmdline,
             ram,
             cpus,
+            cpu: table.cpu_template,
             pin: place.pins(table.pin, cpus.into())?,
             serial,
             device_id,
+            devices,
+            disks: DiskStore::default(),
             mailbox_bytes: if built_in { GUEST_MAILBOX_BYTES } else { 0 },
         },
         quotas,
@@ -402,11 +432,11 @@ fn serial(
     };
     match value.get_ref().as_str() {
         "stdout" => Ok(stdout),
+        "terminal" => Ok(SerialSink::Terminal),
         "off" => Ok(SerialSink::Discard),
         other => match other.strip_prefix("file:").filter(|path| !path.is_empty()) {
             Some(path) => {
-                let folder = place.path.parent().unwrap_or(Path::new(""));
-                let path = folder.join(path);
+                let path = place.relative(path);
                 if let Some(reason) = cannot_be_a_file(&path) {
                     return Err(place.wrong(
                         value.span(),
@@ -422,7 +452,7 @@ fn serial(
             None => Err(place.wrong(
                 value.span(),
                 format!("{other:?} is not a place for the console"),
-                "use \"stdout\", \"off\" or \"file:PATH\"",
+                "use \"stdout\", \"terminal\", \"off\" or \"file:PATH\"",
             )),
         },
     }

@@ -9,6 +9,7 @@ use toml::Spanned;
 
 use super::size::ByteSize;
 use crate::memory::HugePages;
+use crate::vcpu::Template;
 
 /// The whole file: of VMs to run, or of an engine that is a daemon.
 #[derive(Debug, Deserialize)]
@@ -48,6 +49,8 @@ pub(super) struct VmTable {
     pub cmdline: String,
     pub memory: Spanned<ByteSize>,
     pub cpus: Option<Spanned<u64>>,
+    #[serde(default)]
+    pub cpu_template: Template,
     pub pin: Option<Spanned<Vec<usize>>>,
     #[serde(default)]
     pub hugepages: HugePages,
@@ -56,7 +59,36 @@ pub(super) struct VmTable {
     pub serial: Option<Spanned<String>>,
     pub device_id: Option<Spanned<u64>>,
     #[serde(default)]
+    pub disks: Vec<Spanned<DiskTable>>,
+    pub spare_disks: Option<Spanned<u64>>,
+    #[serde(default)]
+    pub nets: Vec<Spanned<NetTable>>,
+    #[serde(default)]
+    pub rng: bool,
+    pub rng_bytes_per_s: Option<Spanned<u64>>,
+    #[serde(default)]
     pub quotas: QuotaTable,
+}
+
+/// An element of `disks`, or `[[vm.disks]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DiskTable {
+    pub path: Spanned<String>,
+    #[serde(default)]
+    pub readonly: bool,
+    #[serde(default)]
+    pub overlay: bool,
+    pub overlay_file: Option<Spanned<String>>,
+}
+
+/// An element of `nets`, or `[[vm.nets]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NetTable {
+    pub tap: Option<Spanned<String>>,
+    pub fd: Option<Spanned<i32>>,
+    pub mac: Option<Spanned<String>>,
 }
 
 /// `[[domain]]`

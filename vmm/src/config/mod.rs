@@ -5,11 +5,15 @@
 //! every mistake names its line. See `vmm/README.md` for the keys.
 
 mod check;
+mod command_line;
+mod devices;
 mod error;
 mod file;
 mod quotas;
 mod size;
 
+pub use command_line::COMMAND_LINE_PATH;
+pub use devices::check_devices;
 pub use error::ConfigError;
 pub use size::ByteSize;
 
@@ -20,6 +24,7 @@ use byway_engine::EngineConfig;
 use byway_engine::backend::Choice;
 use byway_engine::interface::{Action, LinkPolicy, Quotas};
 
+use crate::run::VmOptions;
 use crate::vm::VmConfig;
 
 /// Most VMs in one file.
@@ -158,6 +163,14 @@ impl RunConfig {
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let file = toml::from_str(text).map_err(|error| syntax_error(path, text, &error))?;
         check::check(path, text, file)
+    }
+
+    /// Checks the one VM of a command line, which the parser of that has seen to have a kernel.
+    ///
+    /// # Errors
+    /// The first mistake, with its place in the options.
+    pub fn from_options(options: &VmOptions) -> Result<Self, ConfigError> {
+        command_line::check(options)
     }
 
     /// Whether its VMs could run with an engine of another process: what that engine's operator

@@ -225,6 +225,12 @@ fn values_of_the_wrong_kind_are_refused_with_their_line() {
         "unknown variant",
     );
     refused("read = true", "read = 1", 30, "invalid type");
+    refused(
+        "cpus = 2",
+        "cpu_template = \"8086\"",
+        10,
+        "unknown variant `8086`",
+    );
     refused("cpus = 2", "cpus = ", 10, "");
 }
 
@@ -402,6 +408,12 @@ fn kernels_and_consoles_are_checked() {
     for place in ["file:", "tty", ""] {
         refused("\"file:bob.log\"", &format!("{place:?}"), 24, "console");
     }
+    let both = GOOD.replace("\"off\"\n[vm.quotas]", "\"terminal\"\n[vm.quotas]");
+    let both = both.replace("\"file:bob.log\"", "\"terminal\"");
+    let both = both.replace("KERNEL", "/proc/self/exe");
+    let error = RunConfig::parse("vms.toml".as_ref(), &both).unwrap_err();
+    assert_eq!(error.place.map(|place| place.0), Some(24), "{error}");
+    assert!(error.what.contains("\"alice\" has the terminal"), "{error}");
     for (place, reason) in [
         ("file:no/log", "its folder does not exist"),
         ("file:.", "a folder"),

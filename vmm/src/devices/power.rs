@@ -1,8 +1,8 @@
 //! The ways in which a guest ends its own VM.
 //!
-//! Two devices, one effect: the i8042 reset command (what Firecracker guests use, and
-//! Linux with `reboot=k`) and the ACPI sleep and reset registers that the FADT
-//! describes. Byway does not reboot in place, so a reset ends the VM too.
+//! The ACPI sleep and reset registers that the FADT describes turn it off or have it start
+//! anew. The i8042 reset command (what Firecracker guests use, and Linux with `reboot=k`) ends it for good: it is the
+//! one way out for a guest that knows no ACPI.
 
 use std::io;
 
@@ -20,15 +20,16 @@ pub const SLEEP_TYPE_S5: u8 = 5;
 /// Value that the FADT tells to write to the reset register.
 pub const RESET_VALUE: u8 = 1;
 
-/// Offsets within the ACPI register block.
+/// Offsets within the ACPI register block; sleep status, at 1, reads as 0.
 const SLEEP_CONTROL: u64 = 0;
-const SLEEP_STATUS: u64 = 1;
 const RESET: u64 = 2;
 
 /// Ends the VM on the guest's demand.
 pub trait PowerSwitch: Send {
     /// The guest wants its VM to end.
     fn power_off(&self);
+    /// The guest wants it to start anew.
+    fn reset(&self);
 }
 
 struct ResetTrigger<P>(P);
@@ -89,14 +90,12 @@ impl<P: PowerSwitch> BusDevice for AcpiPower<P> {
     fn write(&mut self, offset: u64, data: &[u8]) {
         let [byte] = data else { return };
         let sleep_type = byte >> SLEEP_TYPE_SHIFT & SLEEP_TYPE_MASK;
-        let off = match offset {
-            SLEEP_CONTROL => byte & SLEEP_ENABLE != 0 && sleep_type == SLEEP_TYPE_S5,
-            SLEEP_STATUS => false,
-            RESET => *byte == RESET_VALUE,
-            _ => false,
-        };
-        if off {
-            self.switch.power_off();
+        match offset {
+            SLEEP_CONTROL if byte & SLEEP_ENABLE != 0 && sleep_type == SLEEP_TYPE_S5 => {
+                self.switch.power_off();
+            }
+            RESET if *byte == RESET_VALUE => self.switch.reset(),
+            _ => {}
         }
     }
 }
@@ -107,9 +106,16 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
+    /// What a reset adds, so that one number tells both.
+    const RESETS: u32 = 100;
+
     impl PowerSwitch for Arc<AtomicU32> {
         fn power_off(&self) {
             self.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn reset(&self) {
+            self.fetch_add(RESETS, Ordering::Relaxed);
         }
     }
 
@@ -127,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn acpi_ends_the_vm_on_s5_and_on_reset() {
+    fn acpi_ends_the_vm_on_s5_and_resets_it_on_reset() {
         let offs = Arc::new(AtomicU32::new(0));
         let mut acpi = AcpiPower::new(Arc::clone(&offs));
         let s5 = SLEEP_ENABLE | SLEEP_TYPE_S5 << SLEEP_TYPE_SHIFT;
@@ -136,7 +142,8 @@ mod tests {
         }
         assert_eq!(offs.load(Ordering::Relaxed), 0);
         acpi.write(0, &[s5]);
+        assert_eq!(offs.load(Ordering::Relaxed), 1);
         acpi.write(2, &[RESET_VALUE]);
-        assert_eq!(offs.load(Ordering::Relaxed), 2);
+        assert_eq!(offs.load(Ordering::Relaxed), 1 + RESETS);
     }
 }

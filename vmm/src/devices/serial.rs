@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vm_superio::serial::NoEvents;
@@ -28,8 +28,12 @@ pub enum SerialSink {
         /// Prefix of each line; usually the VM's name.
         prefix: String,
     },
+    /// To standard output as it is, with every control character: for a VM that has the terminal to itself.
+    Terminal,
     /// To a new file.
     File(PathBuf),
+    /// To a file, after what is in it.
+    Append(PathBuf),
     /// Into memory, the last [`CAPTURE_MAX`] bytes.
     Capture(Console),
 }
@@ -43,12 +47,32 @@ impl SerialSink {
         Ok(match self {
             Self::Discard => Box::new(io::sink()),
             Self::Stdout { prefix } => Box::new(PrefixedLines::new(prefix, io::stdout())),
-            Self::File(path) => Box::new(File::create(path).map_err(|error| {
-                io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-            })?),
+            Self::Terminal => Box::new(io::stdout()),
+            Self::File(path) => Box::new(File::create(path).map_err(naming(path))?),
+            Self::Append(path) => Box::new(
+                File::options()
+                    .append(true)
+                    .create(true)
+                    .open(path)
+                    .map_err(naming(path))?,
+            ),
             Self::Capture(console) => Box::new(console.clone()),
         })
     }
+
+    /// The same for a VM that starts anew: what its former life has said is kept.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        match self {
+            Self::File(path) => Self::Append(path.clone()),
+            other => other.clone(),
+        }
+    }
+}
+
+/// An error that says which file it is about.
+fn naming(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// Captured console output, shared between the VM and whoever reads it.

@@ -35,6 +35,13 @@ pub struct DeviceError {
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
+/// Copies from a configuration space to where a guest reads it; bytes beyond its end read as 0.
+pub fn read_config_bytes(config: &[u8], offset: u32, data: &mut [u8]) {
+    for (at, byte) in (offset as usize..).zip(data) {
+        *byte = config.get(at).copied().unwrap_or(0);
+    }
+}
+
 /// A virtio device without its transport.
 ///
 /// Calls come from vCPU threads under the transport's lock, in this order:

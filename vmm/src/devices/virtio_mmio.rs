@@ -36,10 +36,10 @@ use virtio_bindings::virtio_mmio::{
     VIRTIO_MMIO_STATUS, VIRTIO_MMIO_VENDOR_ID, VIRTIO_MMIO_VERSION,
 };
 use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::bus::BusDevice;
+use super::memory::DeviceMemory;
 use super::virtio::{QueueSetup, VirtioDevice};
 
 /// Offset of the register whose writes the ioeventfds catch.
@@ -80,7 +80,8 @@ struct TransportQueue {
 /// One virtio-mmio register window.
 pub struct VirtioMmio<D> {
     device: D,
-    memory: GuestMemoryMmap,
+    /// As it is at the time: queues may lie in memory that was added.
+    memory: DeviceMemory,
     call: EventFd,
     queues: Vec<TransportQueue>,
     status: u32,
@@ -89,6 +90,8 @@ pub struct VirtioMmio<D> {
     driver_features: u64,
     queue_sel: u32,
     config_change: bool,
+    /// Changes of the configuration space so far.
+    config_generation: u32,
 }
 
 impl<D: VirtioDevice> VirtioMmio<D> {
@@ -96,7 +99,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
     ///
     /// # Errors
     /// When the device's queue size is not one of virtio's, or there is no eventfd left.
-    pub fn new(device: D, memory: GuestMemoryMmap, call: EventFd) -> Result<Self, TransportError> {
+    pub fn new(device: D, memory: DeviceMemory, call: EventFd) -> Result<Self, TransportError> {
         let size = device.queue_max_size();
         let queues = (0..device.queue_count())
             .map(|_| {
@@ -118,6 +121,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
             driver_features: 0,
             queue_sel: 0,
             config_change: false,
+            config_generation: 0,
         })
     }
 
@@ -186,8 +190,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
                 used | change
             }
             VIRTIO_MMIO_STATUS => self.status,
-            // The configuration space of a device never changes while it is attached.
-            VIRTIO_MMIO_CONFIG_GENERATION => 0,
+            VIRTIO_MMIO_CONFIG_GENERATION => self.config_generation,
             // No shared memory regions: length and base are all ones (4.2.2).
             VIRTIO_MMIO_SHM_LEN_LOW
             | VIRTIO_MMIO_SHM_LEN_HIGH
@@ -272,7 +275,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
             // Queues that come late, after DRIVER_OK, are not allowed (3.1.1).
             let queue = &mut self.queues[index].config;
             queue.set_ready(true);
-            if !queue.is_valid(&self.memory) {
+            if !queue.is_valid(&*self.memory.snapshot()) {
                 tracing::warn!(index, "guest set up a virtqueue outside its RAM");
                 queue.set_ready(false);
             }
@@ -376,8 +379,20 @@ impl<D: VirtioDevice> VirtioMmio<D> {
         }
     }
 
+    /// Tells the driver, if there is one, that the device's configuration space has changed.
+    pub fn config_has_changed(&mut self) {
+        self.config_generation = self.config_generation.wrapping_add(1);
+        if self.status & DRIVER_OK != 0 {
+            self.raise_config_change();
+        }
+    }
+
     fn fail(&mut self) {
         self.status |= NEEDS_RESET;
+        self.raise_config_change();
+    }
+
+    fn raise_config_change(&mut self) {
         self.config_change = true;
         if let Err(error) = self.call.write(1) {
             report("cannot raise the configuration interrupt", &error);

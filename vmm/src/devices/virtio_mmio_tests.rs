@@ -5,7 +5,7 @@ use super::*;
 use crate::devices::virtio::DeviceError;
 use proptest::prelude::*;
 use std::sync::{Arc, Mutex};
-use vm_memory::GuestAddress;
+use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
 const RAM: usize = 1 << 20;
 const FEATURE: u64 = 1 << 3;
@@ -94,16 +94,20 @@ struct Guest {
     transport: VirtioMmio<Fake>,
     fake: Fake,
     call: EventFd,
+    memory: DeviceMemory,
 }
 
 impl Guest {
     fn new(fake: Fake) -> Self {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).unwrap();
+        let memory = DeviceMemory::new(memory);
         let call = EventFd::new(libc::EFD_NONBLOCK).unwrap();
         Self {
-            transport: VirtioMmio::new(fake.clone(), memory, call.try_clone().unwrap()).unwrap(),
+            transport: VirtioMmio::new(fake.clone(), memory.clone(), call.try_clone().unwrap())
+                .unwrap(),
             fake,
             call,
+            memory,
         }
     }
 
@@ -257,6 +261,11 @@ fn queues_outside_ram_do_not_become_ready() {
     assert!(!guest.set_queue(QUEUES as u32, 16, 0x1_0000));
     assert!(!guest.set_queue(u32::MAX, 16, 0x1_0000));
     assert!(guest.set_queue(0, 32, 0x1_0000));
+    // RAM that was added is RAM.
+    assert!(!guest.set_queue(1, 32, 1 << 40));
+    let more = GuestRegionMmap::from_range(GuestAddress(1 << 40), RAM, None).unwrap();
+    guest.memory.add(Arc::new(more)).unwrap();
+    assert!(guest.set_queue(1, 32, 1 << 40));
 }
 
 #[test]

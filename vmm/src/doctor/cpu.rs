@@ -4,6 +4,7 @@ use std::thread::available_parallelism;
 
 use super::Row;
 use super::kvm::cpuinfo_flags;
+use crate::host;
 
 /// `(item, flags in /proc/cpuinfo, what goes without)`
 const FEATURES: [(&str, &[&str], &str); 7] = [
@@ -55,7 +56,18 @@ pub(super) fn rows() -> Vec<Row> {
         })
         .collect();
     rows.push(cores());
+    rows.push(template());
     rows
+}
+
+fn template() -> Row {
+    let template = host::recommended_template();
+    Row::ok(
+        "cpu.template",
+        format!(
+            "use `--cpu-template {template}`, or cpu_template = \"{template}\", for guests here"
+        ),
+    )
 }
 
 fn cores() -> Row {

@@ -5,6 +5,8 @@
 
 mod tables;
 
+pub(crate) use tables::table;
+
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -260,7 +262,7 @@ fn show(common: &Common, value: &impl Serialize, table: &str) -> Result<(), Fail
     print(table)
 }
 
-fn print(text: &str) -> Result<(), Failure> {
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
     match writeln!(io::stdout(), "{text}") {
         // Whoever read it has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

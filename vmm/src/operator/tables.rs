@@ -5,7 +5,8 @@ use byway_engine::interface::{
 };
 use comfy_table::{CellAlignment, Table, presets};
 
-fn table<const N: usize>(header: [&str; N], numbers_from: usize) -> Table {
+/// An empty table whose columns from `numbers_from` on are numbers.
+pub(crate) fn table<const N: usize>(header: [&str; N], numbers_from: usize) -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::UTF8_BORDERS_ONLY)

@@ -1,38 +1,51 @@
-//! `byway run vms.toml`: launches every VM of a file with an embedded engine and stays until
-//! all have ended or somebody says stop.
+//! `byway run vms.toml`: launches every VM of a file, or one of the command line, with an embedded engine
+//! and stays until all have ended or somebody says stop. A VM that asks for a reset is built anew.
 //!
 //! Everything is built before anything starts, so that a mistake in the last VM leaves no first
 //! one running. Afterwards this thread is an event loop for the slow things (console input,
 //! ends of VMs, signals); data never passes through it.
 
 mod audit;
+mod console;
 mod launch;
+mod options;
+mod slot;
 mod supervisor;
+mod terminal;
 
 pub use audit::{AuditError, AuditFile, AuditReport};
 pub(crate) use launch::act;
 pub use launch::{Fleet, embedded_engine, launch, launch_remote};
+pub use options::VmOptions;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Parser;
 
-use crate::config::RunConfig;
+use crate::api::{self, LocalVms, Operator};
+use crate::config::{COMMAND_LINE_PATH, RunConfig};
+use crate::control;
 use crate::exit_status::Failure;
 use crate::host;
+use supervisor::Settings;
 
 /// Arguments of `byway run`.
 #[derive(Debug, Clone, Parser)]
 #[command(
-    after_help = "Examples:\n  byway run vms.toml          run its VMs until they end or Ctrl-C\n  byway run --check vms.toml  only look for mistakes\n  byway run --audit audit.json vms.toml\n                              who gave what to whom: at the end, and on SIGUSR1\n  byway run --engine /run/byway vms.toml\n                              attach to a daemon (`byway engine`)"
+    after_help = "Examples:\n  byway run vms.toml          run its VMs until they end or Ctrl-C\n  byway run --kernel vmlinuz --initrd initrd.img --disk root.img --memory 1G --cpus 2 \\\n            --cmdline 'console=ttyS0 root=/dev/vda'\n                              one VM, with its console here; Ctrl-A ? tells its keys\n  byway run --check vms.toml  only look for mistakes\n  byway run --audit audit.json vms.toml\n                              who gave what to whom: at the end, and on SIGUSR1\n  byway run --engine /run/byway vms.toml\n                              attach to a daemon (`byway engine`)\n  byway run --api /run/byway-vms.sock vms.toml\n                              `byway vm` starts, stops, pauses and lists them"
 )]
 pub struct Args {
     /// The VMs to run, as TOML; see vmm/README.md for its keys
-    pub file: PathBuf,
-    /// Check the file and do nothing else
+    #[arg(required_unless_present = "kernel")]
+    pub file: Option<PathBuf>,
+    /// Only check what is to be run
     #[arg(long)]
     pub check: bool,
+    /// End a VM that asks for a reset, instead of starting it anew
+    #[arg(long)]
+    pub no_reboot: bool,
     /// Attach to the engine whose sockets are in this folder, instead of starting one; quotas and
     /// links are that engine's
     #[arg(long, value_name = "DIR")]
@@ -40,6 +53,34 @@ pub struct Args {
     /// Write who gave what to whom, what went through it and how it ended, as JSON: at the end, and on SIGUSR1
     #[arg(long, value_name = "FILE")]
     pub audit: Option<PathBuf>,
+    /// Listen here for programs that start, stop, pause and list VMs: `byway vm`
+    #[arg(long, value_name = "PATH")]
+    pub api: Option<PathBuf>,
+    /// Go on when all VMs have ended, so that `byway vm start` can start them again
+    #[arg(long, requires = "api")]
+    pub stay: bool,
+    /// A VM of the command line.
+    #[command(flatten)]
+    pub vm: VmOptions,
+}
+
+impl Args {
+    /// Where a mistake is said to be.
+    fn place(&self) -> &Path {
+        self.file.as_deref().unwrap_or(Path::new(COMMAND_LINE_PATH))
+    }
+
+    fn config(&self) -> Result<RunConfig, Failure> {
+        let config = match &self.file {
+            Some(file) => RunConfig::load(file),
+            None => RunConfig::from_options(&self.vm),
+        };
+        let config = config.map_err(Failure::usage)?;
+        if self.engine.is_some() {
+            config.check_remote(self.place()).map_err(Failure::usage)?;
+        }
+        Ok(config)
+    }
 }
 
 /// Carries the command out.
@@ -48,14 +89,11 @@ pub struct Args {
 /// [`Failure::Usage`] when the file is wrong, [`Failure::Host`] without KVM, [`Failure::Failed`] when
 /// a VM cannot be built or one crashed.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let config = RunConfig::load(&args.file).map_err(Failure::usage)?;
-    if args.engine.is_some() {
-        config.check_remote(&args.file).map_err(Failure::usage)?;
-    }
+    let config = args.config()?;
     if args.check {
         eprintln!(
             "byway: {}: {} VMs and {} links, no mistakes found",
-            args.file.display(),
+            args.place().display(),
             config.vms.len(),
             config.links.len()
         );
@@ -63,11 +101,26 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     host::open_kvm()?;
     let signals = supervisor::Signals::install().map_err(Failure::failed)?;
-    let mut fleet = match &args.engine {
+    let fleet = match &args.engine {
         Some(folder) => launch_remote(config, folder)?,
         None => launch(config)?,
     };
-    fleet.start()?;
-    let audit = args.audit.clone().map(AuditFile);
-    supervisor::supervise(fleet, signals, audit, &io::stdin())
+    let names = fleet.vms.iter().map(crate::vm::Vm::name);
+    let (handles, requests) = control::channel(names).map_err(Failure::failed)?;
+    let api = args.api.as_deref().map(|path| {
+        let vms = Arc::new(LocalVms::new(handles));
+        api::serve(path, Operator::new(vms, Arc::clone(&fleet.engine)))
+    });
+    let _api = api.transpose().map_err(Failure::usage)?;
+    supervisor::supervise(
+        fleet,
+        Settings {
+            signals,
+            requests,
+            audit: args.audit.clone().map(AuditFile),
+            may_reboot: !args.no_reboot,
+            stays: args.stay,
+        },
+        &io::stdin(),
+    )
 }

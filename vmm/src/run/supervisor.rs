@@ -1,5 +1,5 @@
-//! The event loop beside running VMs: ends of VMs, signals, console input, and engines of other
-//! processes that go and come back.
+//! The event loop beside running VMs: ends of VMs and new lives, signals, console input, what is asked of
+//! VMs, and engines of other processes that go and come back.
 
 use std::cell::RefCell;
 use std::io::{self, Read};
@@ -7,28 +7,30 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
+use byway_engine::interface::Admin;
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::{SigId, flag, low_level};
-use vmm_sys_util::eventfd::EventFd;
 
 use super::audit::{AuditError, AuditFile};
+use super::console::{HELP, Keys, Typed};
 use super::launch::Fleet;
+use super::slot::Slot;
+use super::terminal::{self, RawTerminal};
+use crate::control::{Act, ControlError, Requests, VmState};
 use crate::exit_status::Failure;
-use crate::vm::Vm;
+use crate::vcpu::Outcome;
+use crate::vm::{PLUG_UNIT, Vm};
 
 /// Event data: which descriptor became ready. VMs are numbered from [`FIRST_VM`].
 const SIGNAL: u32 = 0;
 const INPUT: u32 = 1;
 const AUDIT: u32 = 2;
-const FIRST_VM: u32 = 3;
-
-/// First and longest time between two attempts to attach to an engine that is gone.
-const RETRY_MIN: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(5);
+const REQUEST: u32 = 3;
+const FIRST_VM: u32 = 4;
 
 /// How long to wait before input that did not fit into the guest's FIFO is offered again.
 const INPUT_RETRY_MS: i32 = 20;
@@ -55,11 +57,7 @@ impl Signals {
         let asked_before = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             // The order matters: the first signal finds the flag clear and sets it.
-            ids.push(flag::register_conditional_shutdown(
-                signal,
-                1,
-                Arc::clone(&asked_before),
-            )?);
+            ids.push(end_at_once(signal, Arc::clone(&asked_before))?);
             ids.push(flag::register(signal, Arc::clone(&asked_before))?);
             ids.push(low_level::pipe::register(signal, sender.try_clone()?)?);
         }
@@ -74,6 +72,18 @@ impl Signals {
     }
 }
 
+/// Ends the process with code 1 on `signal`, if `asked` is set by then; the terminal is left as it was found.
+fn end_at_once(signal: i32, asked: Arc<AtomicBool>) -> io::Result<SigId> {
+    let handler = move || {
+        if asked.load(Ordering::SeqCst) {
+            terminal::restore();
+            low_level::exit(1);
+        }
+    };
+    // SAFETY: the handler loads atomics and makes system calls that may be made in one.
+    unsafe { low_level::register(signal, handler) }
+}
+
 impl Drop for Signals {
     fn drop(&mut self) {
         for id in self.ids.drain(..) {
@@ -82,47 +92,66 @@ impl Drop for Signals {
     }
 }
 
-/// When to try again to attach a VM.
-#[derive(Debug, Clone, Copy)]
-struct Retry {
-    at: Instant,
-    then: Duration,
+/// What the loop is given beside the VMs.
+pub struct Settings {
+    /// When to stop.
+    pub signals: Signals,
+    /// What is asked of VMs.
+    pub requests: Requests,
+    /// Where audits go.
+    pub audit: Option<AuditFile>,
+    /// Whether a VM that asks for a reset is started anew.
+    pub may_reboot: bool,
+    /// Whether to go on when all VMs have ended: they may be started again.
+    pub stays: bool,
 }
 
 /// What the loop knows.
 struct Supervisor {
-    fleet: Fleet,
-    /// Kept, so that what is waited for stays open. By VM.
-    lost: Vec<Option<EventFd>>,
-    /// Of VMs whose engine is gone.
-    retries: Vec<Option<Retry>>,
-    signals: Signals,
-    audit: Option<AuditFile>,
+    slots: Vec<Slot>,
+    engine: Arc<dyn Admin>,
+    settings: Settings,
     input: RawFd,
-    /// Typed, but not yet taken by the first VM's FIFO.
+    /// Whose console the input is.
+    console: usize,
+    /// While the terminal is the guest's: keys for this process come after Ctrl-A.
+    keys: Option<Keys>,
+    /// Typed, but not yet taken by the VM's FIFO.
     pending: Vec<u8>,
     running: usize,
     stopping: bool,
 }
 
-/// Stays until all VMs have ended or a signal says stop; stops what still runs.
+/// Starts all VMs and stays until they have ended or a signal says stop; stops what still runs.
 ///
 /// # Errors
-/// [`Failure::Failed`] when a VM crashed or the loop itself cannot work.
+/// What kept a VM from starting; [`Failure::Failed`] when one crashed or the loop itself cannot work.
 pub fn supervise(
-    fleet: Fleet,
-    signals: Signals,
-    audit: Option<AuditFile>,
+    mut fleet: Fleet,
+    settings: Settings,
     input: &impl AsRawFd,
 ) -> Result<(), Failure> {
+    let on_terminal = fleet.plans.iter().position(|plan| plan.has_terminal());
+    // Before a guest can ask for a key.
+    let raw = match on_terminal {
+        Some(_) => RawTerminal::new(input).map_err(Failure::failed)?,
+        None => None,
+    };
+    fleet.start()?;
+    let Fleet { vms, engine, plans } = fleet;
+    let slots: Vec<_> = plans
+        .into_iter()
+        .zip(vms)
+        .map(|(plan, vm)| Slot::new(plan, vm))
+        .collect();
     let supervisor = Rc::new(RefCell::new(Supervisor {
-        running: fleet.vms.len(),
-        lost: fleet.vms.iter().map(Vm::engine_lost).collect(),
-        retries: vec![None; fleet.vms.len()],
-        fleet,
-        signals,
-        audit,
+        running: slots.len(),
+        slots,
+        engine,
+        settings,
         input: input.as_raw_fd(),
+        console: on_terminal.unwrap_or(0),
+        keys: raw.is_some().then(Keys::default),
         pending: Vec::new(),
         stopping: false,
     }));
@@ -134,16 +163,22 @@ pub fn supervise(
             .run_with_timeout(timeout_ms)
             .map_err(Failure::failed)?;
         supervisor.borrow_mut().offer_input();
-        supervisor.borrow_mut().attach_again();
+        for slot in &mut supervisor.borrow_mut().slots {
+            slot.attach_again();
+        }
     }
-    let clean = supervisor.borrow_mut().fleet.stop();
+    let clean = supervisor.borrow_mut().stop();
+    // From here on the terminal is the host's.
+    drop(raw);
     // Now every capability has an end.
     let audited = supervisor.borrow().write_audit();
     if clean {
         audited.map_err(Failure::failed)
     } else {
         report(audited);
-        Err(Failure::failed("a guest crashed; its report is above"))
+        Err(Failure::failed(
+            "a guest crashed or could not start anew; the reason is above",
+        ))
     }
 }
 
@@ -155,80 +190,110 @@ fn report(audited: Result<(), AuditError>) {
 }
 
 impl Supervisor {
+    /// Stops every VM that runs; returns whether all ended cleanly.
+    fn stop(&mut self) -> bool {
+        let mut clean = true;
+        for slot in &mut self.slots {
+            clean &= slot.stop();
+        }
+        clean
+    }
+
     fn write_audit(&self) -> Result<(), AuditError> {
-        let Some(file) = &self.audit else {
+        let Some(file) = &self.settings.audit else {
             return Ok(());
         };
-        let names = self.fleet.vms.iter().map(|vm| vm.name().to_owned());
-        file.write(self.fleet.engine.as_ref(), names)
+        let names = self.slots.iter().map(|slot| slot.name().to_owned());
+        file.write(self.engine.as_ref(), names)
     }
 
     /// How long nothing is to be done unless something happens; negative: for ever.
     fn timeout_ms(&self) -> i32 {
         let input = (!self.pending.is_empty()).then_some(INPUT_RETRY_MS);
         let now = Instant::now();
-        let retries = self.retries.iter().flatten().map(|retry| {
-            let left = retry.at.saturating_duration_since(now);
+        let retries = self.slots.iter().filter_map(Slot::next_retry).map(|at| {
+            let left = at.saturating_duration_since(now);
             // Rounded up, so as not to come too early for it.
             i32::try_from(left.as_millis()).map_or(i32::MAX, |ms| ms.saturating_add(1))
         });
         retries.chain(input).min().unwrap_or(-1)
     }
 
-    fn engine_lost(&mut self, index: usize) {
-        let vm = &self.fleet.vms[index];
-        // An event of before may come after it has been seen to.
-        if self.retries[index].is_some() || vm.outcome().is_some() || !vm.engine_is_lost() {
-            return;
-        }
-        eprintln!(
-            "byway: {} has lost its engine; its device needs a reset, and attaching is tried again",
-            vm.name()
-        );
-        vm.report_lost_engine();
-        self.retries[index] = Some(Retry {
-            at: Instant::now() + RETRY_MIN,
-            then: RETRY_MIN,
-        });
-    }
-
-    fn attach_again(&mut self) {
-        for (vm, slot) in self.fleet.vms.iter().zip(&mut self.retries) {
-            let now = Instant::now();
-            let Some(retry) = slot.filter(|retry| retry.at <= now) else {
-                continue;
-            };
-            if vm.outcome().is_some() {
-                *slot = None;
-                continue;
-            }
-            match vm.reattach() {
-                Ok(()) => {
-                    eprintln!("byway: {} is attached again", vm.name());
-                    *slot = None;
-                }
-                Err(error) => {
-                    tracing::info!("{}: {error}", vm.name());
-                    let then = RETRY_MAX.min(2 * retry.then);
-                    *slot = Some(Retry {
-                        at: now + then,
-                        then,
-                    });
-                }
-            }
-        }
-    }
-
     fn goes_on(&self) -> bool {
-        self.running > 0 && !self.stopping
+        (self.running > 0 || self.settings.stays) && !self.stopping
     }
 
-    fn vm_ended(&mut self, index: usize) {
-        let vm = &mut self.fleet.vms[index];
+    fn vm_ended(&mut self, index: usize, ops: &mut EventOps) {
+        self.unwatch(index, ops);
+        let slot = &mut self.slots[index];
+        let Some(vm) = &mut slot.vm else { return };
         // Joins its threads and detaches its domain, while the others go on.
         let outcome = vm.stop();
         eprintln!("byway: {} {outcome}", vm.name());
+        if matches!(outcome, Outcome::Reset) && self.settings.may_reboot {
+            match slot.restart(self.engine.as_ref()) {
+                Ok(()) => return self.watch(index, ops),
+                Err(failure) => eprintln!("byway: {} cannot start anew: {failure}", slot.name()),
+            }
+        }
+        slot.is_over = true;
         self.running -= 1;
+    }
+
+    /// Waits for the end of a VM, and for that of its engine.
+    fn watch(&mut self, index: usize, ops: &mut EventOps) {
+        let (vms, slot) = (self.slots.len() as u32, &self.slots[index]);
+        let ended = slot.vm.as_ref().map(|vm| vm.ended_event().as_raw_fd());
+        let data = FIRST_VM + index as u32;
+        // A lost engine stays readable until the VM is attached again: once is enough.
+        let once = EventSet::IN | EventSet::EDGE_TRIGGERED;
+        let lost = slot.lost.as_ref().map(AsRawFd::as_raw_fd);
+        let mut add = |fd: Option<RawFd>, data, set| match fd {
+            Some(fd) => ops.add(Events::with_data_raw(fd, data, set)),
+            None => Ok(()),
+        };
+        let added = add(ended, data, EventSet::IN).and_then(|()| add(lost, data + vms, once));
+        if let Err(error) = added {
+            // Without these events nobody would see its end, so it must not go on.
+            eprintln!("byway: {} cannot be waited for: {error}", slot.name());
+            self.stopping = true;
+        }
+    }
+
+    fn unwatch(&self, index: usize, ops: &mut EventOps) {
+        let slot = &self.slots[index];
+        let ended = slot.vm.as_ref().map(|vm| vm.ended_event().as_raw_fd());
+        let lost = slot.lost.as_ref().map(AsRawFd::as_raw_fd);
+        for fd in [ended, lost].into_iter().flatten() {
+            // Removing what was added cannot fail.
+            let _ = ops.remove(Events::empty_raw(fd));
+        }
+    }
+
+    fn carry_out(&mut self, ops: &mut EventOps) {
+        for request in self.settings.requests.take() {
+            let index = request.vm();
+            let Some(slot) = self.slots.get_mut(index) else {
+                continue;
+            };
+            match request.into_act() {
+                Act::With(act) => {
+                    if let Some(vm) = &mut slot.vm {
+                        act(vm);
+                    }
+                }
+                Act::Start(answer) => {
+                    let was_over = slot.is_over;
+                    let started = slot.start(self.engine.as_ref());
+                    if started.is_ok() && was_over {
+                        self.running += 1;
+                        self.watch(index, ops);
+                    }
+                    // Whoever asked may have gone meanwhile.
+                    let _ = answer.send(started);
+                }
+            }
+        }
     }
 
     /// Reads what was typed; returns whether there may be more later.
@@ -244,45 +309,89 @@ impl Supervisor {
                 io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
             );
         };
-        let room = INPUT_MAX - self.pending.len();
-        self.pending.extend_from_slice(&bytes[..read.min(room)]);
+        let bytes = &bytes[..read];
+        match &mut self.keys {
+            Some(keys) => {
+                for typed in keys.typed(bytes) {
+                    self.typed(typed);
+                }
+            }
+            None => self.keep(bytes),
+        }
         read > 0
     }
 
+    fn keep(&mut self, bytes: &[u8]) {
+        let room = INPUT_MAX - self.pending.len();
+        self.pending
+            .extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn typed(&mut self, typed: Typed) {
+        let verb: fn(&mut Vm) -> Result<(), ControlError> = match typed {
+            Typed::Bytes(bytes) => return self.keep(&bytes),
+            Typed::Help => return eprint!("\n{HELP}"),
+            Typed::End => |vm| vm.pull_plug(),
+            Typed::Reset => |vm| vm.reboot(),
+            Typed::PowerButton => |vm| vm.power_button(),
+            Typed::Pause => toggle_pause,
+            Typed::Memory => add_memory,
+        };
+        let vm = self.slots.get_mut(self.console);
+        if let Some(vm) = vm.and_then(|slot| slot.vm.as_mut())
+            && let Err(error) = verb(vm)
+        {
+            eprintln!("\nbyway: {}", Failure::failed(error));
+        }
+    }
+
     fn offer_input(&mut self) {
-        let Some(vm) = self.fleet.vms.first() else {
+        let Some(slot) = self.slots.get(self.console) else {
             return;
         };
-        if vm.outcome().is_some() {
-            self.pending.clear();
-        } else if !self.pending.is_empty() {
-            let taken = vm.serial_input(&self.pending);
-            self.pending.drain(..taken);
+        match &slot.vm {
+            Some(vm) if slot.is_live() => {
+                if !self.pending.is_empty() {
+                    let taken = vm.serial_input(&self.pending);
+                    self.pending.drain(..taken);
+                }
+            }
+            _ => self.pending.clear(),
         }
     }
 }
 
+fn add_memory(vm: &mut Vm) -> Result<(), ControlError> {
+    let at = vm.plug_memory(PLUG_UNIT)?;
+    eprintln!(
+        "\nbyway: {} has {}M more, at {at:#x}",
+        vm.name(),
+        PLUG_UNIT >> 20
+    );
+    Ok(())
+}
+
+fn toggle_pause(vm: &mut Vm) -> Result<(), ControlError> {
+    if vm.state() == VmState::Paused {
+        vm.resume()?;
+        eprintln!("\nbyway: {} goes on", vm.name());
+    } else {
+        vm.pause()?;
+        eprintln!("\nbyway: {} is paused; Ctrl-A p has it go on", vm.name());
+    }
+    Ok(())
+}
+
 impl MutEventSubscriber for Supervisor {
     fn init(&mut self, ops: &mut EventOps) {
-        let mut add_for = |fd: RawFd, data, set| {
-            ops.add(Events::with_data_raw(fd, data, set))
+        let mut add = |fd, data| {
+            ops.add(Events::with_data_raw(fd, data, EventSet::IN))
                 .map_err(|error| (fd, error))
         };
-        // Readable until the VM is attached again: once is enough.
-        let once = EventSet::IN | EventSet::EDGE_TRIGGERED;
-        let first_lost = FIRST_VM + self.fleet.vms.len() as u32;
-        let mut watched: Result<(), (RawFd, _)> = Ok(());
-        for (data, lost) in (first_lost..).zip(&self.lost) {
-            if let Some(lost) = lost {
-                watched = watched.and_then(|()| add_for(lost.as_raw_fd(), data, once));
-            }
-        }
-        let mut add = |fd, data| add_for(fd, data, EventSet::IN);
-        let mut result = watched.and_then(|()| add(self.signals.receiver.as_raw_fd(), SIGNAL));
-        result = result.and_then(|()| add(self.signals.audit.as_raw_fd(), AUDIT));
-        for (data, vm) in (FIRST_VM..).zip(&self.fleet.vms) {
-            result = result.and_then(|()| add(vm.ended_event().as_raw_fd(), data));
-        }
+        let settings = &self.settings;
+        let mut result = add(settings.signals.receiver.as_raw_fd(), SIGNAL);
+        result = result.and_then(|()| add(settings.signals.audit.as_raw_fd(), AUDIT));
+        result = result.and_then(|()| add(settings.requests.event().as_raw_fd(), REQUEST));
         if let Err((fd, error)) = result {
             // Without these events nobody could stop the VMs, so they must not go on.
             eprintln!("byway: descriptor {fd} cannot be waited for: {error}");
@@ -290,39 +399,36 @@ impl MutEventSubscriber for Supervisor {
         }
         // Standard input may be a file or closed; then there is nothing to type.
         let _ = add(self.input, INPUT);
+        for index in 0..self.slots.len() {
+            self.watch(index, ops);
+        }
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
+        let first_lost = FIRST_VM + self.slots.len() as u32;
         match events.data() {
             SIGNAL => {
                 let mut bytes = [0; 16];
                 // Only the arrival matters, not which signal or how many.
-                let _ = self.signals.receiver.read(&mut bytes);
+                let _ = self.settings.signals.receiver.read(&mut bytes);
                 eprintln!("byway: stopping");
                 self.stopping = true;
             }
             AUDIT => {
                 let mut bytes = [0; 16];
                 // As above.
-                let _ = self.signals.audit.read(&mut bytes);
+                let _ = self.settings.signals.audit.read(&mut bytes);
                 report(self.write_audit());
             }
             INPUT => {
                 if !self.read_input() {
-                    // Removing what was added cannot fail.
+                    // As in `unwatch`.
                     let _ = ops.remove(Events::empty_raw(self.input));
                 }
             }
-            lost if lost >= FIRST_VM + self.fleet.vms.len() as u32 => {
-                let first_lost = FIRST_VM + self.fleet.vms.len() as u32;
-                self.engine_lost((lost - first_lost) as usize);
-            }
-            vm => {
-                let index = (vm - FIRST_VM) as usize;
-                let fd = self.fleet.vms[index].ended_event().as_raw_fd();
-                let _ = ops.remove(Events::empty_raw(fd));
-                self.vm_ended(index);
-            }
+            REQUEST => self.carry_out(ops),
+            lost if lost >= first_lost => self.slots[(lost - first_lost) as usize].engine_lost(),
+            vm => self.vm_ended((vm - FIRST_VM) as usize, ops),
         }
     }
 }

@@ -12,7 +12,9 @@ use byway_agent::{CallError, GuestState, HostMailbox, Process};
 use byway_engine::interface::Admin;
 
 use super::engine_calls::Opened;
+use crate::devices::block::DiskStore;
 use crate::devices::serial::{Console, SerialSink};
+use crate::devices::settings::DeviceSettings;
 use crate::exits::ExitSnapshot;
 use crate::loader::KernelSource;
 use crate::measure::tsc;
@@ -80,9 +82,12 @@ impl Guest {
                 populate: true,
             },
             cpus: spec.cpus,
+            cpu: crate::vcpu::Template::Host,
             pin: spec.pin.into_iter().collect(),
             serial: SerialSink::Capture(console.clone()),
             device_id: crate::devices::byway::DEFAULT_DEVICE_ID,
+            devices: DeviceSettings::default(),
+            disks: DiskStore::default(),
             mailbox_bytes: byway_agent::layout::MAILBOX_BYTES as u64,
         };
         let mut vm = Vm::new(config, Some(domain))

@@ -1,5 +1,5 @@
-//! What the guest's CPUID says: the host KVM's own list, with the few leaves that
-//! differ from vCPU to vCPU put right.
+//! What the guest's CPUID says: the host KVM's own list, masked by a [`super::Template`], with the few leaves
+//! that differ from vCPU to vCPU put right.
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
@@ -52,14 +52,23 @@ pub fn adapt(cpuid: &mut CpuId, facts: &CpuFacts) -> Result<(), vmm_sys_util::fa
                 entry.eax &= 0x3fff;
                 entry.eax |= (count.next_power_of_two() - 1) << 26;
             }
-            // Extended topology: one thread a core, all cores in one package.
-            0xb | 0x1f => topology(entry, id, count),
+            // AMD's topology: bits of the APIC id that number cores, and how many cores; then this core.
+            0x8000_0008 => {
+                entry.ecx &= !0xffff;
+                entry.ecx |= package_bits(count) << 12 | (count - 1);
+            }
+            0x8000_001e => {
+                entry.eax = id;
+                entry.ebx = id & 0xff;
+                entry.ecx = 0;
+            }
             HYPERVISOR_BASE if facts.tsc_khz.is_some() => {
                 entry.eax = entry.eax.max(HYPERVISOR_TIMING);
             }
             _ => {}
         }
     }
+    topologies(cpuid, id, count)?;
     if let Some(tsc_khz) = facts.tsc_khz {
         cpuid.retain(|entry| entry.function != HYPERVISOR_TIMING);
         cpuid.push(kvm_cpuid_entry2 {
@@ -72,21 +81,41 @@ pub fn adapt(cpuid: &mut CpuId, facts: &CpuFacts) -> Result<(), vmm_sys_util::fa
     Ok(())
 }
 
-/// Sub-leaf 0 is the thread level, 1 the core level, others end the list.
-fn topology(entry: &mut kvm_cpuid_entry2, id: u32, count: u32) {
+/// Extended topology, in leaves 0xb and 0x1f where KVM has them: one thread a core, all cores in one
+/// package. Sub-leaf 0 is the thread level, 1 the core level, 2 ends the list; KVM itself lists the first only.
+fn topologies(cpuid: &mut CpuId, id: u32, count: u32) -> Result<(), vmm_sys_util::fam::Error> {
     const LEVEL_THREAD: u32 = 1;
     const LEVEL_CORE: u32 = 2;
-    let package_bits = count.next_power_of_two().trailing_zeros();
-    let (eax, ebx, level) = match entry.index {
-        0 => (0, 1, LEVEL_THREAD),
-        1 => (package_bits, count, LEVEL_CORE),
-        _ => (0, 0, 0),
-    };
-    entry.flags |= KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
-    entry.eax = eax;
-    entry.ebx = ebx;
-    entry.ecx = entry.index & 0xff | level << 8;
-    entry.edx = id;
+    for function in [0xb, 0x1f] {
+        let before = cpuid.as_slice().len();
+        cpuid.retain(|entry| entry.function != function);
+        if cpuid.as_slice().len() == before {
+            continue;
+        }
+        let levels = [
+            (0, 1, LEVEL_THREAD),
+            (package_bits(count), count, LEVEL_CORE),
+            (0, 0, 0),
+        ];
+        for (index, (eax, ebx, level)) in (0u32..).zip(levels) {
+            cpuid.push(kvm_cpuid_entry2 {
+                function,
+                index,
+                flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+                eax,
+                ebx,
+                ecx: index | level << 8,
+                edx: id,
+                ..Default::default()
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Bits of an APIC id that tell the cores of a package apart.
+fn package_bits(count: u32) -> u32 {
+    count.next_power_of_two().trailing_zeros()
 }
 
 fn set(register: &mut u32, bit: u32, on: bool) {
@@ -116,10 +145,11 @@ mod tests {
         let mut cpuid = CpuId::from_entries(&[
             entry(1, 0),
             entry(4, 0),
+            // KVM lists no further sub-leaf.
             entry(0xb, 0),
-            entry(0xb, 1),
-            entry(0xb, 2),
             entry(HYPERVISOR_BASE, 0),
+            entry(0x8000_0008, 0),
+            entry(0x8000_001e, 0),
         ])
         .unwrap();
         adapt(&mut cpuid, facts).unwrap();
@@ -149,6 +179,11 @@ mod tests {
         assert_eq!(find(&cpuid, 0xb, 1).ebx, 3);
         assert_eq!(find(&cpuid, 0xb, 1).eax, 2, "three vCPUs need two bits");
         assert_eq!(find(&cpuid, 0xb, 2).ebx, 0, "end of the list");
+        assert!(cpuid.as_slice().iter().all(|e| e.function != 0x1f));
+        let cores = find(&cpuid, 0x8000_0008, 0).ecx;
+        assert_eq!((cores & 0xff, cores >> 12 & 0xf), (2, 2));
+        let this = find(&cpuid, 0x8000_001e, 0);
+        assert_eq!((this.eax, this.ebx), (2, 2));
     }
 
     #[test]

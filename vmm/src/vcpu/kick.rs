@@ -79,6 +79,11 @@ impl Kicks {
         }
     }
 
+    /// How many are entered.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<libc::pthread_t>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }

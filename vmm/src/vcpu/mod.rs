@@ -9,11 +9,13 @@ mod crash;
 mod kick;
 mod regs;
 mod state;
+mod template;
 
 pub use crash::{Cause, Crash};
 pub(crate) use regs::set_up;
 pub use regs::{Entry, write_boot_tables};
 pub use state::{Outcome, RunState};
+pub use template::Template;
 
 use std::io;
 use std::sync::Arc;
@@ -28,6 +30,10 @@ use vm_memory::GuestMemoryMmap;
 
 use crate::devices::bus::Bus;
 use crate::exits::{ExitSnapshot, RunCounts, RunExit, StatsError, VcpuStats};
+
+/// Stack of a vCPU's thread: far more than its loop and the devices need, and less than a huge page, which the host
+/// might put behind it.
+const STACK_BYTES: usize = 512 << 10;
 
 /// What can go wrong with a vCPU before it runs.
 #[derive(Debug, thiserror::Error)]
@@ -171,6 +177,7 @@ impl Vcpu {
         let name = format!("vcpu{id}:{}", context.vm_name);
         let handle = thread::Builder::new()
             .name(name)
+            .stack_size(STACK_BYTES)
             .spawn(move || {
                 Runner {
                     id,
@@ -264,6 +271,10 @@ impl Runner {
 
     fn run(&mut self, run: *mut kvm_run) -> Outcome {
         while !self.context.state.must_stop() {
+            if self.context.state.is_paused() {
+                self.rest();
+                continue;
+            }
             match self.run_once(run) {
                 Next::Run => {}
                 Next::Leave(outcome) => return outcome,
@@ -274,6 +285,20 @@ impl Runner {
             }
         }
         Outcome::Stopped
+    }
+
+    fn rest(&self) {
+        self.context.state.rest();
+        // The guest's watchdogs are not to take the time that it stood still for a lock-up. A guest without
+        // kvm-clock has nothing to be told (EINVAL).
+        if let Err(error) = self.fd.kvmclock_ctrl()
+            && error.errno() != libc::EINVAL
+        {
+            tracing::debug!(
+                "vCPU {}: kvm-clock is not told of a pause: {error}",
+                self.id
+            );
+        }
     }
 
     fn run_once(&mut self, run: *mut kvm_run) -> Next {
@@ -317,9 +342,8 @@ impl Runner {
             Ok(VcpuExit::SystemEvent(event, _)) => {
                 counts.count(RunExit::Fatal);
                 match event {
-                    KVM_SYSTEM_EVENT_SHUTDOWN | KVM_SYSTEM_EVENT_RESET => {
-                        Next::Leave(Outcome::PoweredOff)
-                    }
+                    KVM_SYSTEM_EVENT_SHUTDOWN => Next::Leave(Outcome::PoweredOff),
+                    KVM_SYSTEM_EVENT_RESET => Next::Leave(Outcome::Reset),
                     // A crash that the guest reports, or an event that is newer than this program.
                     _ => Next::Crash(Cause::Reported { event }),
                 }

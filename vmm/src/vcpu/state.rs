@@ -1,9 +1,9 @@
-//! What the threads of one VM share: whether to stop, and how it ended.
+//! What the threads of one VM share: whether to stop or to stand still, and how it ended.
 
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -15,8 +15,10 @@ use crate::devices::power::PowerSwitch;
 /// How a VM ended.
 #[derive(Debug, Clone)]
 pub enum Outcome {
-    /// The guest powered itself off (or asked for a reset, which ends the VM too).
+    /// The guest powered itself off.
     PoweredOff,
+    /// The guest or the host wants it to start anew.
+    Reset,
     /// The host stopped it.
     Stopped,
     /// A vCPU could not go on.
@@ -34,16 +36,30 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PoweredOff => f.write_str("powered off"),
+            Self::Reset => f.write_str("was reset"),
             Self::Stopped => f.write_str("stopped"),
             Self::Crashed(crash) => write!(f, "crashed\n{crash}"),
         }
     }
 }
 
+/// Of a VM that is paused, or about to be.
+#[derive(Debug, Default)]
+struct Rest {
+    wanted: bool,
+    /// vCPU threads that stand still.
+    resting: usize,
+}
+
 /// Shared between the vCPU threads, the power devices and the owner of a VM.
 #[derive(Debug)]
 pub struct RunState {
     stop: AtomicBool,
+    /// What vCPU threads look at between two runs; `rest` is what counts.
+    rests: AtomicBool,
+    rest: Mutex<Rest>,
+    /// Told of every change of `rest` and of the end.
+    rested: Condvar,
     outcome: Mutex<Option<Outcome>>,
     ended: Condvar,
     event: EventFd,
@@ -59,6 +75,9 @@ impl RunState {
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             stop: AtomicBool::new(false),
+            rests: AtomicBool::new(false),
+            rest: Mutex::default(),
+            rested: Condvar::new(),
             outcome: Mutex::new(None),
             ended: Condvar::new(),
             event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
@@ -81,8 +100,58 @@ impl RunState {
         self.stop.store(true, Ordering::SeqCst);
         self.kicks.kick_all();
         self.ended.notify_all();
+        // Under the lock, so that nobody is between a look at the flag and its sleep.
+        drop(self.lock_rest());
+        self.rested.notify_all();
         // The counter cannot overflow from this, and nobody needs more than readability.
         let _ = self.event.write(1);
+    }
+
+    /// Has every vCPU thread stand still; returns when all do, or the VM has ended.
+    pub fn pause(&self) {
+        let mut rest = self.lock_rest();
+        rest.wanted = true;
+        // Before the kick: a kicked thread must find the flag set.
+        self.rests.store(true, Ordering::SeqCst);
+        self.kicks.kick_all();
+        while rest.resting < self.kicks.count() && !self.must_stop() {
+            rest = self
+                .rested
+                .wait(rest)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Lets them go on.
+    pub fn resume(&self) {
+        let mut rest = self.lock_rest();
+        rest.wanted = false;
+        self.rests.store(false, Ordering::SeqCst);
+        drop(rest);
+        self.rested.notify_all();
+    }
+
+    /// Whether vCPU threads stand still or are about to.
+    pub fn is_paused(&self) -> bool {
+        self.rests.load(Ordering::SeqCst)
+    }
+
+    /// Stands still on the calling vCPU thread, which has entered itself with `kicks`, until the VM goes on or ends.
+    pub(super) fn rest(&self) {
+        let mut rest = self.lock_rest();
+        rest.resting += 1;
+        self.rested.notify_all();
+        while rest.wanted && !self.must_stop() {
+            rest = self
+                .rested
+                .wait(rest)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        rest.resting -= 1;
+    }
+
+    fn lock_rest(&self) -> MutexGuard<'_, Rest> {
+        self.rest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How the VM ended, if it did.
@@ -127,6 +196,10 @@ impl RunState {
 impl PowerSwitch for std::sync::Arc<RunState> {
     fn power_off(&self) {
         self.end(Outcome::PoweredOff);
+    }
+
+    fn reset(&self) {
+        self.end(Outcome::Reset);
     }
 }
 

@@ -8,20 +8,25 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use byway_engine::interface::{DirtyBitmap, Domain, DomainError};
 use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 use vm_memory::{Address, GuestMemoryRegion, GuestRegionMmap};
 
 use super::{Vm, VmError};
+use crate::acpi::{AcpiError, MEMORY_SLOTS, MemorySlots};
 use crate::layout::{self, PAGE_SIZE};
 use crate::memory::{self, HugePages, RamConfig};
+
+/// What memory that a guest is told of comes in: the size of Linux' memory blocks.
+pub const PLUG_UNIT: u64 = 128 << 20;
 
 /// Memory that came after the VM was built.
 #[derive(Debug)]
 struct Added {
     slot: u32,
-    region: GuestRegionMmap,
+    region: Arc<GuestRegionMmap>,
     writable: bool,
 }
 
@@ -35,6 +40,8 @@ impl Added {
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     added: Vec<Added>,
+    /// What the guest was told of.
+    told: MemorySlots,
     logs_dirty: bool,
 }
 
@@ -53,7 +60,7 @@ impl Changes {
 
 impl Vm {
     /// Adds `size` bytes of zeroed RAM at `guest_addr`, both multiples of 4096, above 4 GiB
-    /// and where nothing is. The guest is not told; its virtqueues and the VM's mailbox cannot be there.
+    /// and where nothing is. The guest is not told; the VM's mailbox cannot be there.
     ///
     /// # Errors
     /// When the range is misaligned, in use, or cannot be had; nothing has changed then.
@@ -87,12 +94,55 @@ impl Vm {
             memory::remove_slot(&self.vm, slot)?;
             return Err(error.into());
         }
+        let region = Arc::new(region);
+        self.give_devices(&region)?;
         self.changes.added.push(Added {
             slot,
             region,
             writable: true,
         });
         Ok(())
+    }
+
+    /// Adds `size` bytes of zeroed RAM above all that there is and tells the guest by ACPI, which may begin to use it; returns where
+    /// it is. `size` is a multiple of [`PLUG_UNIT`].
+    ///
+    /// # Errors
+    /// When the size is another, memory has been added [`MEMORY_SLOTS`] times, or it cannot be had; nothing has changed then.
+    pub fn plug_memory(&mut self, size: u64) -> Result<u64, VmError> {
+        if size == 0 || !size.is_multiple_of(PLUG_UNIT) {
+            return Err(VmError::Config(format!(
+                "{size} bytes of memory cannot be added to VM {:?}: use a multiple of {}M",
+                self.name(),
+                PLUG_UNIT >> 20
+            )));
+        }
+        if !self.changes.told.has_room() {
+            return Err(VmError::Config(format!(
+                "memory has been added to VM {:?} {MEMORY_SLOTS} times, which is as often as can be; \
+                 start it anew with more memory",
+                self.name()
+            )));
+        }
+        let end = self.slots().map(|(_, region, _)| {
+            let start = region.start_addr().raw_value();
+            start.saturating_add(region.len())
+        });
+        let guest_addr = end
+            .max()
+            .unwrap_or(0)
+            .max(layout::RAM_HOLE_END)
+            .next_multiple_of(PLUG_UNIT);
+        self.add_memory(guest_addr, size)?;
+        let told = &mut self.changes.told;
+        told.enter(self.ram.memory(), guest_addr, size)
+            .map_err(AcpiError::Write)?;
+        self.pulse(layout::ADDED_MEMORY_GSI)
+            .map_err(|source| VmError::Host {
+                what: "raise the interrupt of added memory",
+                source,
+            })?;
+        Ok(guest_addr)
     }
 
     /// Removes what [`Self::add_memory`] added, whole; afterwards neither engine nor guest
@@ -104,8 +154,13 @@ impl Vm {
     pub fn remove_memory(&mut self, guest_addr: u64, size: u64) -> Result<(), VmError> {
         let index = self.added(guest_addr, size)?;
         self.tell_engine(|domain| domain.remove_region(guest_addr, size))?;
+        self.take_from_devices(guest_addr, size);
         memory::remove_slot(&self.vm, self.changes.added[index].slot)?;
         self.changes.added.swap_remove(index);
+        // One that the guest was told of would find nothing there.
+        let told = &mut self.changes.told;
+        told.remove(self.ram.memory(), guest_addr)
+            .map_err(AcpiError::Write)?;
         Ok(())
     }
 
@@ -126,6 +181,8 @@ impl Vm {
         let index = self.added(guest_addr, size)?;
         if !writable {
             self.tell_engine(|domain| domain.protect_region(guest_addr, size, false))?;
+            // They know no memory that cannot be written, so they know none of it.
+            self.take_from_devices(guest_addr, size);
         }
         let flags = self.changes.flags(writable);
         let added = &mut self.changes.added[index];
@@ -135,8 +192,22 @@ impl Vm {
         added.writable = writable;
         if writable {
             self.tell_engine(|domain| domain.protect_region(guest_addr, size, true))?;
+            // They may have it still: then there is nothing to give.
+            self.take_from_devices(guest_addr, size);
+            self.give_devices(&Arc::clone(&self.changes.added[index].region))?;
         }
         Ok(())
+    }
+
+    fn give_devices(&self, region: &Arc<GuestRegionMmap>) -> Result<(), VmError> {
+        let given = self.devices.memory().add(Arc::clone(region));
+        given.map_err(|error| VmError::Config(format!("devices cannot have the memory: {error}")))
+    }
+
+    /// Returns after their last access.
+    fn take_from_devices(&self, guest_addr: u64, size: u64) {
+        self.devices.memory().remove(guest_addr, size);
+        self.devices.settle();
     }
 
     /// Takes pages of RAM from a guest that has said it does not need them (virtio-balloon's
@@ -171,16 +242,18 @@ impl Vm {
             unsafe { memory::set_slot(&self.vm, slot, region, self.changes.flags(writable)) }?;
         }
         self.with_domain(|domain| domain.set_dirty_log(on));
+        self.devices.memory().set_log(on);
         Ok(())
     }
 
-    /// Which pages of RAM were written since the last harvest, by the vCPUs (KVM's log) or by
-    /// the engine (its own), and clears both logs; a bitmap for each region, ascending. A
+    /// Which pages of RAM were written since the last harvest, by the vCPUs (KVM's log), by
+    /// the engine or by this process' devices (their own), and clears the logs; a bitmap for each region, ascending. A
     /// page that is marked can be copied right away.
     ///
     /// # Errors
     /// When the log is off.
     pub fn harvest_dirty(&mut self) -> Result<Vec<DirtyBitmap>, VmError> {
+        let by_devices = self.devices.memory().take_log();
         let mut harvest = Vec::new();
         for (slot, region, _) in self.slots() {
             let (guest_addr, size) = (region.start_addr().raw_value(), region.len());
@@ -197,6 +270,13 @@ impl Vm {
                 words: vec![0; by_guest.len()],
             });
             dirty.merge(&by_guest)?;
+            let first = guest_addr / PAGE_SIZE;
+            for page in by_devices.range(first..first + size / PAGE_SIZE) {
+                let page = (page - first) as usize;
+                if let Some(word) = dirty.words.get_mut(page / 64) {
+                    *word |= 1 << (page % 64);
+                }
+            }
             harvest.push(dirty);
         }
         harvest.sort_unstable_by_key(|bitmap| bitmap.guest_addr);
@@ -207,7 +287,7 @@ impl Vm {
     fn slots(&self) -> impl Iterator<Item = (u32, &GuestRegionMmap, bool)> {
         let built = self.ram.slots().map(|(slot, region)| (slot, region, true));
         let added = &self.changes.added;
-        built.chain(added.iter().map(|a| (a.slot, &a.region, a.writable)))
+        built.chain(added.iter().map(|a| (a.slot, &*a.region, a.writable)))
     }
 
     fn added(&self, guest_addr: u64, size: u64) -> Result<usize, VmError> {

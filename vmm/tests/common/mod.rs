@@ -2,8 +2,10 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+use byway_vmm::devices::block::DiskStore;
 use byway_vmm::devices::byway::DEFAULT_DEVICE_ID;
 use byway_vmm::devices::serial::{Console, SerialSink};
+use byway_vmm::devices::settings::DeviceSettings;
 use byway_vmm::host;
 use byway_vmm::loader::KernelSource;
 use byway_vmm::memory::{HugePages, RamConfig};
@@ -71,9 +73,12 @@ pub fn config(name: &str, code: &[u8]) -> (VmConfig, Console) {
             populate: false,
         },
         cpus: 1,
+        cpu: byway_vmm::vcpu::Template::Host,
         pin: Vec::new(),
         serial: SerialSink::Capture(console.clone()),
         device_id: DEFAULT_DEVICE_ID,
+        devices: DeviceSettings::default(),
+        disks: DiskStore::default(),
         mailbox_bytes: 0,
     };
     (config, console)

@@ -73,6 +73,7 @@ impl Guest {
                 populate: false,
             },
             cpus: 1,
+            cpu: byway_vmm::vcpu::Template::Host,
             pin: Vec::new(),
             serial: SerialSink::Capture(console.clone()),
             device_id: DEFAULT_DEVICE_ID,

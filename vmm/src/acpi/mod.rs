@@ -1,9 +1,14 @@
 //! ACPI tables that tell a stock kernel what this VM has: CPUs, COM1, virtio-mmio
-//! devices (`LNRO0005`, since Debian kernels do not take them from the command line), and
-//! how to power off.
+//! devices (`LNRO0005`, since Debian kernels do not take them from the command line), a power button, places for
+//! memory that comes later, and how to power off.
 //!
 //! Hardware-reduced ACPI, as Firecracker and Cloud Hypervisor do: there is no PM timer, no SCI,
 //! no 8259 and no 8254 to describe or emulate. Pure construction: bytes out, nothing kept.
+
+mod events;
+mod memory;
+
+pub use memory::{MemorySlots, SLOTS as MEMORY_SLOTS};
 
 use acpi_tables::aml::{
     Device, EISAName, IO, Interrupt, Memory32Fixed, Name, ONE, Package, Path, ResourceTemplate,
@@ -111,6 +116,8 @@ fn dsdt(devices: &[MmioDevice]) -> Sdt {
     for (uid, device) in (0u32..).zip(devices) {
         virtio_mmio(&mut aml, uid, device);
     }
+    memory::devices(&mut aml);
+    events::devices(&mut aml);
     let mut dsdt = Sdt::new(*b"DSDT", 36, DSDT_REVISION, OEM_ID, OEM_TABLE, OEM_REVISION);
     dsdt.append_slice(&Scope::raw(Path::new("\\_SB_"), aml));
     let sleep_type = SLEEP_TYPE_S5;
@@ -257,6 +264,7 @@ mod tests {
         let holds = |needle: &[u8]| dsdt.windows(needle.len()).any(|window| window == needle);
         assert!(holds(b"LNRO0005") && holds(b"_S5_") && holds(b"COM1"));
         assert!(holds(&DEVICE.base.to_le_bytes()));
+        assert!(holds(b"ACPI0013") && holds(b"PWRB") && holds(b"MEM7"));
     }
 
     #[test]

@@ -1,0 +1,449 @@
+//! A Linux guest of QEMU's that has a KVM of its own, and VMs of `byway run` in it.
+//!
+//! QEMU emulates an AMD processor with SVM and nested paging, so the stock `kvm_amd` works in the guest: what runs under it
+//! runs as on hardware, slowly. The guest is called the host here, as it is one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::console;
+use crate::guest::{Config, Guest, Output};
+use crate::images::Kernel;
+use crate::initramfs::{self, Module};
+use crate::lab::{self, Lab};
+use crate::qemu::Machine;
+
+/// The host's kernel.
+const HOST_KERNEL: Kernel = Kernel::V6_1;
+/// A processor with SVM and nested paging, as QEMU emulates it.
+const HOST_CPU: &str = "EPYC,svm=on,npt=on";
+/// MiB of the host: kernels and initramfs are in it twice, as an archive and as files, beside two VMs.
+const HOST_MIB: u32 = 3072;
+/// How long a VM may take to its first command. It is half a minute when nothing else runs.
+const UP_LIMIT: Duration = Duration::from_secs(180);
+/// What an answer by the console takes beside the command itself.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// How the host's shell asks a VM over its console: `ask NAME SECONDS COMMAND`.
+const ASK: &str = r#"#!/bin/sh
+name=$1 seconds=$2
+nonce=$(($(cat /tmp/$name.nonce 2>/dev/null || echo 0) + 1))
+echo $nonce >/tmp/$name.nonce
+command=$(printf %s "$3" | base64 | tr -d '\n')
+lost=$(grep -a -c '^LOST' /tmp/$name.console)
+echo "$nonce $seconds ${#command} $command" >/tmp/$name.in
+rounds=0
+until line=$(tr -d '\r' </tmp/$name.console | grep -a "^ANSWER $nonce .* \.$"); do
+    if [ "$(grep -a -c '^LOST' /tmp/$name.console)" -gt "$lost" ]; then
+        lost=$((lost + 1))
+        echo "$nonce $seconds ${#command} $command" >/tmp/$name.in
+    fi
+    rounds=$((rounds + 1))
+    if [ $rounds -gt $(((seconds + 15) * 10)) ]; then
+        echo "ask: $name does not answer" >&2
+        exit 124
+    fi
+    usleep 100000
+done
+set -- $line
+[ "$4" = . ] || printf %s "$4" | base64 -d
+exit "$3"
+"#;
+
+/// How a VM is started: `vm NAME ARGUMENTS...`, with a terminal of its own.
+const VM: &str = r#"#!/bin/sh
+name=$1
+shift
+[ -e /tmp/$name.in ] || mkfifo /tmp/$name.in
+rm -f /tmp/$name.status
+{
+    echo "echo \$\$ >/tmp/$name.pid"
+    echo "exec byway run $* 2>/tmp/$name.err"
+} >/tmp/$name.sh
+(
+    setsid script --quiet --flush --return --command "sh /tmp/$name.sh" /dev/null \
+        <>/tmp/$name.in >>/tmp/$name.console 2>&1
+    echo $? >/tmp/$name.status
+) &
+"#;
+
+/// Which image of a kernel a VM boots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Image {
+    /// The bzImage, which unpacks itself.
+    Packed,
+    /// The ELF image, entered by PVH.
+    Elf,
+}
+
+/// A VM to be.
+#[derive(Debug, Clone)]
+pub struct Vm {
+    /// Its name, and its domain's.
+    pub name: &'static str,
+    /// Its kernel.
+    pub kernel: Kernel,
+    /// The kernel's image.
+    pub image: Image,
+}
+
+/// The host.
+#[derive(Debug)]
+pub struct Host {
+    guest: Guest,
+    logs: PathBuf,
+    /// Names of VMs that were started, for their logs.
+    started: Vec<&'static str>,
+}
+
+impl Host {
+    /// Boots it with what `vms` need, loads its KVM, and starts `byway engine` with a configuration (TOML).
+    ///
+    /// # Errors
+    /// When a part is missing, or it does not come up with a KVM that has nested paging.
+    pub fn start(lab: &Lab, vms: &[Vm], engine: &str) -> Result<Self> {
+        let scratch = lab.scratch();
+        let mut files = programs()?;
+        let mut add = |inside: String, content: &[u8], mode: u32| -> Result<()> {
+            let path = scratch.join(inside.replace('/', "_"));
+            fs::write(&path, content)?;
+            set_mode(&path, mode)?;
+            files.push((inside, path));
+            Ok(())
+        };
+        add("/bin/ask".into(), ASK.as_bytes(), 0o755)?;
+        add("/bin/vm".into(), VM.as_bytes(), 0o755)?;
+        add("/root/engine.toml".into(), engine.as_bytes(), 0o644)?;
+        for vm in vms {
+            let archive = initramfs::build(&lab.images, vm.kernel, &Module::Built, &[])?;
+            add(format!("/vms/{}.cpio", vm.name), &archive, 0o644)?;
+        }
+        for vm in vms {
+            let kernel = match vm.image {
+                Image::Packed => lab.images.kernel(vm.kernel)?,
+                Image::Elf => lab.images.unpacked_kernel(vm.kernel)?,
+            };
+            files.push((format!("/vms/{}.kernel", vm.name), kernel));
+        }
+        for module in lab.images.kvm_modules(HOST_KERNEL)? {
+            let name = module.file_name().unwrap_or_default().to_string_lossy();
+            files.push((format!("/kvm/{name}"), module.clone()));
+        }
+        let config = Config {
+            name: "host".into(),
+            kernel: HOST_KERNEL,
+            module: Module::None,
+            machine: Machine {
+                cpu: HOST_CPU.into(),
+                memory_mib: HOST_MIB,
+                ..Machine::default()
+            },
+            files,
+            device: None,
+        };
+        let mut guest = Guest::start(&lab.images, &config, scratch, lab.logs())?;
+        guest.up()?;
+        guest.ok("for module in /kvm/*.ko; do insmod $module; done; [ -c /dev/kvm ]")?;
+        // Each first touch of a page by a VM is an exit, which takes a millisecond here: large pages are 512 times fewer.
+        guest.ok("echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled")?;
+        let npt = guest.ok("cat /sys/module/kvm_amd/parameters/npt")?;
+        ensure!(npt == "Y", "kvm_amd has no nested paging: npt={npt}");
+        guest.ok(
+            "setsid byway engine --socket /tmp/engine --config /root/engine.toml \
+             >/tmp/engine.err 2>&1 </dev/null &\n\
+             n=0; until grep -q ready /tmp/engine.err || [ $n -gt 200 ]; do n=$((n + 1)); usleep 100000; done; \
+             grep ready /tmp/engine.err",
+        )?;
+        Ok(Self {
+            guest,
+            logs: lab.logs().to_owned(),
+            started: Vec::new(),
+        })
+    }
+
+    /// The host itself.
+    pub fn shell(&mut self) -> &mut Guest {
+        &mut self.guest
+    }
+
+    /// Starts a VM; [`Self::up`] waits for it.
+    ///
+    /// # Errors
+    /// When the host does not answer.
+    pub fn boot(&mut self, vm: &Vm) -> Result<()> {
+        let name = vm.name;
+        self.started.push(name);
+        self.guest.ok(&format!(
+            "vm {name} --engine /tmp/engine --name {name} --kernel /vms/{name}.kernel --initrd /vms/{name}.cpio \
+             --cpus 2 --memory 384M --cpu-template nested-tcg \
+             --cmdline \"'console=ttyS0 quiet panic=-1 guest.console=1'\""
+        ))?;
+        Ok(())
+    }
+
+    /// Waits until a VM has come up so many times, and returns its kernel's release.
+    ///
+    /// # Errors
+    /// When it does not in time, or could not load a module.
+    pub fn up(&mut self, name: &str, times: u32) -> Result<String> {
+        let rounds = UP_LIMIT.as_secs() * 2;
+        let found = self.guest.run_within(
+            &format!(
+                "n=0; until ready=$(grep -a '^READY ' /tmp/{name}.console | sed -n {times}p) && [ -n \"$ready\" ]; do \
+                 n=$((n + 1)); [ $n -lt {rounds} ] && [ ! -e /tmp/{name}.status ] || exit 1; usleep 500000; done; \
+                 echo \"$ready\""
+            ),
+            UP_LIMIT + GRACE,
+        )?;
+        let mut words = found.text.split_whitespace().skip(2);
+        let Some(release) = words.next().filter(|_| found.status == 0) else {
+            let said = self.said(name)?;
+            bail!("{name} did not come up: {said}");
+        };
+        let failed: Vec<_> = words.collect();
+        ensure!(failed.is_empty(), "{name} could not load {failed:?}");
+        Ok(release.to_owned())
+    }
+
+    /// Runs a shell command in a VM and waits for its end, whatever its status.
+    ///
+    /// # Errors
+    /// When the VM does not answer.
+    pub fn ask(&mut self, name: &str, command: &str, limit: Duration) -> Result<Output> {
+        let quoted = command.replace('\'', r"'\''");
+        let seconds = limit.as_secs();
+        let output = self
+            .guest
+            .run_within(&format!("ask {name} {seconds} '{quoted}'"), limit + GRACE)?;
+        ensure!(
+            output.status != 124,
+            "{name}: {command}: no answer: {}",
+            self.said(name)?
+        );
+        Ok(output)
+    }
+
+    /// Runs a command in a VM that has to succeed; returns what it printed, without the last line's end.
+    ///
+    /// # Errors
+    /// When its status is not 0.
+    pub fn ok(&mut self, name: &str, command: &str) -> Result<String> {
+        let output = self.ask(name, command, Duration::from_secs(60))?;
+        ensure!(
+            output.status == 0,
+            "{name}: {command}: exit status {}: {}",
+            output.status,
+            output.text.trim_end()
+        );
+        Ok(output.text.trim_end().to_owned())
+    }
+
+    /// Starts a command in the background of a VM; its status will be in `/tmp/LABEL.status` there.
+    ///
+    /// # Errors
+    /// When the VM does not answer.
+    pub fn spawn(&mut self, name: &str, label: &str, command: &str) -> Result<()> {
+        self.ok(
+            name,
+            &format!(
+                "rm -f /tmp/{label}.status; (setsid sh -c '{command}' >/tmp/{label}.out 2>&1 </dev/null; \
+                 echo $? >/tmp/{label}.status) >/dev/null 2>&1 &"
+            ),
+        )?;
+        Ok(())
+    }
+
+    /// Waits for the end of such a command; its exit status and what it printed.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn wait(&mut self, name: &str, label: &str, limit: Duration) -> Result<Output> {
+        let rounds = limit.as_secs() * 2;
+        let output = self.ask(
+            name,
+            &format!(
+                "n=0; until [ -s /tmp/{label}.status ]; do n=$((n + 1)); [ $n -lt {rounds} ] || exit 9; usleep 500000; \
+                 done; cat /tmp/{label}.status /tmp/{label}.out"
+            ),
+            limit + GRACE,
+        )?;
+        ensure!(
+            output.status == 0,
+            "{name}: {label} has not ended within {limit:?}"
+        );
+        let (status, text) = output.text.split_once('\n').unwrap_or_default();
+        Ok(Output {
+            status: status.parse().context("an exit status")?,
+            text: text.to_owned(),
+        })
+    }
+
+    /// Presses Ctrl-A and a key at a VM's console, and waits until `byway run` has said `words`, as often as
+    /// `times` in all.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn key(&mut self, name: &str, key: char, words: &str, times: u32) -> Result<()> {
+        let said = self.guest.run(&format!(
+            "printf '\\001{key}' >/tmp/{name}.in; n=0; until [ $(grep -c '{words}' /tmp/{name}.err) -ge {times} ]; do \
+             n=$((n + 1)); [ $n -lt 200 ] || exit 1; usleep 100000; done"
+        ))?;
+        ensure!(
+            said.status == 0,
+            "{name}: no {words:?} after Ctrl-A {key}: {}",
+            self.said(name)?
+        );
+        Ok(())
+    }
+
+    /// How its `byway run` ended.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn ended(&mut self, name: &str) -> Result<i32> {
+        let status = self.guest.ok(&format!(
+            "n=0; until [ -s /tmp/{name}.status ]; do n=$((n + 1)); [ $n -lt 300 ] || exit 1; usleep 100000; done; \
+             cat /tmp/{name}.status"
+        ))?;
+        Ok(status.parse()?)
+    }
+
+    /// What KVM has counted of a VM, and what the engine has of its domain: exits, port exits, descriptors.
+    ///
+    /// # Errors
+    /// When there is no such VM.
+    pub fn counts(&mut self, name: &str) -> Result<Counts> {
+        let told = self.guest.ok(&format!(
+            "cd /sys/kernel/debug/kvm/$(cat /tmp/{name}.pid)-*; cat exits io_exits; byway ps --engine /tmp/engine --json"
+        ))?;
+        let mut lines = told.splitn(3, '\n');
+        let mut number = || -> Result<u64> {
+            let line = lines.next().unwrap_or_default();
+            line.trim().parse().with_context(|| told.clone())
+        };
+        let (exits, io_exits) = (number()?, number()?);
+        let report: serde_json::Value =
+            serde_json::from_str(lines.next().unwrap_or_default()).with_context(|| told.clone())?;
+        let domains = report["domains"].as_array().context("no domains")?;
+        let domain = domains.iter().find(|domain| domain["name"] == name);
+        let counter = |counter: &str| {
+            domain
+                .and_then(|domain| domain[counter].as_u64())
+                .with_context(|| format!("no {counter} of {name}: {report}"))
+        };
+        Ok(Counts {
+            exits,
+            io_exits,
+            descriptors: counter("descriptors")?,
+            bytes: counter("bytes")?,
+        })
+    }
+
+    /// What a VM's `byway run` has said, and the end of its console.
+    ///
+    /// # Errors
+    /// When the host does not answer.
+    pub fn said(&mut self, name: &str) -> Result<String> {
+        self.guest.ok(&format!(
+            "cat /tmp/{name}.err; echo '-- console'; tail -n 30 /tmp/{name}.console"
+        ))
+    }
+
+    /// Nothing in a VM's kernel says that something is wrong with it.
+    ///
+    /// # Errors
+    /// With what was found.
+    pub fn check_vm(&mut self, name: &str) -> Result<()> {
+        self.ok(name, &console::log_check())
+            .context("the kernel complains")?;
+        let taint: u64 = self.ok(name, "cat /proc/sys/kernel/tainted")?.parse()?;
+        let wrong = console::wrong_taint(taint);
+        ensure!(wrong == 0, "{name}: kernel taint {wrong:#x}");
+        Ok(())
+    }
+
+    /// Keeps what the VMs and the engine have said beside the host's console, and what they say now.
+    pub fn keep_logs(&mut self) {
+        const ASKED: &str =
+            "dmesg | tail -n 30; ps; tail -n 5 /tmp/*.out; cat /sys/kernel/debug/byway/*/stats";
+        let mut now = String::new();
+        for name in self.started.clone() {
+            if let Ok(output) = self.ask(name, ASKED, Duration::from_secs(30)) {
+                now += &format!("== {name}\n{}\n", output.text);
+            }
+        }
+        let engine = "byway ps --engine /tmp/engine; ps; free";
+        if let Ok(output) = self.guest.run(engine) {
+            now += &output.text;
+        }
+        let _ = fs::write(self.logs.join("now.log"), now);
+        let names = std::iter::once("engine.err".to_owned()).chain(
+            self.started
+                .iter()
+                .flat_map(|name| [format!("{name}.err"), format!("{name}.console")]),
+        );
+        for name in names {
+            // A host that does not answer has its console.
+            if let Ok(output) = self.guest.run(&format!("cat /tmp/{name}")) {
+                let _ = fs::write(self.logs.join(name), output.text);
+            }
+        }
+    }
+}
+
+/// See [`Host::counts`].
+#[derive(Debug, Clone, Copy)]
+pub struct Counts {
+    /// Exits of all vCPUs.
+    pub exits: u64,
+    /// Those by ports.
+    pub io_exits: u64,
+    /// Descriptors that the engine has carried out for it.
+    pub descriptors: u64,
+    /// Bytes that those moved.
+    pub bytes: u64,
+}
+
+/// `byway` and `script`, with the libraries that they need.
+fn programs() -> Result<Vec<(String, PathBuf)>> {
+    let mut files = Vec::new();
+    for program in [lab::byway()?, PathBuf::from("/usr/bin/script")] {
+        ensure!(
+            program.exists(),
+            "there is no {} (package bsdutils)",
+            program.display()
+        );
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        files.push((format!("/bin/{name}"), program.clone()));
+        for library in libraries(&program)? {
+            let inside = library.display().to_string();
+            if !files.iter().any(|(there, _)| *there == inside) {
+                files.push((inside, library));
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// Paths of what a program is linked with, the loader included.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let output = Command::new("ldd").arg(program).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let words = text
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'))
+        .map(PathBuf::from)
+        .collect::<Vec<_>>();
+    ensure!(!words.is_empty(), "ldd {}: {text}", program.display());
+    Ok(words)
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    Ok(())
+}

@@ -1,0 +1,376 @@
+//! The suite `linux-kvm`: `byway run` boots stock Debian kernels on the stock `kvm_amd`, and all that is promised of two
+//! guests holds there. See tests/linux/README.md.
+
+mod banner;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use byway_linux_tests::images::Kernel;
+use byway_linux_tests::lab;
+use byway_linux_tests::nested::{Host, Image, Vm};
+
+/// How long a transfer may take until it hangs.
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// Two domains, linked in both directions.
+const LINKED: &str = r#"
+[[domain]]
+name = "alice"
+[[domain]]
+name = "bob"
+[[link]]
+from = "alice"
+to = "bob"
+read = true
+write = true
+[[link]]
+from = "bob"
+to = "alice"
+read = true
+write = true
+"#;
+
+/// One after the other on one host, since a boot takes longest of all.
+#[test]
+fn two_vms_exchange_memory_pause_grow_restart_and_die() {
+    lab::test("kvm", |lab| {
+        let alice = Vm {
+            name: "alice",
+            kernel: Kernel::V6_1,
+            image: Image::Packed,
+        };
+        let bob = Vm {
+            name: "bob",
+            kernel: Kernel::V6_12,
+            image: Image::Elf,
+        };
+        let mut host = Host::start(lab, &[alice.clone(), bob.clone()], LINKED)?;
+        let result = scenario(&mut host, [&alice, &bob]);
+        if result.is_err() {
+            host.keep_logs();
+        }
+        result
+    });
+}
+
+fn scenario(host: &mut Host, [alice, bob]: [&Vm; 2]) -> Result<()> {
+    for vm in [alice, bob] {
+        host.boot(vm)?;
+    }
+    for vm in [alice, bob] {
+        let release = host.up(vm.name, 1)?;
+        ensure!(
+            release.starts_with(vm.kernel.series()),
+            "{}: {release}",
+            vm.name
+        );
+        is_complete(host, vm.name)?;
+    }
+    figures(host)?;
+    step("64 MiB from process to process");
+    give(host, "alice", "bob", 1)?;
+    give(host, "alice", "bob", 64)?;
+    give(host, "bob", "alice", 8)?;
+    step("exits of polled transfers");
+    polled_transfers_cause_no_exit(host)?;
+    step("pause in mid-transfer");
+    pause_and_resume(host)?;
+    step("memory is added");
+    add_memory(host)?;
+    step("power button, reset, power off");
+    button(host)?;
+    for name in ["alice", "bob"] {
+        host.check_vm(name)?;
+    }
+    restart(host)?;
+    step("a VM is killed");
+    kill(host)?;
+    host.check_vm("bob")?;
+    power_off(host)?;
+    host.shell().check()
+}
+
+fn step(what: &str) {
+    println!("-- {what}");
+}
+
+/// The kernel has found what ACPI describes: both CPUs, and the device, without a word on its command line.
+fn is_complete(host: &mut Host, name: &str) -> Result<()> {
+    host.ok(
+        name,
+        "[ $(nproc) = 2 ] && [ -c /dev/byway ] && ls /sys/bus/acpi/devices | grep -q LNRO0005 && \
+         ! grep -q virtio_mmio.device /proc/cmdline",
+    )?;
+    Ok(())
+}
+
+/// What a VM costs its host beside its RAM, and how often it comes out while it does nothing.
+fn figures(host: &mut Host) -> Result<()> {
+    const TARGET_KIB: u64 = 8 << 10;
+    let mut kib = |field: &str| -> Result<u64> {
+        let line = host.shell().ok(&format!(
+            "grep '^{field}:' /proc/$(cat /tmp/alice.pid)/smaps_rollup | tr -dc 0-9"
+        ))?;
+        Ok(line.parse()?)
+    };
+    // Guest RAM is shared memory.
+    let (all, ram) = (kib("Pss")?, kib("Pss_Shmem")?);
+    println!("   a VMM has {} KiB beside its guest's RAM", all - ram);
+    ensure!(
+        all - ram <= TARGET_KIB,
+        "a VMM has {} KiB beside {ram} KiB of its guest's RAM",
+        all - ram
+    );
+    let (idle, seconds) = window(host, Duration::from_secs(4))?;
+    println!(
+        "   an idle guest has {:.0} exits a second",
+        idle.0 as f64 / seconds
+    );
+    Ok(())
+}
+
+/// SHA-256 of `/tmp/NAME`.
+fn sha256(host: &mut Host, vm: &str, name: &str) -> Result<String> {
+    let line = host.ok(vm, &format!("sha256sum /tmp/{name}"))?;
+    let sum = line.split_whitespace().next().context("no sum")?;
+    ensure!(sum.len() == 64, "no SHA-256: {line}");
+    Ok(sum.to_owned())
+}
+
+/// A process of `giver` gives as many MiB to a process of `taker`; both sides see the same bytes.
+fn give(host: &mut Host, giver: &str, taker: &str, mib: u32) -> Result<()> {
+    host.ok(
+        giver,
+        &format!("dd if=/dev/urandom of=/tmp/given bs=1M count={mib} 2>/dev/null"),
+    )?;
+    let given = sha256(host, giver, "given")?;
+    host.spawn(
+        giver,
+        "give",
+        &format!("byway-cat offer {taker} port /tmp/given --timeout 80"),
+    )?;
+    let started = Instant::now();
+    let output = host.ask(
+        taker,
+        &format!("byway-cat fetch port --from {giver} -o /tmp/taken --timeout 80"),
+        LIMIT,
+    )?;
+    ensure!(output.status == 0, "{taker} took: {}", output.text);
+    println!("   {mib} MiB to {taker} in {:.1?}", started.elapsed());
+    let output = host.wait(giver, "give", LIMIT)?;
+    ensure!(output.status == 0, "{giver} gave: {}", output.text);
+    let taken = sha256(host, taker, "taken")?;
+    ensure!(given == taken, "{giver} gave {given}, {taker} took {taken}");
+    host.ok(giver, "rm /tmp/given")?;
+    host.ok(taker, "rm /tmp/taken")?;
+    Ok(())
+}
+
+/// One process copies within its memory.
+fn local(host: &mut Host, name: &str) -> Result<()> {
+    host.ok(
+        name,
+        "dd if=/dev/urandom of=/tmp/a bs=1M count=4 2>/dev/null && byway-cat local /tmp/a -o /tmp/b && \
+         cmp /tmp/a /tmp/b && rm /tmp/a /tmp/b",
+    )?;
+    Ok(())
+}
+
+/// Bob puts into alice's memory, polling, and then spins as long for nothing: what comes out of the guest in both
+/// is its own timer's. The counter is one that has been seen to count.
+fn polled_transfers_cause_no_exit(host: &mut Host) -> Result<()> {
+    const WINDOW: Duration = Duration::from_secs(4);
+    // Every character of the console is an exit by a port, which this counter has to see.
+    let before = host.counts("bob")?;
+    host.ok("bob", "head -c 600 /dev/zero | tr '\\0' x")?;
+    let seen = host.counts("bob")?.io_exits - before.io_exits;
+    ensure!(seen >= 600, "KVM counts {seen} exits for 600 characters");
+
+    host.spawn(
+        "alice",
+        "serve",
+        "byway-perf serve bob perf --size 64K --forever",
+    )?;
+    host.spawn(
+        "bob",
+        "perf",
+        "byway-perf run perf --sizes 4K --depth 8 --operations put --seconds 40",
+    )?;
+    flowing(host)?;
+    let (busy, busy_s) = window(host, WINDOW)?;
+    host.ok("bob", "killall byway-perf")?;
+    host.spawn("bob", "spin", "while :; do :; done")?;
+    let (idle, idle_s) = window(host, WINDOW)?;
+    end_loop(host, "bob", "while [:]")?;
+    host.ok("alice", "killall byway-perf")?;
+    let ticks = idle.0 as f64 / idle_s * busy_s;
+    println!(
+        "   {} transfers in {busy_s:.1} s with {} exits; {:.0} in an idle spin of the same time",
+        busy.1, busy.0, ticks
+    );
+    ensure!(busy.1 >= 1000, "only {} transfers", busy.1);
+    // Of an exit for each transfer there would be as many more as transfers; ticks are as many as the host's load lets come.
+    let more = busy.0 as f64 - 1.5 * ticks - 100.0;
+    ensure!(
+        more < busy.1 as f64 / 20.0,
+        "{} exits for {} transfers in {busy_s:.1} s, {} in an idle spin of {idle_s:.1} s",
+        busy.0,
+        busy.1,
+        idle.0
+    );
+    Ok(())
+}
+
+/// (exits, descriptors) of bob's in a window of time, and how long that was in seconds.
+fn window(host: &mut Host, time: Duration) -> Result<((u64, u64), f64)> {
+    let start = Instant::now();
+    let before = host.counts("bob")?;
+    std::thread::sleep(time);
+    let after = host.counts("bob")?;
+    Ok((
+        (
+            after.exits - before.exits,
+            after.descriptors - before.descriptors,
+        ),
+        start.elapsed().as_secs_f64(),
+    ))
+}
+
+/// Waits until bob's descriptors move bytes.
+fn flowing(host: &mut Host) -> Result<()> {
+    let start = host.counts("bob")?.bytes;
+    for _ in 0..200 {
+        if host.counts("bob")?.bytes > start {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    anyhow::bail!("no byte was moved")
+}
+
+/// Alice gives the same file again and again; bob fetches it until something ends.
+fn traffic(host: &mut Host) -> Result<()> {
+    host.ok(
+        "alice",
+        "dd if=/dev/urandom of=/tmp/endless bs=1M count=24 2>/dev/null",
+    )?;
+    host.spawn(
+        "alice",
+        "giving",
+        "while byway-cat offer bob endless /tmp/endless --timeout 50 2>&1; do :; done",
+    )?;
+    host.spawn(
+        "bob",
+        "taking",
+        "while byway-cat fetch endless --timeout 40 -o /dev/null 2>&1; do :; done; exit 7",
+    )?;
+    flowing(host)
+}
+
+/// Kills the shell of [`Host::spawn`] whose command matches a pattern, which is not to match itself.
+fn end_loop(host: &mut Host, name: &str, pattern: &str) -> Result<()> {
+    host.ok(
+        name,
+        &format!("kill -9 $(ps | sed -n '/{pattern}/s/^ *\\([0-9]*\\).*/\\1/p')"),
+    )?;
+    Ok(())
+}
+
+/// Bob stands still in mid-transfer, and not a byte moves for him; then he goes on and all is as it was.
+fn pause_and_resume(host: &mut Host) -> Result<()> {
+    traffic(host)?;
+    for round in 1..=2 {
+        host.key("bob", 'p', "bob is paused", round)?;
+        let before = host.counts("bob")?;
+        std::thread::sleep(Duration::from_secs(3));
+        let after = host.counts("bob")?;
+        ensure!(
+            (before.bytes, before.exits) == (after.bytes, after.exits),
+            "bob is paused and moves: {before:?}, {after:?}"
+        );
+        host.key("bob", 'p', "bob goes on", round)?;
+        flowing(host)?;
+    }
+    host.ok("bob", "[ ! -e /tmp/taking.status ]")
+        .context("bob's transfers did not survive")?;
+    for name in ["bob", "alice"] {
+        end_loop(host, name, "while [b]yway-cat")?;
+        host.ok(name, "killall byway-cat; rm -f /tmp/endless; :")?;
+    }
+    give(host, "alice", "bob", 4)
+}
+
+/// Bob gets memory; his kernel uses it first for what processes ask for, so it is what the engine writes to.
+fn add_memory(host: &mut Host) -> Result<()> {
+    let total = |host: &mut Host| -> Result<u64> {
+        let line = host.ok("bob", "grep MemTotal /proc/meminfo | tr -dc 0-9")?;
+        Ok(line.parse()?)
+    };
+    let before = total(host)?;
+    host.key("bob", 'm', "bob has 128M more", 1)?;
+    host.ok(
+        "bob",
+        "n=0; until grep -q online /sys/devices/system/memory/memory32/state; do n=$((n + 1)); [ $n -lt 300 ] || \
+         exit 1; usleep 100000; done",
+    )?;
+    let after = total(host)?;
+    ensure!(
+        after >= before + (120 << 10),
+        "bob had {before} KiB and has {after}"
+    );
+    // The driver starts over, and finds its virtqueues in the new memory as well.
+    host.ok(
+        "bob",
+        "rmmod byway && insmod /modules/90-byway.ko && n=0 && until [ -c /dev/byway ]; do n=$((n + 1)); \
+         [ $n -lt 100 ] || exit 1; usleep 100000; done",
+    )?;
+    give(host, "alice", "bob", 16)?;
+    give(host, "bob", "alice", 16)
+}
+
+/// Bob's kernel hears of the button; what to do is its user's matter.
+fn button(host: &mut Host) -> Result<()> {
+    let count =
+        "grep 'ACPI:Ged' /proc/interrupts | head -n 1 | tr -s ' ' | cut -d ' ' -f 3,4 | tr ' ' +";
+    let count = format!("echo $(( $({count}) ))");
+    let before: u64 = host.ok("bob", &count)?.parse()?;
+    host.shell().ok("printf '\\001b' >/tmp/bob.in")?;
+    host.ok(
+        "bob",
+        &format!("n=0; until [ $({count}) -gt {before} ]; do n=$((n + 1)); [ $n -lt 50 ] || exit 1; usleep 100000; done"),
+    )?;
+    Ok(())
+}
+
+/// Bob reboots, and is as before.
+fn restart(host: &mut Host) -> Result<()> {
+    let boot = host.ok("bob", "cat /proc/sys/kernel/random/boot_id")?;
+    host.ok("bob", "(sleep 1; reboot -f) >/dev/null 2>&1 &")?;
+    host.up("bob", 2)?;
+    let again = host.ok("bob", "cat /proc/sys/kernel/random/boot_id")?;
+    ensure!(boot != again, "bob has not rebooted");
+    is_complete(host, "bob")?;
+    give(host, "alice", "bob", 4)
+}
+
+/// Alice's process is killed in mid-transfer: bob's transfer ends with a status, and he goes on.
+fn kill(host: &mut Host) -> Result<()> {
+    traffic(host)?;
+    host.shell().ok("kill -9 $(cat /tmp/alice.pid)")?;
+    let taking = host.wait("bob", "taking", LIMIT)?;
+    ensure!(taking.status == 7, "bob's transfer: {}", taking.text);
+    local(host, "bob")
+}
+
+/// Bob powers himself off, and his `byway run` ends well.
+fn power_off(host: &mut Host) -> Result<()> {
+    host.ok("bob", "(sleep 1; poweroff -f) >/dev/null 2>&1 &")?;
+    let status = host.ended("bob")?;
+    let said = host.said("bob")?;
+    ensure!(
+        status == 0 && said.contains("bob powered off"),
+        "bob ended with {status}: {said}"
+    );
+    Ok(())
+}

@@ -1,0 +1,222 @@
+//! `byway vm`: one action sent to the socket of a `byway run --api`, and its answer shown.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use byway_engine::daemon::{Refusal, read_line, write_line};
+use clap::{Args, Subcommand};
+use comfy_table::Table;
+use serde::Deserialize;
+
+use super::{VmAction, VmInfo, VmReply};
+use crate::config::ByteSize;
+use crate::devices::settings::DiskSettings;
+use crate::exit_status::Failure;
+use crate::operator::{print, table};
+
+/// How long an answer may take.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// Longest answer in bytes.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// Arguments of `byway vm`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Examples:\n  byway run --api /run/byway-vms.sock vms.toml\n  byway vm list --api /run/byway-vms.sock\n  byway vm pause alice --api /run/byway-vms.sock\n  byway vm add-disk alice data.img,overlay --api /run/byway-vms.sock\n  byway vm list --api /run/byway-vms.sock --json | jq '.vms[] | {name, state}'"
+)]
+pub struct VmArgs {
+    #[command(subcommand)]
+    verb: Verb,
+    /// The socket, as given to `byway run --api`
+    #[arg(
+        long,
+        value_name = "PATH",
+        global = true,
+        default_value = "/run/byway-vms.sock"
+    )]
+    api: PathBuf,
+    /// Print JSON, for programs
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum Verb {
+    /// List VMs, what they do, and their disks
+    List,
+    /// Start a VM that was not started yet, or that has ended
+    Start {
+        /// The VM
+        name: String,
+    },
+    /// Have it stand still
+    Pause {
+        /// The VM
+        name: String,
+    },
+    /// Have it go on
+    Resume {
+        /// The VM
+        name: String,
+    },
+    /// Start it anew at once, without asking the guest
+    Reboot {
+        /// The VM
+        name: String,
+    },
+    /// Press its power button: the guest decides what that means
+    PowerButton {
+        /// The VM
+        name: String,
+    },
+    /// End it at once, without asking the guest
+    Stop {
+        /// The VM
+        name: String,
+    },
+    /// Put a disk into one of its spare disks
+    AddDisk {
+        /// The VM
+        name: String,
+        /// PATH[,readonly][,overlay[=FILE]]
+        disk: DiskSettings,
+    },
+}
+
+impl Verb {
+    fn action(&self) -> Result<VmAction, Failure> {
+        let name = |name: &String| name.clone();
+        Ok(match self {
+            Self::List => VmAction::List {},
+            Self::Start { name: vm } => VmAction::Start { name: name(vm) },
+            Self::Pause { name: vm } => VmAction::Pause { name: name(vm) },
+            Self::Resume { name: vm } => VmAction::Resume { name: name(vm) },
+            Self::Reboot { name: vm } => VmAction::Reboot { name: name(vm) },
+            Self::PowerButton { name: vm } => VmAction::PowerButton { name: name(vm) },
+            Self::Stop { name: vm } => VmAction::Stop { name: name(vm) },
+            Self::AddDisk { name: vm, disk } => VmAction::AddDisk {
+                name: name(vm),
+                disk: absolute(disk)?,
+            },
+        })
+    }
+}
+
+/// What the user sees as a relative path is relative to the user's folder, not to that of `byway run`.
+fn absolute(disk: &DiskSettings) -> Result<DiskSettings, Failure> {
+    use crate::devices::settings::DiskWrites;
+    let whole = |path: &Path| std::path::absolute(path).map_err(Failure::usage);
+    Ok(DiskSettings {
+        path: whole(&disk.path)?,
+        writes: match &disk.writes {
+            DiskWrites::KeptOverlay(path) => DiskWrites::KeptOverlay(whole(path)?),
+            other => other.clone(),
+        },
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum VmAnswer {
+    Reply(VmReply),
+    Error(Refusal),
+}
+
+/// Carries the command out.
+///
+/// # Errors
+/// [`Failure::Host`] when nobody answers, [`Failure::Usage`] when there is no such VM or the disk cannot be, else
+/// [`Failure::Failed`].
+pub fn run(args: &VmArgs) -> Result<(), Failure> {
+    let reply = ask(&args.api, &args.verb.action()?)?;
+    if args.json {
+        return print(&serde_json::to_string(&reply).map_err(Failure::failed)?);
+    }
+    match reply {
+        VmReply::Done => Ok(()),
+        VmReply::Vms { vms } => print(&listing(&vms).to_string()),
+        VmReply::Disk(disk) => print(&format!(
+            "disk {} has {} bytes now; the guest is told that its size has changed",
+            disk.number, disk.bytes
+        )),
+    }
+}
+
+/// Asks the `byway run` whose socket is at `path`.
+///
+/// # Errors
+/// As [`run`].
+pub fn ask(path: &Path, action: &VmAction) -> Result<VmReply, Failure> {
+    let mut socket = UnixStream::connect(path).map_err(|error| {
+        Failure::host(format!(
+            "nobody answers on {}: {error} (is `byway run --api {}` running, and may this user open its socket?)",
+            path.display(),
+            path.display()
+        ))
+    })?;
+    let wrong = |error: io::Error| {
+        Failure::failed(format!(
+            "no answer on {} that can be understood: {error}",
+            path.display()
+        ))
+    };
+    match exchange(&mut socket, action).map_err(wrong)? {
+        Ok(reply) => Ok(reply),
+        Err(refusal) => Err(match refusal.error.as_str() {
+            "unknown" | "bad-disk" | "bad-request" => Failure::usage(refusal.message),
+            _ => Failure::failed(refusal.message),
+        }),
+    }
+}
+
+/// One action, and its answer.
+///
+/// # Errors
+/// As the socket says, or when the answer is none.
+pub(crate) fn exchange(
+    socket: &mut UnixStream,
+    action: &VmAction,
+) -> io::Result<Result<VmReply, Refusal>> {
+    socket.set_read_timeout(Some(ANSWER_MAX))?;
+    // One that refuses may have said so and closed already: its answer counts.
+    let asked = write_line(socket, action);
+    let line = read_line(socket, &mut Vec::new(), ANSWER_BYTES_MAX)?;
+    let Some(line) = line else {
+        asked?;
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    };
+    Ok(match serde_json::from_slice(&line)? {
+        VmAnswer::Reply(reply) => Ok(reply),
+        VmAnswer::Error(refusal) => Err(refusal),
+    })
+}
+
+fn listing(vms: &[VmInfo]) -> Table {
+    let mut table = table(["VM", "state", "disks", "vCPUs", "memory", "process"], 3);
+    for vm in vms {
+        let disks: Vec<_> = vm
+            .disks
+            .iter()
+            .map(|disk| match disk {
+                Some(disk) => disk.settings.path.display().to_string(),
+                None => "(spare)".to_owned(),
+            })
+            .collect();
+        let state = match &vm.outcome {
+            // A crash has a report of many lines.
+            Some(outcome) => outcome.lines().next().unwrap_or_default().to_owned(),
+            None => vm.state.to_string(),
+        };
+        table.add_row([
+            vm.name.clone(),
+            state,
+            disks.join("\n"),
+            vm.cpus.to_string(),
+            ByteSize(vm.memory).to_string(),
+            vm.pid.to_string(),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,184 @@
+//! The network device against a driver, honest and hostile; a socket pair of packets stands for the host's interface.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::devices::memory::DeviceMemory;
+use crate::devices::seat::OwnThread;
+use crate::devices::settings::{Mac, TapSource};
+use crate::devices::test_driver::{DATA, Driver, SIZE, hostile, ram};
+use crate::devices::virtio::VirtioDevice;
+
+const RECEIVE: usize = 0;
+const TRANSMIT: usize = 1;
+
+struct World {
+    device: NetDevice,
+    memory: DeviceMemory,
+    receive: Driver,
+    transmit: Driver,
+    host: UnixDatagram,
+}
+
+fn world() -> World {
+    let (host, guest) = UnixDatagram::pair().unwrap();
+    guest.set_nonblocking(true).unwrap();
+    host.set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    let tap = Tap::from_file(File::from(OwnedFd::from(guest)));
+    let memory = DeviceMemory::new(ram());
+    let mac = Mac::of("alice", 0);
+    let mut device = NetDevice::new(memory.clone(), tap, mac).unwrap();
+    device
+        .start_thread("test".to_owned(), Box::new(|| ()))
+        .unwrap();
+    let receive = Driver::new(&mut device, RECEIVE, &memory);
+    let transmit = Driver::new(&mut device, TRANSMIT, &memory);
+    World {
+        device,
+        memory,
+        receive,
+        transmit,
+        host,
+    }
+}
+
+fn frame(len: usize, seed: u8) -> Vec<u8> {
+    (0..len).map(|at| seed.wrapping_add(at as u8)).collect()
+}
+
+fn heard(host: &UnixDatagram) -> Vec<u8> {
+    let mut bytes = vec![0; 70_000];
+    let len = host.recv(&mut bytes).unwrap();
+    bytes.truncate(len);
+    bytes
+}
+
+#[test]
+fn frames_go_out_without_their_header() {
+    let mut world = world();
+    let sent = frame(100, 3);
+    // The header in two parts, the second with the frame's beginning.
+    world.transmit.write(DATA, &[0xff; 12]);
+    world.transmit.write(DATA + 12, &sent);
+    world
+        .transmit
+        .request(&[(DATA, 5), (DATA + 5, 30), (DATA + 35, 77)], &[]);
+    assert_eq!(world.transmit.used(), (0, 0));
+    assert_eq!(heard(&world.host), sent);
+    assert!(world.transmit.interrupted());
+}
+
+#[test]
+fn what_is_no_frame_is_dropped() {
+    let mut world = world();
+    for parts in [&[(DATA, 11)][..], &[(DATA, 12)], &[(DATA, 25)]] {
+        world.transmit.request(parts, &[]);
+        assert_eq!(world.transmit.used(), (0, 0));
+    }
+    world.transmit.write(DATA + 12, &frame(14, 1));
+    world.transmit.request(&[(DATA, 26)], &[]);
+    world.transmit.used();
+    assert_eq!(heard(&world.host), frame(14, 1));
+}
+
+#[test]
+fn frames_come_in_with_a_header_and_wait_for_a_buffer() {
+    let mut world = world();
+    let (first, second) = (frame(60, 9), frame(1514, 77));
+    world.host.send(&first).unwrap();
+    world.host.send(&second).unwrap();
+    for sent in [first, second] {
+        world
+            .receive
+            .request(&[], &[(DATA, 7), (DATA + 0x1000, 1600)]);
+        let len = sent.len() as u32 + 12;
+        assert_eq!(world.receive.used(), (0, len));
+        let got = [
+            world.receive.read(DATA, 7),
+            world.receive.read(DATA + 0x1000, len as usize - 7),
+        ]
+        .concat();
+        assert_eq!(got[..12], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+        assert_eq!(got[12..], sent);
+    }
+}
+
+#[test]
+fn a_frame_that_does_not_fit_is_lost_and_the_next_comes() {
+    let mut world = world();
+    world.host.send(&frame(1000, 1)).unwrap();
+    world.host.send(&frame(50, 2)).unwrap();
+    world.receive.request(&[], &[(DATA, 1011)]);
+    assert_eq!(world.receive.used(), (0, 0));
+    world.receive.request(&[], &[(DATA, 1011)]);
+    assert_eq!(world.receive.used(), (0, 62));
+    assert_eq!(world.receive.read(DATA + 12, 50), frame(50, 2));
+}
+
+#[test]
+fn the_address_is_in_the_configuration() {
+    let world = world();
+    let mut bytes = [0xff; 8];
+    world.device.read_config(0, &mut bytes);
+    assert_eq!(bytes[..6], Mac::of("alice", 0).bytes());
+    assert_eq!(bytes[6..], [0, 0]);
+    assert_eq!(world.device.features() >> 32, 0);
+}
+
+#[test]
+fn an_interface_that_cannot_be_had_says_why() {
+    // Open, and no TAP interface.
+    let null = File::open("/dev/null").unwrap();
+    use std::os::fd::AsRawFd;
+    for (fd, why) in [(null.as_raw_fd(), "not attached"), (1_000_000, "not open")] {
+        let error = Tap::open(&TapSource::Fd(fd)).unwrap_err();
+        assert!(error.to_string().contains(why), "{error}");
+    }
+    // Loopback is there wherever there is /dev/net/tun, and is no TAP interface.
+    let error = Tap::open(&TapSource::Name("lo".to_owned())).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            TapError::NoTun | TapError::Forbidden(_) | TapError::Unusable { .. }
+        ),
+        "{error}"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn no_chain_stops_the_device(
+        out in hostile(),
+        into in hostile(),
+        heads in prop::collection::vec(0..SIZE, 1..8),
+    ) {
+        let mut world = world();
+        world.transmit.describe(&out);
+        world.receive.describe(&into);
+        for head in &heads {
+            world.host.send(&frame(100, *head as u8)).unwrap();
+            world.transmit.offer(*head);
+            world.receive.offer(*head);
+        }
+        for _ in &heads {
+            world.transmit.used();
+        }
+        world.device.stop_queue(RECEIVE).unwrap();
+        world.device.stop_queue(TRANSMIT).unwrap();
+        // And it serves whoever comes next.
+        world.transmit = Driver::new(&mut world.device, TRANSMIT, &world.memory);
+        let last = [0xee; 222];
+        world.transmit.write(DATA + 12, &last);
+        world.transmit.request(&[(DATA, 234)], &[]);
+        world.transmit.used();
+        while heard(&world.host) != last {}
+    }
+}

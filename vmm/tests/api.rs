@@ -1,0 +1,268 @@
+//! `byway run --api` and `byway vm`, as an operator's program uses them.
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use byway_vmm::loader::KernelSource;
+use common::{RESET, SPIN, image, kvm_is_here};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A `byway run --api` and its folder.
+struct Run {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Run {
+    /// Runs one VM for each `(name, code, more keys)`.
+    fn start(guests: &[(&str, &[u8], &str)], more: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut toml = String::new();
+        for (name, code, keys) in guests {
+            let KernelSource::Image(elf) = image(code) else {
+                unreachable!("test images are in memory");
+            };
+            fs::write(folder.path().join(name), elf).unwrap();
+            toml += &format!(
+                "[[vm]]\nname = \"{name}\"\nkernel = \"{name}\"\nmemory = \"32M\"\n{keys}\n"
+            );
+        }
+        fs::write(folder.path().join("vms.toml"), toml).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_byway"))
+            .args(["run", "--api"])
+            .arg(folder.path().join("api"))
+            .args(more)
+            .arg(folder.path().join("vms.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(folder.path().join("stderr")).unwrap())
+            .spawn()
+            .unwrap();
+        let this = Self { child, folder };
+        this.until("the socket is there", || this.api().exists());
+        this
+    }
+
+    fn api(&self) -> PathBuf {
+        self.folder.path().join("api")
+    }
+
+    fn stderr(&self) -> String {
+        fs::read_to_string(self.folder.path().join("stderr")).unwrap()
+    }
+
+    fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !is_so() {
+            assert!(
+                Instant::now() < deadline,
+                "not so: {what}; {}",
+                self.stderr()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// `byway vm ARGUMENTS --json`: exit code and output.
+    fn vm(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        vm_at(&self.api(), arguments)
+    }
+
+    fn done(&self, arguments: &[&str]) {
+        let (code, stdout, stderr) = self.vm(arguments);
+        assert_eq!(code, Some(0), "{arguments:?}: {stderr}");
+        assert_eq!(stdout.trim(), r#"{"reply":"done"}"#);
+    }
+
+    fn list(&self) -> Vec<Value> {
+        let (code, stdout, stderr) = self.vm(&["list"]);
+        assert_eq!(code, Some(0), "{stderr}");
+        let answer: Value = serde_json::from_str(&stdout).unwrap();
+        answer["vms"].as_array().unwrap().clone()
+    }
+
+    fn state(&self, index: usize) -> String {
+        self.list()[index]["state"].as_str().unwrap().to_owned()
+    }
+
+    /// Lines sent as they are, and what is answered.
+    fn raw(&self, lines: &[&str]) -> Vec<Value> {
+        let mut socket = UnixStream::connect(self.api()).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        let mut answers = BufReader::new(socket.try_clone().unwrap());
+        lines
+            .iter()
+            .map(|line| {
+                writeln!(socket, "{line}").unwrap();
+                let mut answer = String::new();
+                answers.read_line(&mut answer).unwrap();
+                serde_json::from_str(&answer).unwrap()
+            })
+            .collect()
+    }
+}
+
+fn vm_at(api: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_byway"))
+        .arg("vm")
+        .args(arguments)
+        .arg("--api")
+        .arg(api)
+        .arg("--json")
+        .output()
+        .unwrap();
+    (
+        output.status.code(),
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}
+
+#[test]
+fn vms_pause_resume_stop_and_start_again() {
+    if !kvm_is_here() {
+        return;
+    }
+    let run = Run::start(&[("alice", &SPIN, ""), ("bob", &SPIN, "")], &[]);
+    let mode = fs::metadata(run.api()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let vms = run.list();
+    assert_eq!(vms[0]["name"], "alice");
+    assert_eq!(vms[0]["memory"], 32 << 20);
+    assert_eq!(vms[0]["pid"], run.child.id());
+    run.until("alice runs", || run.state(0) == "running");
+    run.done(&["pause", "alice"]);
+    assert_eq!(
+        (run.state(0), run.state(1)),
+        ("paused".into(), "running".into())
+    );
+    run.done(&["resume", "alice"]);
+    assert_eq!(run.state(0), "running");
+    let (code, _, stderr) = run.vm(&["start", "alice"]);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("while it is running"), "{stderr}");
+    run.done(&["stop", "alice"]);
+    run.until("alice has ended", || run.state(0) == "ended");
+    assert_eq!(run.list()[0]["outcome"], "stopped");
+    // The loop sees to the end a moment later.
+    run.until("alice can be started", || {
+        run.vm(&["start", "alice"]).0 == Some(0)
+    });
+    assert_eq!(run.state(0), "running");
+    assert_eq!(run.state(1), "running");
+    run.done(&["reboot", "bob"]);
+    run.until("bob runs again", || run.state(1) == "running");
+    let (code, _, stderr) = run.vm(&["pause", "carol"]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("no VM named \"carol\""), "{stderr}");
+}
+
+#[test]
+fn it_stays_for_vms_that_have_ended_where_it_is_told_to() {
+    if !kvm_is_here() {
+        return;
+    }
+    let mut run = Run::start(&[("alice", &RESET, "")], &["--stay"]);
+    for _ in 0..2 {
+        run.until("alice has ended", || run.state(0) == "ended");
+        run.until("alice is started", || {
+            run.vm(&["start", "alice"]).0 == Some(0)
+        });
+    }
+    assert!(run.child.try_wait().unwrap().is_none());
+}
+
+#[test]
+fn a_disk_comes_while_the_vm_runs_and_stays_across_a_reboot() {
+    if !kvm_is_here() {
+        return;
+    }
+    let run = Run::start(&[("alice", &SPIN, "spare_disks = 1")], &[]);
+    let disk = run.folder.path().join("disk");
+    let disk = disk.to_str().unwrap();
+    let (code, _, stderr) = run.vm(&["add-disk", "alice", disk]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("cannot open disk"), "{stderr}");
+    fs::write(disk, [0; 4096]).unwrap();
+    assert_eq!(run.list()[0]["disks"], serde_json::json!([null]));
+    let (code, stdout, stderr) = run.vm(&["add-disk", "alice", &format!("{disk},overlay")]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(stdout.trim(), r#"{"reply":"disk","number":0,"bytes":4096}"#);
+    let added = serde_json::json!([{"path": disk, "writes": "overlay", "bytes": 4096}]);
+    assert_eq!(run.list()[0]["disks"], added);
+    let (code, _, stderr) = run.vm(&["add-disk", "alice", disk]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("no empty spare disk"), "{stderr}");
+    run.done(&["reboot", "alice"]);
+    run.until("alice runs again", || {
+        run.stderr().contains("was reset") && run.state(0) == "running"
+    });
+    assert_eq!(run.list()[0]["disks"], added);
+}
+
+#[test]
+fn lines_that_are_no_actions_are_refused_and_others_go_on() {
+    if !kvm_is_here() {
+        return;
+    }
+    let run = Run::start(&[("alice", &SPIN, "")], &[]);
+    let answers = run.raw(&[
+        "fly",
+        r#"{"action":"vm-fly"}"#,
+        r#"{"action":"vm-pause","name":"alice","now":true}"#,
+        // The engine's own actions come the same way.
+        r#"{"action":"list"}"#,
+        r#"{"action":"vm-list"}"#,
+    ]);
+    for answer in &answers[..3] {
+        assert_eq!(answer["error"], "bad-request", "{answer}");
+    }
+    assert_eq!(answers[3]["domains"][0]["name"], "alice");
+    assert_eq!(answers[4]["vms"][0]["state"], "running");
+}
+
+#[test]
+fn nobody_there_is_code_3_and_a_place_that_is_taken_code_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let nowhere = folder.path().join("no");
+    let (code, _, stderr) = vm_at(&nowhere, &["list"]);
+    assert_eq!(code, Some(3));
+    assert!(stderr.contains("byway run --api"), "{stderr}");
+    if !kvm_is_here() {
+        return;
+    }
+    let taken = folder.path().join("file");
+    fs::write(&taken, "x").unwrap();
+    let toml = folder.path().join("vms.toml");
+    fs::write(
+        &toml,
+        "[[vm]]\nname = \"a\"\nimage = \"byway-guest\"\nmemory = \"64M\"\n",
+    )
+    .unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_byway"))
+        .args(["run", "--api"])
+        .arg(&taken)
+        .arg(&toml)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("is not a socket"), "{stderr}");
+}
