@@ -11,6 +11,7 @@ use byway_protocols::{Rights, Status};
 
 use crate::address_space::AddressSpace;
 use crate::capability::{Capability, Key, Owner, SlotTable};
+use crate::endpoint::Endpoint;
 use crate::epoch::ChunkGuard;
 use crate::port::Port;
 
@@ -104,6 +105,23 @@ impl PortUse<'_> {
     /// Counts bytes received and sent, once they were.
     pub fn account(&self, received: u64, sent: u64) {
         self.capability.account(received, sent);
+    }
+}
+
+/// Blocks that may be used until the end of the chunk.
+#[derive(Debug)]
+pub struct BlockUse<'g> {
+    /// Whose blocks they are.
+    pub endpoint: Arc<Endpoint>,
+    /// First byte on the device.
+    pub first: u64,
+    capability: &'g Capability,
+}
+
+impl BlockUse<'_> {
+    /// Counts bytes read and written, once they were.
+    pub fn account(&self, read: u64, written: u64) {
+        self.capability.account(read, written);
     }
 }
 
@@ -233,6 +251,35 @@ impl Context {
         Ok(PortUse {
             port,
             epoch,
+            capability,
+        })
+    }
+
+    /// Checks that the context may use `len` bytes of blocks from byte `offset` of slot `slot`,
+    /// with the right `need`, at this moment.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`]; what is no blocks: [`Status::MissingRight`].
+    pub fn resolve_blocks<'g>(
+        &'g self,
+        guard: &'g ChunkGuard<'_>,
+        slot: u16,
+        offset: u64,
+        len: u64,
+        need: Rights,
+    ) -> Result<BlockUse<'g>, Status> {
+        if slot == 0 {
+            return Err(Status::MissingRight);
+        }
+        // The same checks in the same order as for memory: a right to blocks is never over
+        // that.
+        let target = self.resolve_capability(guard, slot, offset, len, need)?;
+        let capability = target.capability.ok_or(Status::MissingRight)?;
+        // Gone, if so, in this moment.
+        let endpoint = capability.endpoint().ok_or(Status::Revoked)?;
+        Ok(BlockUse {
+            endpoint,
+            first: target.addr,
             capability,
         })
     }
