@@ -37,9 +37,29 @@ pub struct Target<'g> {
     /// are reported as [`Status::RemoteFault`], without address or cause.
     pub own: bool,
     capability: Option<&'g Capability>,
+    /// In a device's staging: see `ops::device`.
+    staged: bool,
 }
 
 impl<'g> Target<'g> {
+    /// Bytes of a device's staging, from this position of the stream on.
+    #[must_use]
+    pub(crate) fn staged(space: &'g AddressSpace, addr: u64) -> Self {
+        Self {
+            space,
+            addr,
+            base: 0,
+            own: true,
+            capability: None,
+            staged: true,
+        }
+    }
+    /// Whether it is in a device's staging.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn is_staged(&self) -> bool {
+        self.staged
+    }
     /// Domain that owns the memory; `None` with slot 0: the context's own.
     #[must_use]
     pub fn owner(&self) -> Option<u32> {
@@ -189,6 +209,7 @@ impl Context {
             base: 0,
             own: true,
             capability: None,
+            staged: false,
         })
     }
 
@@ -317,6 +338,7 @@ impl Context {
             base: capability.base(),
             own: capability.owner().domain() == self.domain,
             capability: Some(capability),
+            staged: false,
         })
     }
 }

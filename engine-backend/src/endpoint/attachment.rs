@@ -137,6 +137,16 @@ impl Attachment {
         }
     }
 
+    /// Its endpoint's place.
+    #[must_use]
+    pub fn place(&self) -> u32 {
+        self.place
+    }
+    /// How many requests it can have at a time.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
     /// What the device is.
     #[must_use]
     pub fn geometry(&self) -> &Geometry {
@@ -235,6 +245,7 @@ impl Attachment {
         }
         driver.untold = true;
         self.under_way.fetch_add(1, Ordering::SeqCst);
+        self.news.set_untold(self.place);
         self.news.set_busy(self.place);
         Ok(())
     }

@@ -25,6 +25,8 @@ pub const ENDPOINTS_MAX: usize = 32;
 pub struct News {
     /// Endpoints with something under way, by place.
     busy: AtomicU32,
+    /// Endpoints with something that their device was not told of, by place.
+    untold: AtomicU32,
     /// Counts ends of requests, slots that became free, and fences.
     changes: AtomicU64,
 }
@@ -39,6 +41,14 @@ impl News {
     #[inline(always)]
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
+    }
+    /// Whether some device was not told of what was submitted.
+    #[inline(always)]
+    pub fn is_untold(&self) -> bool {
+        self.untold.load(Ordering::Relaxed) != 0
+    }
+    pub(super) fn set_untold(&self, place: u32) {
+        self.untold.fetch_or(1 << place, Ordering::Relaxed);
     }
     pub(super) fn changed(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
@@ -81,6 +91,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// Its number among the engine's.
+    #[must_use]
+    pub fn place(&self) -> u32 {
+        self.place
+    }
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -150,14 +165,26 @@ impl Endpoints {
     /// Drives those with something under way.
     #[inline(never)]
     pub fn drive(&self) {
-        let mut busy = self.news.busy();
-        while busy != 0 {
-            let place = busy.trailing_zeros();
-            busy &= busy - 1;
+        self.each(self.news.busy(), Attachment::drive);
+    }
+
+    /// Tells devices of what was submitted.
+    #[inline(never)]
+    pub fn tell(&self) {
+        self.each(
+            self.news.untold.swap(0, Ordering::Relaxed),
+            Attachment::drive,
+        );
+    }
+
+    fn each(&self, mut places: u32, act: impl Fn(&Attachment)) {
+        while places != 0 {
+            let place = places.trailing_zeros();
+            places &= places - 1;
             if let Some(endpoint) = &*self.places[place as usize].load()
                 && let Some(attachment) = &*endpoint.current.load()
             {
-                attachment.drive();
+                act(attachment);
             }
         }
     }

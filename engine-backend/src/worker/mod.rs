@@ -11,6 +11,7 @@
 
 mod account;
 mod active;
+mod away;
 mod balance;
 mod bucket;
 mod clock;
