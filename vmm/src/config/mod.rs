@@ -62,6 +62,8 @@ pub struct RunConfig {
     pub vms: Vec<VmEntry>,
     /// Links between them; each pair and direction at most once.
     pub links: Vec<LinkPolicy>,
+    /// Block devices, each followed by what is granted of it.
+    pub endpoints: Vec<Action>,
 }
 
 /// A domain of a daemon.
@@ -84,6 +86,8 @@ pub struct DaemonConfig {
     pub domains: Vec<DomainEntry>,
     /// Links between them; each pair and direction at most once.
     pub links: Vec<LinkPolicy>,
+    /// Block devices, each followed by what is granted of it.
+    pub endpoints: Vec<Action>,
 }
 
 impl DaemonConfig {
@@ -118,6 +122,7 @@ impl DaemonConfig {
             actions.extend(admit);
         }
         actions.extend(self.links.into_iter().map(Action::Link));
+        actions.extend(self.endpoints);
         actions
     }
 }
@@ -179,6 +184,9 @@ impl RunConfig {
         if let Some(link) = self.links.first() {
             let LinkPolicy { from, to, .. } = link;
             return Err(theirs(&format!("the [[link]] from {from:?} to {to:?}")));
+        }
+        if !self.endpoints.is_empty() {
+            return Err(theirs("[[endpoint]]"));
         }
         let limited = |entry: &&VmEntry| entry.quotas != Quotas::default();
         if let Some(entry) = self.vms.iter().find(limited) {
