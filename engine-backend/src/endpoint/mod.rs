@@ -4,5 +4,12 @@
 //! can reach.
 
 pub mod device;
+mod in_flight;
+mod open_error;
+mod peer_memory;
 pub mod slot;
 pub mod staging;
+pub mod vhost_user_blk;
+mod watch;
+
+pub use open_error::OpenError;
