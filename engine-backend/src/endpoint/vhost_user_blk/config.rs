@@ -72,9 +72,11 @@ pub(super) fn read(
         return Err("requests of no segment (seg_max is 0): expected at least 1".to_owned());
     }
     let mut transfer_bytes_max = options.transfer_bytes_max;
-    if has(features, VIRTIO_BLK_F_SIZE_MAX) {
-        // A request's data is one segment.
-        transfer_bytes_max = transfer_bytes_max.min(u32_at(8));
+    let segment_bytes_max = u32_at(8);
+    // A request's data is one segment. 0 is no limit: QEMU offers the feature and leaves the
+    // field empty.
+    if has(features, VIRTIO_BLK_F_SIZE_MAX) && segment_bytes_max != 0 {
+        transfer_bytes_max = transfer_bytes_max.min(segment_bytes_max);
     }
     transfer_bytes_max -= transfer_bytes_max % block_bytes;
     // How many blocks at once, for requests that name a range; at least one segment of them.

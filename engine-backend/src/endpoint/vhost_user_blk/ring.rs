@@ -191,7 +191,7 @@ fn crosses(event: u16, now: u16, before: u16) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::endpoint::PeerMemory;
+    use crate::endpoint::peer_memory::PeerMemory;
 
     fn ring(has_event_idx: bool) -> (Ring, HostSpan) {
         let memory = PeerMemory::new(c"byway-test-ring", 8192).unwrap();
