@@ -5,6 +5,7 @@
 
 pub mod device;
 mod in_flight;
+pub mod nvme;
 mod open_error;
 mod peer_memory;
 pub mod slot;

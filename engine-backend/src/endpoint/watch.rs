@@ -112,7 +112,7 @@ impl std::fmt::Debug for Watch {
 
 impl Watch {
     /// Watches a connection on which nothing has been said yet.
-    fn new(socket: UnixStream) -> io::Result<Self> {
+    pub(super) fn new(socket: UnixStream) -> io::Result<Self> {
         let event = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC);
         let shared = Arc::new(Shared {
             socket,
