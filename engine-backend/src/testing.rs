@@ -6,12 +6,14 @@
 
 mod blk_peer;
 mod guest;
+mod nvme_peer;
 mod process;
 mod stepper;
 mod submitter;
 
 pub use blk_peer::{BlkPeer, BlkPlan, Mischief};
 pub use guest::Guest;
+pub use nvme_peer::{NvmeMischief, NvmePeer, NvmePlan};
 pub use process::{PageSize, Process, pte};
 pub use stepper::Stepper;
 pub use submitter::{Recorder, Submitter};

@@ -10,6 +10,8 @@ mod open_error;
 mod peer_memory;
 pub mod slot;
 pub mod staging;
+#[cfg(test)]
+mod test_bench;
 pub mod vhost_user_blk;
 mod watch;
 

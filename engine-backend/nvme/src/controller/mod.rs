@@ -454,7 +454,10 @@ impl<M: Medium> Controller<M> {
                 let event = queue.armed_event();
                 let _ = dma.store(shadow.events + tail_doorbell(id, 0), event);
             }
-            if let Some(queue) = self.completion[usize::from(id)].as_mut() {
+            // A head is news only where there is no room.
+            if let Some(queue) = self.completion[usize::from(id)].as_mut()
+                && !queue.has_room()
+            {
                 let event = queue.armed_event();
                 let _ = dma.store(shadow.events + head_doorbell(id, 0), event);
             }

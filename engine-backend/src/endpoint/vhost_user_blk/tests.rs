@@ -4,94 +4,25 @@ mod hostile;
 mod qemu;
 
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use super::{Disk, Options};
 use crate::endpoint::OpenError;
-use crate::endpoint::device::{BlockDevice, Outcome, Refused, Request, StagingRange, Token};
-use crate::endpoint::staging::StagingMemory;
-use crate::memory::HostSpan;
+use crate::endpoint::device::{BlockDevice, Outcome, Refused, Request, Token};
+use crate::endpoint::test_bench::{self, STAGING_BYTES, pattern, staging};
 use crate::testing::{BlkPeer, BlkPlan};
 
-const STAGING_BYTES: u32 = 1 << 20;
+type Bench = test_bench::Bench<Disk>;
 
-/// A disk with its staging, and how to look at it.
-pub(super) struct Bench {
-    pub(super) disk: Disk,
-    staging: HostSpan,
-}
-
-impl Bench {
-    pub(super) fn open(path: &Path, options: &Options) -> Result<Self, OpenError> {
-        let staging = Arc::new(StagingMemory::new(STAGING_BYTES).unwrap());
-        let file = Arc::new(staging.fd().try_clone_to_owned().unwrap().into());
-        let span = HostSpan::of_file(file, STAGING_BYTES.into()).unwrap();
-        Ok(Self {
-            disk: Disk::open(path, options, staging)?,
-            staging: span,
-        })
-    }
-
-    pub(super) fn fill(&self, at: StagingRange, bytes: &[u8]) {
-        assert_eq!(at.length as usize, bytes.len());
-        self.staging.write_bytes(at.offset as usize, bytes);
-    }
-
-    pub(super) fn read(&self, at: StagingRange) -> Vec<u8> {
-        let mut bytes = vec![0; at.length as usize];
-        self.staging.read_bytes(at.offset as usize, &mut bytes);
-        bytes
-    }
-
-    /// Polls until this many requests have ended.
-    pub(super) fn wait(&mut self, count: usize) -> Vec<(Token, Outcome)> {
-        let mut ended = Vec::new();
-        let start = Instant::now();
-        while ended.len() < count {
-            self.disk
-                .poll(&mut |token, outcome| ended.push((token, outcome)));
-            assert!(
-                start.elapsed() < Duration::from_secs(60),
-                "{ended:?} of {count}"
-            );
-            std::thread::yield_now();
-        }
-        ended
-    }
-
-    pub(super) fn one(&mut self, request: Request) -> Outcome {
-        self.disk.submit(Token(9), &request).unwrap();
-        self.disk.flush_submissions();
-        let ended = self.wait(1);
-        assert_eq!((ended.len(), ended[0].0), (1, Token(9)));
-        ended[0].1
-    }
-}
-
-pub(super) fn staging(offset: u32, length: u32) -> StagingRange {
-    StagingRange { offset, length }
-}
-
-/// Bytes that are nowhere twice.
-pub(super) fn pattern(seed: u64, bytes: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    (0..bytes)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state as u8
-        })
-        .collect()
+fn open(path: &Path, options: &Options) -> Result<Bench, OpenError> {
+    Bench::open(|staging| Disk::open(path, options, staging))
 }
 
 /// A folder, a peer in it, and a disk.
-pub(super) fn world(plan: BlkPlan, options: &Options) -> (tempfile::TempDir, BlkPeer, Bench) {
+fn world(plan: BlkPlan, options: &Options) -> (tempfile::TempDir, BlkPeer, Bench) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("blk");
     let peer = BlkPeer::start(&path, plan);
-    let bench = Bench::open(&path, options).unwrap();
+    let bench = open(&path, options).unwrap();
     (folder, peer, bench)
 }
 
@@ -196,14 +127,7 @@ fn who_sleeps_is_woken() {
             bench.disk.submit(Token(3), &request).unwrap();
             if !bench.disk.arm() {
                 bench.disk.flush_submissions();
-                let fd = std::os::fd::AsRawFd::as_raw_fd(&bench.disk.wake_fd().unwrap());
-                let mut fds = [libc::pollfd {
-                    fd,
-                    events: libc::POLLIN,
-                    revents: 0,
-                }];
-                // SAFETY: the array is valid for its length.
-                assert_eq!(unsafe { libc::poll(fds.as_mut_ptr(), 1, 10_000) }, 1);
+                bench.sleep();
             }
             assert_eq!(bench.wait(1), [(Token(3), Outcome::Done)]);
         }
@@ -301,7 +225,7 @@ fn nobody_there_is_an_answer() {
         (Options::default(), "is the device's process running"),
         (options, "expected 1 to"),
     ] {
-        let Err(error) = Bench::open(&folder.path().join("nobody"), &options) else {
+        let Err(error) = open(&folder.path().join("nobody"), &options) else {
             panic!("opened what is not there");
         };
         assert!(error.to_string().contains(expected), "{error}");

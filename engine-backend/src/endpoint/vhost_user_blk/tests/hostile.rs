@@ -76,7 +76,7 @@ fn who_lies_is_gone_with_the_reason_and_can_be_attached_again() {
         drop(_peer);
         let path = folder.path().join("blk");
         let _peer = BlkPeer::start(&path, BlkPlan::default());
-        let mut again = Bench::open(&path, &Options::default()).unwrap();
+        let mut again = open(&path, &Options::default()).unwrap();
         assert_eq!(again.one(read(0)), Outcome::Done, "{mischief:?}");
     }
 }
@@ -161,7 +161,7 @@ fn a_device_that_cannot_be_is_not_opened() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("blk");
         let _peer = BlkPeer::start(&path, plan(mischief));
-        let Err(error) = Bench::open(&path, &impatient()) else {
+        let Err(error) = open(&path, &impatient()) else {
             panic!("{mischief:?} was opened");
         };
         assert!(

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::*;
 
@@ -81,7 +82,7 @@ fn qemus_storage_daemon_is_read_and_written() {
     let Some(daemon) = Daemon::start(",writable=on,logical-block-size=512") else {
         return;
     };
-    let mut bench = Bench::open(&daemon.path(), &Options::default()).unwrap();
+    let mut bench = open(&daemon.path(), &Options::default()).unwrap();
     let geometry = *bench.disk.geometry();
     assert_eq!(
         u64::from(geometry.block_bytes) * geometry.blocks,
@@ -158,7 +159,7 @@ fn qemus_storage_daemon_refuses_writes_to_a_disk_that_is_read_only() {
     let Some(daemon) = Daemon::start("") else {
         return;
     };
-    let mut bench = Bench::open(&daemon.path(), &Options::default()).unwrap();
+    let mut bench = open(&daemon.path(), &Options::default()).unwrap();
     assert!(bench.disk.geometry().read_only);
     let write = Request::Write {
         lba: 0,
@@ -176,7 +177,7 @@ fn qemus_storage_daemon_is_killed_and_attached_again() {
     let Some(mut daemon) = Daemon::start(",writable=on") else {
         return;
     };
-    let mut bench = Bench::open(&daemon.path(), &Options::default()).unwrap();
+    let mut bench = open(&daemon.path(), &Options::default()).unwrap();
     let read = |n: u32| Request::Read {
         lba: n.into(),
         blocks: 64,
@@ -199,7 +200,7 @@ fn qemus_storage_daemon_is_killed_and_attached_again() {
 
     daemon.process.wait().unwrap();
     daemon.process = Daemon::spawn(&daemon.folder, ",writable=on").unwrap();
-    let mut bench = Bench::open(&daemon.path(), &Options::default()).unwrap();
+    let mut bench = open(&daemon.path(), &Options::default()).unwrap();
     assert_eq!(bench.one(read(5)), Outcome::Done);
     assert!(bench.read(staging(5 * 32768, 32768)) == daemon.disk()[5 * 512..5 * 512 + 32768]);
 }
