@@ -12,6 +12,25 @@ use serde::{Deserialize, Serialize};
 pub enum EndpointKind {
     /// A file or block device of the host, by io_uring.
     File,
+    /// A vhost-user-blk device at a Unix socket, the engine being its front end.
+    VhostUserBlk,
+    /// An NVMe controller in shared memory, at a Unix socket.
+    Nvme,
+    /// The built-in model of one over a file, on a thread of the engine's.
+    NvmeModel,
+}
+
+impl EndpointKind {
+    /// As in TOML and on the admin socket.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::VhostUserBlk => "vhost-user-blk",
+            Self::Nvme => "nvme",
+            Self::NvmeModel => "nvme-model",
+        }
+    }
 }
 
 /// One endpoint. Unknown keys are refused.

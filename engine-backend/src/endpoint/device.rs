@@ -186,6 +186,13 @@ pub trait BlockDevice: Send {
         None
     }
 
+    /// Asks that [`Self::wake_fd`] becomes readable when something ends, by whoever is about to
+    /// sleep. True: something has already, and is to be polled for. A device may stay silent
+    /// until it is asked, since telling costs it a system call.
+    fn arm(&mut self) -> bool {
+        false
+    }
+
     /// Why the device is gone, for the operator; `None` while it is there.
     fn gone(&self) -> Option<&str>;
 

@@ -7,9 +7,7 @@ use byway_protocols::Rights;
 use super::Inner;
 use crate::capability::{Link, LinkTerms};
 use crate::endpoint::{Endpoint, Endpoints, Grant};
-use crate::interface::{
-    AdminError, EndpointConfig, EndpointGrant, EndpointInfo, EndpointKind, EndpointUser,
-};
+use crate::interface::{AdminError, EndpointConfig, EndpointGrant, EndpointInfo, EndpointUser};
 
 impl Inner {
     fn endpoints(&self) -> &Endpoints {
@@ -135,10 +133,7 @@ fn info(endpoint: &Endpoint, name_of: impl Fn(u32) -> Option<String>) -> Endpoin
     });
     EndpointInfo {
         name: config.name.clone(),
-        kind: match config.kind {
-            EndpointKind::File => "file",
-        }
-        .to_owned(),
+        kind: config.kind.name().to_owned(),
         path: config.path.display().to_string(),
         attached: attachment.is_some_and(|a| !a.is_gone()),
         reason,

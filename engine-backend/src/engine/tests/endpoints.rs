@@ -44,9 +44,13 @@ impl Disk {
 }
 
 pub(super) fn attach(engine: &Engine, name: &str, path: &Path) {
+    attach_as(engine, name, path, EndpointKind::File);
+}
+
+fn attach_as(engine: &Engine, name: &str, path: &Path, kind: EndpointKind) {
     let config = EndpointConfig {
         name: name.to_owned(),
-        kind: EndpointKind::File,
+        kind,
         path: path.to_owned(),
         read_only: false,
         timeout_ms: 10_000,
@@ -229,6 +233,28 @@ fn disks_are_cloned_to_each_other() {
     assert_eq!(done.status(), Some(Status::Success), "{done:?}");
     assert_eq!(done.bytes_completed, DISK as u32);
     assert!(other.bytes() == pattern(DISK));
+}
+
+#[test]
+fn an_nvme_controller_is_a_disk_like_another() {
+    let (engine, mut alice, _bob, _disk, slot) = world();
+    let other = Disk::new(&vec![0; DISK]);
+    attach_as(&engine, "nvme", &other.path(), EndpointKind::NvmeModel);
+    grant(&engine, "nvme", "alice");
+    let nvme = open(&mut alice, "nvme").unwrap().slot as u16;
+    let clone = transfer(device_operation::COPY, (slot, 0), (nvme, 0), DISK as u64);
+    let done = alice.run(&clone);
+    assert_eq!(done.status(), Some(Status::Success), "{done:?}");
+    assert!(other.bytes() == pattern(DISK));
+    let size = 3 << 20;
+    let done = alice.run(&read(nvme, 8192, 3, size));
+    assert_eq!(done.status(), Some(Status::Success), "{done:?}");
+    assert!(alice.read(3, size) == pattern(DISK)[8192..8192 + size as usize]);
+    let zeroes = transfer(device_operation::WRITE_ZEROES, (0, 0), (nvme, 65536), 65536);
+    assert_eq!(alice.run_for(&zeroes), Status::Success);
+    let flush = transfer(device_operation::FLUSH, (0, 0), (nvme, 0), 0);
+    assert_eq!(alice.run_for(&flush), Status::Success);
+    assert_eq!(other.bytes()[65536..131_072], [0; 65536]);
 }
 
 #[test]
