@@ -292,7 +292,6 @@ impl Attachment {
         if any {
             self.fences.store(true, Ordering::Release);
         }
-        self.news.changed();
     }
 
     /// Tells the device of what was submitted, and looks at what has ended. Waits for nobody.

@@ -27,11 +27,14 @@ pub struct News {
     busy: AtomicU32,
     /// Endpoints with something that their device was not told of, by place.
     untold: AtomicU32,
-    /// Counts ends of requests, slots that became free, and fences.
+    /// Counts ends of requests and slots that became free, and in the upper half fences.
     changes: AtomicU64,
 }
 
 impl News {
+    /// What a fence adds to the changes.
+    const FENCE: u64 = 1 << 32;
+
     /// Places of endpoints with something under way, as bits.
     #[inline(always)]
     pub fn busy(&self) -> u32 {
@@ -52,6 +55,15 @@ impl News {
     }
     pub(super) fn changed(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+    /// A right may have ended: all who wait have to look, whatever they wait for.
+    pub(super) fn fenced(&self) {
+        self.changes.fetch_add(Self::FENCE, Ordering::AcqRel);
+    }
+    /// Whether there was a fence between two numbers of changes.
+    #[must_use]
+    pub fn has_fence(before: u64, after: u64) -> bool {
+        before / Self::FENCE != after / Self::FENCE
     }
     pub(super) fn set_busy(&self, place: u32) {
         if self.busy.load(Ordering::SeqCst) & 1 << place == 0 {
@@ -207,6 +219,7 @@ impl Endpoints {
                 attachment.fence();
             }
         }
+        self.news.fenced();
     }
 
     /// Gives devices up that have not answered in their time, a millisecond of which has so many
@@ -280,7 +293,7 @@ impl Endpoints {
         });
         endpoint.current.store(Some(attachment));
         self.places[place as usize].store(Some(Arc::clone(&endpoint)));
-        self.news.changed();
+        self.news.fenced();
         Ok(endpoint)
     }
 
@@ -295,7 +308,7 @@ impl Endpoints {
         if let Some(attachment) = endpoint.current.swap(None) {
             attachment.close("the operator took it away");
         }
-        self.news.changed();
+        self.news.fenced();
         Ok(())
     }
 }

@@ -224,6 +224,16 @@ impl Execution {
         step
     }
 
+    /// Whether another step would come any further, for one that said [`Step::Device`] and has all
+    /// its rights still: a few loads.
+    #[must_use]
+    pub fn may_go_on(&self) -> bool {
+        match &self.request {
+            Request::Operation(Operation::Device(device)) => device.may_go_on(),
+            _ => true,
+        }
+    }
+
     /// What became of the page that it waits for.
     pub fn answer(&mut self, verdict: Verdict) {
         self.asked.answer(verdict);

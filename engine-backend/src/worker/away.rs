@@ -1,6 +1,7 @@
 //! [`Away`]: a queue's descriptors that wait for devices, while those behind them go on.
 
 use super::active::Flight;
+use crate::endpoint::News;
 
 /// Most of them.
 const AWAY_MAX: usize = 32;
@@ -14,6 +15,8 @@ pub(super) struct Away {
     seen: u64,
     /// The one that is next in this round, while it lasts.
     next: usize,
+    /// Every one of this round has to look.
+    thorough: bool,
     /// The one that waits for a page.
     asked: Option<usize>,
 }
@@ -49,18 +52,21 @@ impl Away {
     /// Begins with the first, unless the last round was not finished.
     pub(super) fn begin_round(&mut self, changes: u64) {
         if self.next == 0 {
+            self.thorough |= News::has_fence(self.seen, changes);
             self.seen = changes;
         }
     }
-    /// The next one of this round; `None` ends it.
+    /// The next one of this round that may go on; `None` ends it.
     pub(super) fn next(&mut self) -> Option<(usize, &mut Flight)> {
-        let index = self.next;
-        if index >= self.flights.len() {
-            self.next = 0;
-            return None;
+        while let Some(flight) = self.flights.get(self.next) {
+            let index = self.next;
+            self.next = index + 1;
+            if self.thorough || flight.execution.may_go_on() {
+                return self.flights.get_mut(index).map(|flight| (index, flight));
+            }
         }
-        self.next = index + 1;
-        self.flights.get_mut(index).map(|flight| (index, flight))
+        (self.next, self.thorough) = (0, false);
+        None
     }
     /// Takes out the one that [`Self::next`] gave.
     pub(super) fn remove(&mut self, index: usize) -> Flight {

@@ -164,6 +164,19 @@ impl Device {
         self.done
     }
 
+    /// Whether a step would come any further: false while all that could be asked for is under
+    /// way, and the oldest piece is.
+    pub(super) fn may_go_on(&self) -> bool {
+        let pieces = [&self.src, &self.dst];
+        let may_ask = self.asked < self.wanted.size && !pieces.iter().any(|p| p.is_full());
+        let is_idle = pieces.iter().all(|p| p.count() == 0);
+        may_ask
+            || is_idle
+            || pieces
+                .iter()
+                .any(|p| p.in_hand().is_some() || p.ended(0).is_some())
+    }
+
     /// Goes on until done, until the device has to answer, or until the chunk is over. After a
     /// fault another step goes on where it stopped.
     #[inline(never)]
