@@ -255,7 +255,11 @@ impl Attachment {
     fn must_wait(&self, request: &Request) -> bool {
         let is_fenced = self.slots.iter().any(|slot| slot.is_in_the_way(request));
         if !is_fenced && self.slots.iter().all(|slot| !slot.is_under_way()) {
-            self.fences.store(false, Ordering::Release);
+            self.fences.store(false, Ordering::SeqCst);
+            // Whoever fences one now says so after it has; one of before is seen here.
+            if self.slots.iter().any(Slot::is_fenced) {
+                self.fences.store(true, Ordering::SeqCst);
+            }
         }
         is_fenced
     }
@@ -271,7 +275,7 @@ impl Attachment {
     pub fn give_back(&self, slot: u8) {
         match self.slots[usize::from(slot)].part() {
             Parting::Free => self.set_free(slot),
-            Parting::Orphan => self.fences.store(true, Ordering::Release),
+            Parting::Orphan => self.fences.store(true, Ordering::SeqCst),
         }
     }
 
@@ -290,7 +294,7 @@ impl Attachment {
             any |= slot.fence();
         }
         if any {
-            self.fences.store(true, Ordering::Release);
+            self.fences.store(true, Ordering::SeqCst);
         }
     }
 

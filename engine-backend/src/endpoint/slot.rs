@@ -136,9 +136,13 @@ impl Slot {
     pub(super) fn fence(&self) -> bool {
         let fences = self.is_under_way() && self.writes.load(Ordering::Relaxed);
         if fences {
-            self.fenced.store(true, Ordering::Release);
+            self.fenced.store(true, Ordering::SeqCst);
         }
         fences
+    }
+    /// Whether it holds requests back.
+    pub(super) fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::SeqCst) && self.is_under_way()
     }
     /// Whether a request has to wait for it.
     pub(super) fn is_in_the_way(&self, request: &Request) -> bool {

@@ -100,6 +100,8 @@ pub struct Device {
     asked: u32,
     /// Bytes of the piece in hand that are there.
     filled: u32,
+    /// The first byte that a device could not read, where that is not `done`.
+    failed_at: u32,
     /// Bytes whose checksum `crc` is.
     summed: u32,
     crc: u32,
@@ -153,6 +155,7 @@ impl Device {
             base: 0,
             asked: 0,
             filled: 0,
+            failed_at: 0,
             summed: 0,
             crc: 0,
             chain: None,
@@ -403,7 +406,7 @@ impl Device {
             false => (self.wanted.dst, &self.dst),
         };
         let block = pieces.device().map_or(1, |d| d.geometry().block_bytes);
-        let at = operand.addr + u64::from(self.done / block * block);
+        let at = operand.addr + u64::from(self.done.max(self.failed_at) / block * block);
         let (status, code) = match outcome {
             device::Outcome::Failed { device_status, .. } => (Status::DeviceError, device_status),
             _ => (Status::DeviceGone, 0),

@@ -43,7 +43,8 @@ impl Device {
             }
             if before == (self.asked, self.done, self.summed) {
                 // All that came was handed on: what has failed is next.
-                if let Some(outcome) = self.failed() {
+                if let Some((outcome, at)) = self.failed() {
+                    self.failed_at = at;
                     return Err(Stop::Device(outcome));
                 }
                 return match refused {
@@ -117,11 +118,20 @@ impl Device {
         view
     }
 
-    /// How the request failed that has the byte `done`, if that is so.
-    fn failed(&self) -> Option<device::Outcome> {
-        let index = (self.done - self.base) / self.piece;
-        let outcome = self.src.ended(index as usize)?;
-        (outcome != device::Outcome::Done).then_some(outcome)
+    /// How the oldest request ended that was not done, once all before it were, and which byte is
+    /// the first that it lacks.
+    fn failed(&self) -> Option<(device::Outcome, u32)> {
+        let mut at = self.base;
+        for index in 0..self.src.count() {
+            match self.src.ended(index)? {
+                device::Outcome::Done => at += self.length(at),
+                outcome @ device::Outcome::Failed { bytes_done, .. } => {
+                    return Some((outcome, at + bytes_done.min(self.length(at))));
+                }
+                device::Outcome::Gone => return Some((device::Outcome::Gone, at)),
+            }
+        }
+        None
     }
 
     /// Adds what has come to the checksum. Nothing goes on before it was: the view ends there.
