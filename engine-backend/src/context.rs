@@ -11,6 +11,7 @@ use byway_protocols::{Rights, Status};
 
 use crate::address_space::AddressSpace;
 use crate::capability::{Capability, Key, Owner, SlotTable};
+use crate::endpoint::Endpoint;
 use crate::epoch::ChunkGuard;
 use crate::port::Port;
 
@@ -36,9 +37,29 @@ pub struct Target<'g> {
     /// are reported as [`Status::RemoteFault`], without address or cause.
     pub own: bool,
     capability: Option<&'g Capability>,
+    /// In a device's staging: see `ops::device`.
+    staged: bool,
 }
 
 impl<'g> Target<'g> {
+    /// Bytes of a device's staging, from this position of the stream on.
+    #[must_use]
+    pub(crate) fn staged(space: &'g AddressSpace, addr: u64) -> Self {
+        Self {
+            space,
+            addr,
+            base: 0,
+            own: true,
+            capability: None,
+            staged: true,
+        }
+    }
+    /// Whether it is in a device's staging.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn is_staged(&self) -> bool {
+        self.staged
+    }
     /// Domain that owns the memory; `None` with slot 0: the context's own.
     #[must_use]
     pub fn owner(&self) -> Option<u32> {
@@ -107,6 +128,23 @@ impl PortUse<'_> {
     }
 }
 
+/// Blocks that may be used until the end of the chunk.
+#[derive(Debug)]
+pub struct BlockUse<'g> {
+    /// Whose blocks they are.
+    pub endpoint: Arc<Endpoint>,
+    /// First byte on the device.
+    pub first: u64,
+    capability: &'g Capability,
+}
+
+impl BlockUse<'_> {
+    /// Counts bytes read and written, once they were.
+    pub fn account(&self, read: u64, written: u64) {
+        self.capability.account(read, written);
+    }
+}
+
 impl Context {
     /// A context of domain `domain` with `slots` slots, slot 0 included, all empty.
     #[must_use]
@@ -171,6 +209,7 @@ impl Context {
             base: 0,
             own: true,
             capability: None,
+            staged: false,
         })
     }
 
@@ -237,6 +276,35 @@ impl Context {
         })
     }
 
+    /// Checks that the context may use `len` bytes of blocks from byte `offset` of slot `slot`,
+    /// with the right `need`, at this moment.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`]; what is no blocks: [`Status::MissingRight`].
+    pub fn resolve_blocks<'g>(
+        &'g self,
+        guard: &'g ChunkGuard<'_>,
+        slot: u16,
+        offset: u64,
+        len: u64,
+        need: Rights,
+    ) -> Result<BlockUse<'g>, Status> {
+        if slot == 0 {
+            return Err(Status::MissingRight);
+        }
+        // The same checks in the same order as for memory: a right to blocks is never over
+        // that.
+        let target = self.resolve_capability(guard, slot, offset, len, need)?;
+        let capability = target.capability.ok_or(Status::MissingRight)?;
+        // Gone, if so, in this moment.
+        let endpoint = capability.endpoint().ok_or(Status::Revoked)?;
+        Ok(BlockUse {
+            endpoint,
+            first: target.addr,
+            capability,
+        })
+    }
+
     #[inline]
     fn resolve_capability<'g>(
         &'g self,
@@ -270,6 +338,7 @@ impl Context {
             base: capability.base(),
             own: capability.owner().domain() == self.domain,
             capability: Some(capability),
+            staged: false,
         })
     }
 }

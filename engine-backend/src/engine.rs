@@ -8,6 +8,7 @@
 mod audit;
 mod config;
 mod control_thread;
+mod endpoints;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -208,6 +209,17 @@ impl Admin for Engine {
             Action::Unlink { from, to } => inner.unlink(&from, &to)?,
             Action::Quota { name, share } => inner.set_share(&name, &share)?,
             Action::Audit { name, limit } => return inner.audit(&name, limit),
+            Action::AttachEndpoint(config) => inner.attach_endpoint(config)?,
+            Action::DetachEndpoint { name } => inner.detach_endpoint(&name)?,
+            Action::GrantEndpoint(grant) => inner.grant_endpoint(&grant)?,
+            Action::UngrantEndpoint { endpoint, domain } => {
+                inner.ungrant_endpoint(&endpoint, &domain)?;
+            }
+            Action::Endpoints => {
+                return Ok(Reply::Endpoints {
+                    endpoints: inner.list_endpoints(),
+                });
+            }
             Action::Admit { .. } => return Err(AdminError::NoSockets),
             Action::List => {
                 return Ok(Reply::Domains {
@@ -267,6 +279,7 @@ impl Inner {
         let device = removed.ok_or_else(|| AdminError::Unknown(name.to_owned()))?;
         // Peers are told while they are peers still.
         device.detach(true);
+        self.forget_grants(device.domain().id());
         let links = self.core.peers().remove(device.domain().id());
         self.core.end_links(&links);
         self.poller.remove(device.domain().events().signal());

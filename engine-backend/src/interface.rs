@@ -8,8 +8,12 @@
 //! Neither is on the data path: nothing here is called per transfer.
 
 mod audit;
+mod endpoints;
 
 pub use audit::{AuditBooks, AuditEnd, AuditEnding, AuditParty, AuditRecord};
+
+pub use crate::endpoint::{EndpointConfig, EndpointKind};
+pub use endpoints::{EndpointGrant, EndpointInfo, EndpointUser};
 
 use std::fs::File;
 use std::io;
@@ -379,6 +383,24 @@ pub enum Action {
         #[serde(default = "audit_limit")]
         limit: u32,
     },
+    /// Opens a block device under a name, or one that is gone again.
+    AttachEndpoint(EndpointConfig),
+    /// Takes a device away; what guests were given of it waits for it to come back.
+    DetachEndpoint {
+        /// Its name.
+        name: String,
+    },
+    /// Lets a domain use blocks of an endpoint, replacing what it was let use before.
+    GrantEndpoint(EndpointGrant),
+    /// Takes that back, and all that came of it.
+    UngrantEndpoint {
+        /// Name of the endpoint.
+        endpoint: String,
+        /// Name of the domain.
+        domain: String,
+    },
+    /// Lists endpoints and their use.
+    Endpoints,
     /// Lists domains and their use.
     List,
     /// Says whose processes may attach to a domain over its socket, from the next one on: an
@@ -410,6 +432,11 @@ pub enum Reply {
     },
     /// The books.
     Audit(AuditBooks),
+    /// The endpoints.
+    Endpoints {
+        /// One row each.
+        endpoints: Vec<EndpointInfo>,
+    },
 }
 
 /// One row of [`Reply::Domains`].
@@ -473,6 +500,9 @@ pub enum AdminError {
     /// The engine is part of its VMM's process.
     #[error("this engine has no sockets: it is part of the process that runs its VMs")]
     NoSockets,
+    /// Something is wrong with an endpoint.
+    #[error("{0}")]
+    Endpoint(String),
     /// The host refused something.
     #[error("the host refused: {0}")]
     Host(String),

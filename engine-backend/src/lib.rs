@@ -19,6 +19,7 @@ pub mod control;
 pub mod daemon;
 pub mod device;
 pub mod domain;
+pub mod endpoint;
 pub mod engine;
 pub mod epoch;
 pub mod interface;

@@ -4,12 +4,16 @@
 //! A guest looks at its RAM through a mapping of its own, as a vCPU would, never through
 //! the engine's. Everything here panics when it is misused: it is for tests.
 
+mod blk_peer;
 mod guest;
+mod nvme_peer;
 mod process;
 mod stepper;
 mod submitter;
 
+pub use blk_peer::{BlkPeer, BlkPlan, Mischief};
 pub use guest::Guest;
+pub use nvme_peer::{NvmeMischief, NvmePeer, NvmePlan};
 pub use process::{PageSize, Process, pte};
 pub use stepper::Stepper;
 pub use submitter::{Recorder, Submitter};

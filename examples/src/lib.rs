@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use byway_agent::Process;
+use byway_engine::interface::{Action, Admin, EndpointConfig, EndpointGrant, EndpointKind};
 use byway_protocols::Completion;
 use byway_ring::{Address, Request, Slot};
 use byway_vmm::host;
@@ -52,4 +53,54 @@ pub const fn own(va: u64) -> Address {
 pub fn remote(stage: &Stage, offset: u64) -> Result<Address> {
     let slot = Slot::new(stage.slot).context("a slot above 32767")?;
     Ok(Address::capability(slot, offset))
+}
+
+/// A disk that alice may use: a file in the folder for temporary ones, removed at the end.
+pub struct Disk {
+    name: &'static str,
+    path: std::path::PathBuf,
+}
+
+impl Disk {
+    /// Makes the file, has the engine attach it, and grants it to alice: what an operator says with
+    /// `[[endpoint]]` in a TOML file.
+    ///
+    /// # Errors
+    /// When the file cannot be made, or the engine refuses it.
+    pub fn attach(stage: &Stage, name: &'static str, bytes: u64) -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("byway-{name}-{}.img", std::process::id()));
+        std::fs::File::create(&path)
+            .and_then(|file| file.set_len(bytes))
+            .with_context(|| format!("cannot make {}", path.display()))?;
+        let disk = Self { name, path };
+        stage.engine.act(Action::AttachEndpoint(EndpointConfig {
+            name: name.to_owned(),
+            kind: EndpointKind::File,
+            path: disk.path.clone(),
+            read_only: false,
+            timeout_ms: 30_000,
+        }))?;
+        stage.engine.act(Action::GrantEndpoint(EndpointGrant {
+            endpoint: name.to_owned(),
+            domain: "alice".to_owned(),
+            first: 0,
+            bytes: 0,
+            read: true,
+            write: true,
+        }))?;
+        Ok(disk)
+    }
+
+    /// What guests ask for it by.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Nothing depends on it.
+        let _ = std::fs::remove_file(&self.path);
+    }
 }

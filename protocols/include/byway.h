@@ -293,6 +293,14 @@ typedef uint64_t __le64;
 #define BYWAY_STATUS_BAD_DATA 0x52U
 /* number of a sealed message below the lowest that is accepted */
 #define BYWAY_STATUS_REPLAYED 0x53U
+/* the device reported an error */
+#define BYWAY_STATUS_DEVICE_ERROR 0x54U
+/* the device is gone */
+#define BYWAY_STATUS_DEVICE_GONE 0x55U
+/* the device does not do this */
+#define BYWAY_STATUS_DEVICE_UNSUPPORTED 0x56U
+/* what was read has another checksum than expected */
+#define BYWAY_STATUS_CHECKSUM_MISMATCH 0x57U
 /* stage-2 table misconfigured */
 #define BYWAY_STATUS_STAGE2_MISCONFIGURED 0x58U
 /* stage-2 permission */
@@ -390,6 +398,34 @@ typedef uint64_t __le64;
 /* stores operand if compare is there */
 #define BYWAY_ATOMIC_COMPARE_SWAP 0x2U
 
+/* byway_device_fields.operation (section 4.33) */
+/* blocks, BLOCK_READ */
+#define BYWAY_DEVICE_READ 0x1U
+/* memory, READ */
+#define BYWAY_DEVICE_WRITE 0x2U
+/* blocks, BLOCK_READ */
+#define BYWAY_DEVICE_COPY 0x3U
+/* blocks, BLOCK_READ */
+#define BYWAY_DEVICE_COMPARE 0x4U
+/* - */
+#define BYWAY_DEVICE_FLUSH 0x5U
+/* - */
+#define BYWAY_DEVICE_DISCARD 0x6U
+/* - */
+#define BYWAY_DEVICE_WRITE_ZEROES 0x7U
+
+/* byway_device_fields.flags (section 4.33) */
+/* READ only: end in status 0x57 unless the CRC-32C of the bytes read is crc */
+#define BYWAY_DEVICE_CHECK_CRC 0x1U
+
+/* byway_endpoint_open_reply.features (section 8.2) */
+/* FLUSH is carried out */
+#define BYWAY_ENDPOINT_FLUSH 0x1U
+/* DISCARD is carried out */
+#define BYWAY_ENDPOINT_DISCARD 0x2U
+/* WRITE_ZEROES is carried out */
+#define BYWAY_ENDPOINT_WRITE_ZEROES 0x4U
+
 /* Compression: bits 16-23 of byway_descriptor.op0 (section 4.24) */
 /* one LZ4 block without a frame, of at most 16384 bytes of data */
 #define BYWAY_COMPRESSION_LZ4_BLOCK 0x1U
@@ -443,6 +479,10 @@ typedef uint64_t __le64;
 #define BYWAY_RIGHT_SEND 0x20U
 /* to receive messages from it; ports only */
 #define BYWAY_RIGHT_RECEIVE 0x40U
+/* to read and compare blocks; endpoints only */
+#define BYWAY_RIGHT_BLOCK_READ 0x80U
+/* to write, discard and flush blocks; endpoints only */
+#define BYWAY_RIGHT_BLOCK_WRITE 0x100U
 
 /* byway_cap_query_reply.state (section 7.6) */
 /* usable */
@@ -487,7 +527,7 @@ typedef uint64_t __le64;
 #define BYWAY_REQUEST_INVALIDATE 0x10U
 /* answers a page request */
 #define BYWAY_REQUEST_PAGE_RESPONSE 0x11U
-/* reserved: Unsupported */
+/* a capability to blocks of an endpoint */
 #define BYWAY_REQUEST_ENDPOINT_OPEN 0x12U
 /* puts a key into a slot */
 #define BYWAY_REQUEST_KEY_LOAD 0x18U
@@ -806,6 +846,22 @@ struct byway_atomic_fields {
 	/* See atomic_kind */
 	__u8 kind;
 	__u8 reserved17[7];
+} __attribute__((aligned(8)));
+
+struct byway_device_fields {
+	/* See device_operation */
+	__u8 operation;
+	/* See device_flags */
+	__u8 flags;
+	__le16 reserved2;
+	/* With CHECK_CRC: the CRC-32C expected; else 0 */
+	__le32 crc;
+	/*
+	 * Address of a descriptor that says what becomes of the bytes read,
+	 * a multiple of 64; 0 = none
+	 */
+	__le64 chain;
+	__u8 reserved16[8];
 } __attribute__((aligned(8)));
 
 struct byway_seal_header {
@@ -1205,5 +1261,31 @@ struct byway_port_create_reply {
 	__le32 slot;
 	__le32 reserved4;
 } __attribute__((aligned(4)));
+
+struct byway_endpoint_open_request {
+	/* Context that receives it */
+	__le32 context;
+	/* Slot there; 0 = the lowest empty one */
+	__le32 slot;
+	/* Told to whoever accepts it */
+	__le64 badge;
+	/* Name of the endpoint, 0-padded */
+	__u8 name[32];
+	__le64 reserved48;
+} __attribute__((aligned(8)));
+
+struct byway_endpoint_open_reply {
+	/* Slot that was filled */
+	__le32 slot;
+	/* Rights that came with it */
+	__le32 rights;
+	/* Bytes that it spans */
+	__le64 length;
+	/* Bytes of a block: what offsets and sizes are multiples of */
+	__le32 block_bytes;
+	/* See endpoint_features */
+	__le32 features;
+	__le64 reserved24;
+} __attribute__((aligned(8)));
 
 #endif /* BYWAY_H */

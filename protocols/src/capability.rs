@@ -21,14 +21,20 @@ impl Rights {
     pub const SEND: Self = Self(32);
     /// The holder may receive messages from this port.
     pub const RECEIVE: Self = Self(64);
+    /// The engine may read blocks of this endpoint for the holder.
+    pub const BLOCK_READ: Self = Self(128);
+    /// The engine may write, discard and flush blocks of this endpoint for the holder.
+    pub const BLOCK_WRITE: Self = Self(256);
     /// All that there are over memory.
     pub const ALL: Self = Self(7);
     /// All that there are over a key.
     pub const KEY: Self = Self(4 | 8 | 16);
     /// All that there are over a port.
     pub const PORT: Self = Self(4 | 32 | 64);
+    /// All that there are over blocks of an endpoint.
+    pub const BLOCK: Self = Self(4 | 128 | 256);
     /// Every right that this ABI has, whatever it is over.
-    pub const KNOWN: Self = Self(Self::ALL.0 | Self::KEY.0 | Self::PORT.0);
+    pub const KNOWN: Self = Self(Self::ALL.0 | Self::KEY.0 | Self::PORT.0 | Self::BLOCK.0);
 
     /// The rights with these bits, or `None` when a bit is not of this ABI.
     #[must_use]
@@ -73,6 +79,8 @@ impl core::fmt::Display for Rights {
             (Self::DECRYPT, "d"),
             (Self::SEND, "s"),
             (Self::RECEIVE, "m"),
+            (Self::BLOCK_READ, "R"),
+            (Self::BLOCK_WRITE, "W"),
         ];
         for (right, letter) in of_objects {
             f.write_str(if self.contains(right) { letter } else { "" })?;

@@ -71,7 +71,7 @@ requests! {
     Invalidate = 16,
     /// Answers a page request: [`PageResponseRequest`].
     PageResponse = 17,
-    /// Opens an endpoint. Reserved: status `Unsupported`.
+    /// A capability to blocks of an endpoint: [`EndpointOpenRequest`] -> [`EndpointOpenReply`].
     EndpointOpen = 18,
     /// Puts a key into a slot: [`KeyLoadRequest`] -> [`KeyLoadReply`].
     KeyLoad = 24,
@@ -547,6 +547,40 @@ wire_struct! {
         slot: u32 = 0,
         /// 0.
         reserved4: u32 = 4,
+    }
+}
+
+wire_struct! {
+    /// ENDPOINT_OPEN: what the operator granted of an endpoint becomes a capability of the
+    /// domain's own.
+    pub struct EndpointOpenRequest: 56 align 8 {
+        /// Context that receives it.
+        context: u32 = 0,
+        /// Slot there; 0 = the lowest empty one.
+        slot: u32 = 4,
+        /// Told to whoever accepts it.
+        badge: u64 = 8,
+        /// Name of the endpoint, 0-padded.
+        name: [u8; crate::operands::ENDPOINT_NAME_BYTES] = 16,
+        /// 0.
+        reserved48: u64 = 48,
+    }
+}
+wire_struct! {
+    /// Reply to ENDPOINT_OPEN.
+    pub struct EndpointOpenReply: 32 align 8 {
+        /// Slot that was filled.
+        slot: u32 = 0,
+        /// Rights that came with it.
+        rights: u32 = 4,
+        /// Bytes that it spans.
+        length: u64 = 8,
+        /// Bytes of a block: what offsets and sizes are multiples of.
+        block_bytes: u32 = 16,
+        /// See [`crate::operands::endpoint_features`].
+        features: u32 = 20,
+        /// 0.
+        reserved24: u64 = 24,
     }
 }
 

@@ -21,6 +21,7 @@ pub const ALL: &[StructLayout] = &[
     operands::CopySgFields::LAYOUT,
     operands::Segment::LAYOUT,
     operands::AtomicFields::LAYOUT,
+    operands::DeviceFields::LAYOUT,
     codec::SealHeader::LAYOUT,
     ring::QueueHeader::LAYOUT,
     invalidation::InvalidationHeader::LAYOUT,
@@ -55,4 +56,6 @@ pub const ALL: &[StructLayout] = &[
     control::KeyLoadReply::LAYOUT,
     control::PortCreateRequest::LAYOUT,
     control::PortCreateReply::LAYOUT,
+    control::EndpointOpenRequest::LAYOUT,
+    control::EndpointOpenReply::LAYOUT,
 ];

@@ -7,6 +7,63 @@ use crate::completion::Completion;
 use crate::descriptor::Descriptor;
 use crate::wire::wire_struct;
 
+/// Room for an endpoint's name, in bytes.
+pub const ENDPOINT_NAME_BYTES: usize = 32;
+
+/// Values of [`DeviceFields::operation`].
+pub mod device_operation {
+    /// Blocks to memory.
+    pub const READ: u8 = 1;
+    /// Memory to blocks.
+    pub const WRITE: u8 = 2;
+    /// Blocks to blocks, of the same endpoint or of another.
+    pub const COPY: u8 = 3;
+    /// Blocks with memory.
+    pub const COMPARE: u8 = 4;
+    /// What was written, to where it outlasts a loss of power.
+    pub const FLUSH: u8 = 5;
+    /// Blocks that nobody needs any more.
+    pub const DISCARD: u8 = 6;
+    /// Zeros to blocks.
+    pub const WRITE_ZEROES: u8 = 7;
+}
+
+/// Bits of [`DeviceFields::flags`].
+pub mod device_flags {
+    /// The CRC-32C of what is read has to be the one in `crc`.
+    pub const CHECK_CRC: u8 = 1 << 0;
+    /// All defined bits.
+    pub const ALL: u8 = CHECK_CRC;
+}
+
+/// Bits of [`crate::control::EndpointOpenReply::features`].
+pub mod endpoint_features {
+    /// FLUSH is carried out.
+    pub const FLUSH: u32 = 1 << 0;
+    /// DISCARD is carried out.
+    pub const DISCARD: u32 = 1 << 1;
+    /// WRITE_ZEROES is carried out.
+    pub const WRITE_ZEROES: u32 = 1 << 2;
+}
+
+wire_struct! {
+    /// Bytes 40-63 of DEVICE_TRANSFER.
+    pub struct DeviceFields: 24 align 8 {
+        /// See [`device_operation`].
+        operation: u8 = 0,
+        /// See [`device_flags`].
+        flags: u8 = 1,
+        /// 0.
+        reserved2: u16 = 2,
+        /// With CHECK_CRC: the CRC-32C expected; else 0.
+        crc: u32 = 4,
+        /// Address of a descriptor that says what becomes of the bytes read, a multiple of 64; 0 = none.
+        chain: u64 = 8,
+        /// 0.
+        reserved16: [u8; 8] = 16,
+    }
+}
+
 /// Largest source of CREATE_DELTA and largest destination of APPLY_DELTA, in bytes.
 pub const DELTA_BYTES_MAX: u32 = 512 << 10;
 /// Fewest sources of XOR.

@@ -128,6 +128,14 @@ statuses! {
     BadData = 0x52, "compressed data is not valid";
     /// Number of a sealed message below the lowest that is accepted.
     Replayed = 0x53, "number of a sealed message below the lowest that is accepted";
+    /// The device reported an error.
+    DeviceError = 0x54, "the device reported an error";
+    /// The device is gone.
+    DeviceGone = 0x55, "the device is gone";
+    /// The device does not do this.
+    DeviceUnsupported = 0x56, "the device does not do this";
+    /// A checksum of what was read is another one than expected.
+    ChecksumMismatch = 0x57, "what was read has another checksum than expected";
     /// Stage-2 table misconfigured.
     Stage2Misconfigured = 0x58, "stage-2 table misconfigured";
     /// Stage-2 permission.

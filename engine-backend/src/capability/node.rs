@@ -10,6 +10,7 @@ use super::object::{Object, WeakObject};
 use super::tree::{EntryId, Holder};
 use super::{Charge, DEPTH_MAX, Held, Key, Link, Owner};
 use crate::address_space::AddressSpace;
+use crate::endpoint::Endpoint;
 use crate::port::Port;
 
 /// What a derived capability is to be.
@@ -158,11 +159,21 @@ impl Capability {
         if !self.rights.contains(terms.rights) {
             return Err(DeriveError::MissingRight);
         }
-        let is_whole = terms.base == 0 && terms.length == self.length;
-        if self.object.is_some() && !is_whole {
+        let object = self.object.as_ref().map(WeakObject::upgrade);
+        let may_be = match &object {
+            // Memory, or gone, which is found below.
+            None | Some(None) => true,
+            Some(Some(Object::Block(endpoint))) => {
+                let block = u64::from(endpoint.geometry().block_bytes);
+                terms.base.is_multiple_of(block) && terms.length.is_multiple_of(block)
+            }
+            Some(Some(Object::Key(_) | Object::Port(_))) => {
+                terms.base == 0 && terms.length == self.length
+            }
+        };
+        if !may_be {
             return Err(DeriveError::Bounds);
         }
-        let object = self.object.as_ref().map(WeakObject::upgrade);
         self.derive_object(terms, holder, charge, object)
     }
 
@@ -210,6 +221,21 @@ impl Capability {
             ..Terms::default()
         };
         self.derive_object(terms, holder, charge, Some(Some(Object::Port(port))))
+    }
+
+    /// Puts blocks of an endpoint under a context's root: `terms.base` is the first byte on the
+    /// device, and both it and the length are multiples of its blocks.
+    ///
+    /// # Errors
+    /// See [`DeriveError`].
+    pub fn derive_blocks(
+        self: &Arc<Self>,
+        endpoint: Arc<Endpoint>,
+        terms: Terms,
+        holder: Holder,
+        charge: Option<Charge>,
+    ) -> Result<Held, DeriveError> {
+        self.derive_object(terms, holder, charge, Some(Some(Object::Block(endpoint))))
     }
 
     /// Derives memory, or an object; one that is gone already cannot be derived from.
@@ -325,7 +351,7 @@ impl Capability {
     pub fn key(&self) -> Option<Arc<Key>> {
         match self.object.as_ref()?.upgrade()? {
             Object::Key(key) => Some(key),
-            Object::Port(_) => None,
+            Object::Port(_) | Object::Block(_) => None,
         }
     }
     /// The port that it is to, for as long as a capability to it lives.
@@ -333,7 +359,15 @@ impl Capability {
     pub fn port(&self) -> Option<Arc<Port>> {
         match self.object.as_ref()?.upgrade()? {
             Object::Port(port) => Some(port),
-            Object::Key(_) => None,
+            Object::Key(_) | Object::Block(_) => None,
+        }
+    }
+    /// The endpoint that it is to blocks of, for as long as a capability to it lives.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<Arc<Endpoint>> {
+        match self.object.as_ref()?.upgrade()? {
+            Object::Block(endpoint) => Some(endpoint),
+            Object::Key(_) | Object::Port(_) => None,
         }
     }
     /// The links that it was given along.

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use super::Key;
+use crate::endpoint::Endpoint;
 use crate::port::Port;
 
 /// An object of the engine. Entries of the tree alone keep it, so that it goes with the last
@@ -13,6 +14,8 @@ pub(super) enum Object {
     Key(Arc<Key>),
     /// A port.
     Port(Arc<Port>),
+    /// Blocks of an endpoint; which ones is the capability's matter.
+    Block(Arc<Endpoint>),
 }
 
 impl Object {
@@ -20,6 +23,7 @@ impl Object {
         match self {
             Self::Key(key) => WeakObject::Key(Arc::downgrade(key)),
             Self::Port(port) => WeakObject::Port(Arc::downgrade(port)),
+            Self::Block(endpoint) => WeakObject::Block(Arc::downgrade(endpoint)),
         }
     }
 }
@@ -31,6 +35,8 @@ pub(super) enum WeakObject {
     Key(Weak<Key>),
     /// A port.
     Port(Weak<Port>),
+    /// Blocks of an endpoint.
+    Block(Weak<Endpoint>),
 }
 
 impl WeakObject {
@@ -39,6 +45,7 @@ impl WeakObject {
         match self {
             Self::Key(key) => key.upgrade().map(Object::Key),
             Self::Port(port) => port.upgrade().map(Object::Port),
+            Self::Block(endpoint) => endpoint.upgrade().map(Object::Block),
         }
     }
 }

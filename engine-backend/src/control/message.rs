@@ -3,9 +3,10 @@
 use byway_protocols::control::{
     BindRequest, CapAcceptReply, CapAcceptRequest, CapDeriveReply, CapDeriveRequest, CapOfferReply,
     CapOfferRequest, CapQueryReply, CapSlotRequest, ContextCreateReply, ContextCreateRequest,
-    ContextDestroyRequest, InvalidateReply, InvalidateRequest, KeyLoadReply, KeyLoadRequest,
-    LookupReply, LookupRequest, PageResponseRequest, PortCreateReply, PortCreateRequest,
-    QueryReply, QueryRequest, QueueCreateReply, QueueCreateRequest, QueueRequest, UnbindRequest,
+    ContextDestroyRequest, EndpointOpenReply, EndpointOpenRequest, InvalidateReply,
+    InvalidateRequest, KeyLoadReply, KeyLoadRequest, LookupReply, LookupRequest,
+    PageResponseRequest, PortCreateReply, PortCreateRequest, QueryReply, QueryRequest,
+    QueueCreateReply, QueueCreateRequest, QueueRequest, UnbindRequest,
 };
 use byway_protocols::{ControlStatus, StructLayout};
 use zeroize::Zeroize;
@@ -65,6 +66,8 @@ messages!(
     KeyLoadReply,
     PortCreateRequest,
     PortCreateReply,
+    EndpointOpenRequest,
+    EndpointOpenReply,
 );
 
 impl Message for KeyLoadRequest {

@@ -7,6 +7,7 @@
 
 mod capabilities;
 mod contexts;
+mod endpoints;
 mod keys;
 mod message;
 mod pages;
@@ -188,7 +189,7 @@ fn dispatch(call: Call<'_>) -> Result<usize, ControlStatus> {
         RequestKind::CapDrop => call.run(capabilities::drop_slot),
         RequestKind::CapQuery => call.run(capabilities::query),
         RequestKind::PageResponse => call.run(pages::respond),
-        RequestKind::EndpointOpen => Err(ControlStatus::Unsupported),
+        RequestKind::EndpointOpen => call.run(endpoints::open),
         RequestKind::KeyLoad => call.run(keys::load),
         RequestKind::PortCreate => call.run(ports::create),
     }

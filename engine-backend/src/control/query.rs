@@ -13,7 +13,8 @@ pub(super) const FEATURES: u64 = features::PAGE_REQUESTS
     | features::INVALIDATION_PAGE
     | features::LEVELS_5
     | features::EXPIRY
-    | features::BYTE_QUOTA;
+    | features::BYTE_QUOTA
+    | features::ENDPOINTS;
 
 pub(super) fn query(domain: &Domain, q: &QueryRequest) -> Result<QueryReply, ControlStatus> {
     let version = q.version.min(ABI_VERSION);
@@ -59,8 +60,8 @@ pub(super) fn lookup(domain: &Domain, q: &LookupRequest) -> Result<LookupReply, 
     })
 }
 
-/// A domain's name from its padded form.
-fn decode_name(padded: &[u8; NAME_BYTES]) -> Option<&str> {
+/// A domain's or an endpoint's name from its padded form.
+pub(super) fn decode_name(padded: &[u8; NAME_BYTES]) -> Option<&str> {
     let length = padded.iter().position(|&b| b == 0).unwrap_or(NAME_BYTES);
     let (name, padding) = padded.split_at(length);
     let name = std::str::from_utf8(name).ok()?;

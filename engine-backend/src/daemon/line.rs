@@ -54,6 +54,7 @@ impl From<AdminError> for Refusal {
             AdminError::Attached(_) => "attached",
             AdminError::BadQuota(_) => "bad-quota",
             AdminError::NoSockets => "no-sockets",
+            AdminError::Endpoint(_) => "endpoint",
             AdminError::Host(_) => "host",
         };
         Self::new(kind, error.to_string())

@@ -318,6 +318,8 @@ impl Domain {
         if let Some(port) = port {
             port.wake();
         }
+        // What devices were asked by the right comes before all that they are asked now.
+        self.core.workers().endpoints().fence();
         let knows = Holder::Slot {
             domain: self.id,
             context,

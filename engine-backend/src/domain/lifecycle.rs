@@ -98,6 +98,7 @@ impl Core {
         self.epochs().synchronize();
         // Descriptors that wait at ports find that the right to them has ended.
         self.workers().wake_all();
+        self.workers().endpoints().fence();
         for grave in graves {
             self.bury(grave, None);
         }

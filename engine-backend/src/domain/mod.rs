@@ -24,6 +24,7 @@
 mod capabilities;
 mod contexts;
 mod core;
+mod endpoints;
 mod events;
 mod exchange;
 mod latency;
@@ -205,7 +206,7 @@ impl Domain {
         self.features.load(Ordering::Relaxed)
     }
     /// Fails unless a feature is in force.
-    fn need_feature(&self, feature: u64) -> Result<(), ControlStatus> {
+    pub(crate) fn need_feature(&self, feature: u64) -> Result<(), ControlStatus> {
         if self.features() & feature == 0 {
             return Err(ControlStatus::Unsupported);
         }

@@ -13,13 +13,14 @@ use crate::port::Port;
 pub(super) const PORTS_MAX: u32 = 64;
 
 /// The rights that a link must permit for these to be given: to send to somebody is to write
-/// to him, to receive from him is to read.
+/// to him, to receive from him is to read, and so it is with blocks.
 pub(super) fn over_link(rights: Rights) -> Rights {
-    let mut needed = rights.0 & !(Rights::SEND | Rights::RECEIVE).0;
-    if rights.contains(Rights::SEND) {
+    let others = Rights::SEND | Rights::RECEIVE | Rights::BLOCK_READ | Rights::BLOCK_WRITE;
+    let mut needed = rights.0 & !others.0;
+    if rights.contains(Rights::SEND) || rights.contains(Rights::BLOCK_WRITE) {
         needed |= Rights::WRITE.0;
     }
-    if rights.contains(Rights::RECEIVE) {
+    if rights.contains(Rights::RECEIVE) || rights.contains(Rights::BLOCK_READ) {
         needed |= Rights::READ.0;
     }
     Rights(needed)
@@ -71,6 +72,8 @@ mod tests {
         let given = Rights::SEND | Rights::GRANT;
         assert_eq!(over_link(given), Rights::WRITE | Rights::GRANT);
         assert_eq!(over_link(Rights::RECEIVE), Rights::READ);
+        assert_eq!(over_link(Rights::BLOCK_READ), Rights::READ);
+        assert_eq!(over_link(Rights::BLOCK), Rights::ALL);
         assert_eq!(over_link(Rights::ALL), Rights::ALL);
     }
 }

@@ -15,9 +15,13 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::Devices;
 use crate::device::{Poller, Source};
 use crate::domain::Core;
+use crate::worker::ticks_in_us;
 
 /// How often the workers' loads are compared, where there are several.
 const BALANCE_EVERY: Duration = Duration::from_millis(100);
+
+/// How often devices are looked after, where there are any.
+const LOOK_AFTER_EVERY: Duration = Duration::from_millis(500);
 
 /// The running thread. Dropping it stops it and waits for its end.
 #[derive(Debug)]
@@ -113,11 +117,15 @@ impl Shared {
         // One worker has nobody to share with.
         let look_every = (self.core.worker_count() > 1).then_some(BALANCE_EVERY);
         let mut looked = Instant::now();
+        let ticks_per_ms = ticks_in_us(1000);
+        let mut after = Instant::now();
+        let mut has_endpoints = self.core.workers().endpoints().look_after(ticks_per_ms);
         while !self.stop.load(Ordering::Acquire) {
             let longest = if turns.is_empty() && all_reaped {
                 let late = self.core.pages().next_deadline(Instant::now());
                 // Whichever comes first, of those there are.
-                late.into_iter().chain(look_every).min()
+                let look_after = has_endpoints.then_some(LOOK_AFTER_EVERY);
+                late.into_iter().chain(look_every).chain(look_after).min()
             } else {
                 Some(Duration::ZERO)
             };
@@ -138,6 +146,10 @@ impl Shared {
             }
             self.core.end_late_page_requests(Instant::now());
             all_reaped = self.core.reap();
+            if !has_endpoints || after.elapsed() >= LOOK_AFTER_EVERY {
+                after = Instant::now();
+                has_endpoints = self.core.workers().endpoints().look_after(ticks_per_ms);
+            }
             if look_every.is_some_and(|every| looked.elapsed() >= every) {
                 looked = Instant::now();
                 self.core.workers().rebalance();

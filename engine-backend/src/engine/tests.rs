@@ -3,6 +3,7 @@
 mod admin;
 mod audit;
 mod changes;
+mod endpoints;
 mod invalidation;
 mod lifetime;
 mod messages;

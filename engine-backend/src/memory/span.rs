@@ -1,10 +1,13 @@
 //! [`HostSpan`]: a validated, contiguous piece of guest memory.
 
+use std::fs::File;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::mapping::Mapping;
+use super::{MemoryError, check_file};
+use crate::interface::MemoryRegion;
 use crate::stage2::HostAddr;
 
 /// A contiguous range of writable guest memory, accessed by atomic operations only,
@@ -45,6 +48,26 @@ impl HostSpan {
             gpa: region_gpa + offset as u64,
             mapping: Arc::clone(mapping),
         })
+    }
+
+    /// Maps the first `bytes` bytes, a multiple of 4096, of a file that is no guest's RAM, but
+    /// is written by others all the same; its addresses count from 0.
+    ///
+    /// # Errors
+    /// When the file is too short, or the host refuses.
+    pub fn of_file(file: Arc<File>, bytes: u64) -> Result<Self, MemoryError> {
+        let region = MemoryRegion {
+            guest_addr: 0,
+            size: bytes,
+            file,
+            file_offset: 0,
+            writable: true,
+            populate: true,
+        };
+        check_file(&region)?;
+        let mapping = Arc::new(Mapping::new(&region, &Arc::default())?);
+        let all = Self::new(&mapping, 0, 0, mapping.len());
+        all.ok_or_else(|| MemoryError::BadArgument("a mapping shorter than itself".to_owned()))
     }
 
     /// Length in bytes.

@@ -47,6 +47,8 @@ enum Stop {
     Failure(Failure),
     /// The element in hand waits for a page.
     Page(PageNeed),
+    /// The element in hand waits for a device.
+    Device,
 }
 
 impl From<Failure> for Stop {
@@ -75,6 +77,7 @@ impl Batch {
                 ..success(self.succeeded)
             },
             Err(Stop::Page(need)) => return Step::Blocked(need),
+            Err(Stop::Device) => return Step::Device,
             Err(Stop::Failure(failure)) => failure.completion(0, self.succeeded),
         };
         Step::Done(Outcome {
@@ -132,6 +135,9 @@ impl Batch {
             Some(operation) => operation.step(chunk),
             None => self.start(chunk, windows, list)?,
         };
+        if step == Step::Device {
+            return Err(Stop::Device);
+        }
         let Step::Done(mut outcome) = step else {
             return Ok(());
         };

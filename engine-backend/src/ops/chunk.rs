@@ -8,6 +8,7 @@ use byway_protocols::{Completion, Rights, Status};
 
 use super::Outcome;
 use super::budget::Budget;
+use super::device;
 use super::lease::Codecs;
 use super::missing::{Asked, Missing};
 use super::staging::Staging;
@@ -153,6 +154,13 @@ impl<'a, B> Chunk<'a, B> {
         let context: &'a Context = self.context;
         context
             .resolve(self.guard, operand.slot, operand.addr, len, need)
+            .or_else(|status| {
+                if operand.slot == device::SLOT {
+                    // Made by the engine alone: no descriptor names it.
+                    return Ok(Target::staged(device::space(), operand.addr));
+                }
+                Err(status)
+            })
             .map_err(|status| {
                 if operand.slot == 0 && status == Status::Revoked {
                     Status::Aborted.into()
@@ -188,6 +196,9 @@ impl<'a, B> Chunk<'a, B> {
         offset: u64,
         access: Access,
     ) -> Result<Piece, Failure> {
+        if target.is_staged() {
+            return self.staging.view.find(target.addr + offset);
+        }
         // In range: the operand was resolved up to a byte beyond `offset`.
         match self
             .iotlb

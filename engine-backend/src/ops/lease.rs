@@ -12,6 +12,7 @@ use byway_protocols::codec::{AAD_BYTES_MAX, GCM_OPEN_BYTES_MAX, KeyAlgorithm};
 use crossbeam_queue::ArrayQueue;
 
 use super::buffer::Buffer;
+use super::device::Chains;
 use crate::codec::{Cipher, CipherError, Stream};
 
 /// Jobs of a worker.
@@ -130,6 +131,8 @@ pub struct Codecs {
     /// Ciphers within a chunk, for modes that keep nothing but an initialisation vector.
     ciphers: [Option<Cipher>; 3],
     pool: Arc<Pool>,
+    /// Room for operations on what devices read.
+    pub chains: Chains,
 }
 
 impl Codecs {
@@ -159,6 +162,7 @@ impl Codecs {
                 Some(Cipher::new(KeyAlgorithm::AesCbc256)?),
             ],
             pool: Arc::new(pool),
+            chains: Chains::new(),
         })
     }
 

@@ -25,6 +25,7 @@ mod copy_sg;
 mod crc;
 mod crc64;
 mod create_delta;
+pub mod device;
 mod dif;
 mod dualcast;
 mod fetch;
@@ -54,6 +55,7 @@ use crate::backend::Backend;
 use crate::queue::PageNeed;
 use chunk::Chunk;
 use compare::Compare;
+use device::Device;
 use fill::Fill;
 use memmove::Memmove;
 use missing::Asked;
@@ -94,6 +96,9 @@ pub enum Step {
     More,
     /// The rest needs a page: another step after [`Execution::answer`].
     Blocked(PageNeed),
+    /// The rest needs a device's answer: another step after something has changed at some
+    /// device ([`News`](crate::endpoint::News)).
+    Device,
     /// The rest needs the other side of a port, as [`Chunk::awaits`] tells: another step when
     /// that wait is over.
     Waits,
@@ -141,10 +146,12 @@ pub enum Operation {
     Rare(Rare),
     /// COMPRESS, DECOMPRESS, ENCRYPT and DECRYPT.
     Transform(Transform),
+    /// DEVICE_TRANSFER.
+    Device(Device),
 }
 
 // Between chunks it lies in the worker's queue, and in a batch; none may grow unnoticed.
-const _: () = assert!(size_of::<Operation>() <= 160);
+const _: () = assert!(size_of::<Operation>() <= 192);
 
 impl Operation {
     #[inline(always)]
@@ -159,6 +166,7 @@ impl Operation {
             Self::Compare(compare) => compare.step(chunk),
             Self::Rare(rare) => rare.step(chunk),
             Self::Transform(transform) => transform.step(chunk),
+            Self::Device(device) => device.step(chunk),
         }
     }
 }
@@ -216,6 +224,16 @@ impl Execution {
         step
     }
 
+    /// Whether another step would come any further, for one that said [`Step::Device`] and has all
+    /// its rights still: a few loads.
+    #[must_use]
+    pub fn may_go_on(&self) -> bool {
+        match &self.request {
+            Request::Operation(Operation::Device(device)) => device.may_go_on(),
+            _ => true,
+        }
+    }
+
     /// What became of the page that it waits for.
     pub fn answer(&mut self, verdict: Verdict) {
         self.asked.answer(verdict);
@@ -235,6 +253,13 @@ impl Execution {
     }
 }
 
+/// Whether a descriptor has to wait for all before it in its queue.
+#[inline(always)]
+#[must_use]
+pub fn must_wait(descriptor: &Descriptor) -> bool {
+    validate::has_fence(descriptor) || descriptor.code() == byway_protocols::Opcode::Drain as u8
+}
+
 /// Whether a descriptor asks for an interrupt, however it ends.
 #[inline(always)]
 #[must_use]
@@ -252,6 +277,7 @@ impl Operation {
             Self::Compare(compare) => (compare.done, 0),
             Self::Rare(rare) => (rare.done(), 0),
             Self::Transform(transform) => (transform.done(), 0),
+            Self::Device(device) => (device.done(), 0),
         };
         (done, result, u64::from(done))
     }

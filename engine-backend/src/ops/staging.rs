@@ -12,6 +12,7 @@
 use std::ops::Range;
 
 use super::chunk::{Chunk, Failure, Piece};
+use super::device::View;
 use crate::backend::Private;
 use crate::context::Target;
 use crate::memory::HostAddr;
@@ -28,6 +29,8 @@ struct Halves([u8; 2 * HALF]);
 pub struct Staging {
     private: Private,
     halves: Box<Halves>,
+    /// What a device has read, for the operation that takes it.
+    pub view: View,
 }
 
 impl std::fmt::Debug for Staging {
@@ -50,6 +53,7 @@ impl Staging {
         Self {
             private: Private::new(),
             halves: Box::new(Halves([0; 2 * HALF])),
+            view: View::default(),
         }
     }
 

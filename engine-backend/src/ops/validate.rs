@@ -4,6 +4,7 @@
 
 mod checksum;
 mod delta;
+mod device;
 mod dif;
 mod gather;
 mod messages;
@@ -22,6 +23,8 @@ use super::memmove::Memmove;
 use super::rare::Rare;
 use super::transform::{Action, Crypt, Transform, Wanted};
 use crate::codec::{Direction, StreamKind};
+
+pub(super) use device::chained;
 
 /// A descriptor that is well-formed.
 #[derive(Debug)]
@@ -73,6 +76,7 @@ pub const SUPPORTED: &[Opcode] = &[
     Opcode::Encrypt,
     Opcode::Decompress,
     Opcode::Compress,
+    Opcode::DeviceTransfer,
 ];
 
 /// Flags that every operation takes.
@@ -138,6 +142,7 @@ pub fn operation(d: &Descriptor) -> Result<Operation, Status> {
         Some(Opcode::Decrypt) => crypt(d, Direction::Decrypt),
         Some(Opcode::SealCopy) => channel(d, Direction::Encrypt),
         Some(Opcode::OpenCopy) => channel(d, Direction::Decrypt),
+        Some(Opcode::DeviceTransfer) => device::transfer(d),
         Some(opcode) => rare(d, opcode).map(Operation::Rare),
         None => Err(Status::BadOpcode),
     }

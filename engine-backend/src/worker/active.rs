@@ -5,13 +5,15 @@ use std::sync::Arc;
 use byway_protocols::{Descriptor, Status};
 
 use super::Account;
+use super::away::Away;
 use crate::backend::Backend;
 use crate::epoch::ChunkGuard;
 use crate::iotlb::Iotlb;
 use crate::ops::budget::OPERATION_COST;
 use crate::ops::chunk::Chunk;
 use crate::ops::{
-    Budget, Codecs, Execution, Outcome, Staging, Step, Verdict, Windows, try_short, wants_interrupt,
+    Budget, Codecs, Execution, Outcome, Staging, Step, Verdict, Windows, must_wait, try_short,
+    wants_interrupt,
 };
 use crate::port::{Await, Seat};
 use crate::queue::{Served, Ticket, WorkQueue};
@@ -26,9 +28,11 @@ const LONG_BYTES: u32 = 16 << 10;
 
 /// A descriptor that goes on in a later chunk.
 #[derive(Debug)]
-struct Flight {
-    ticket: Ticket,
-    execution: Execution,
+pub(super) struct Flight {
+    pub(super) ticket: Ticket,
+    pub(super) execution: Execution,
+    /// It must not begin before all that are at devices have ended.
+    held: bool,
 }
 
 /// What comes after a chunk.
@@ -68,6 +72,8 @@ fn complete<B: Backend>(
 enum Advance {
     Done(Outcome),
     Paused(Next),
+    /// It waits for a device, and others may go on.
+    Away,
 }
 
 /// Goes on with an execution. Where it needs a page that nobody may be asked for, it goes
@@ -85,6 +91,7 @@ fn advance<B: Backend>(
             Step::Done(outcome) => return Advance::Done(outcome),
             // Polled for, when it waits: see `Active::has_work`.
             Step::More | Step::Waits => return Advance::Paused(Next::Turns),
+            Step::Device => return Advance::Away,
             Step::Blocked(need) => {
                 *waits_for = served.ask_for(&need);
                 if waits_for.is_some() {
@@ -107,6 +114,7 @@ fn begin<B: Backend>(
     chunk: &mut Chunk<'_, B>,
     served: &mut Served,
     flight: &mut Option<Flight>,
+    away: &mut Away,
     waits_for: &mut Option<u64>,
 ) -> Option<Next> {
     let mut execution = match Execution::new(descriptor) {
@@ -116,16 +124,34 @@ fn begin<B: Backend>(
             return None;
         }
     };
-    match advance(&mut execution, chunk, served, waits_for) {
-        Advance::Done(outcome) => {
-            complete(served, chunk, ticket, &outcome, execution.interrupt());
-            None
-        }
+    if !away.is_empty() && must_wait(descriptor) {
+        *flight = Some(Flight {
+            ticket,
+            execution,
+            held: true,
+        });
+        return Some(Next::Turns);
+    }
+    let advance = advance(&mut execution, chunk, served, waits_for);
+    if let Advance::Done(outcome) = advance {
+        complete(served, chunk, ticket, &outcome, execution.interrupt());
+        return None;
+    }
+    // Streamed bytes, too, are out before the chunk is over.
+    chunk.backend.finish();
+    let begun = Flight {
+        ticket,
+        execution,
+        held: false,
+    };
+    match advance {
         Advance::Paused(next) => {
-            // Streamed bytes, too, are out before the chunk is over.
-            chunk.backend.finish();
-            *flight = Some(Flight { ticket, execution });
+            *flight = Some(begun);
             Some(next)
+        }
+        _ => {
+            away.add(begun);
+            None
         }
     }
 }
@@ -137,9 +163,14 @@ fn go_on<B: Backend>(
     chunk: &mut Chunk<'_, B>,
     served: &mut Served,
     flight: &mut Option<Flight>,
+    away: &mut Away,
     waits_for: &mut Option<u64>,
 ) -> Option<Next> {
     let resumed = flight.as_mut()?;
+    if resumed.held && !away.is_empty() {
+        return Some(Next::Turns);
+    }
+    resumed.held = false;
     match advance(&mut resumed.execution, chunk, served, waits_for) {
         Advance::Done(outcome) => {
             let interrupt = resumed.execution.interrupt();
@@ -152,7 +183,47 @@ fn go_on<B: Backend>(
             chunk.backend.finish();
             Some(next)
         }
+        Advance::Away => {
+            chunk.backend.finish();
+            if let Some(begun) = flight.take() {
+                away.add(begun);
+            }
+            None
+        }
     }
+}
+
+/// Goes on with those that wait for devices, once something has changed there. `Some` when one
+/// of them pauses.
+#[inline(never)]
+fn look_away<B: Backend>(
+    chunk: &mut Chunk<'_, B>,
+    served: &mut Served,
+    away: &mut Away,
+    changes: u64,
+    waits_for: &mut Option<u64>,
+) -> Option<Next> {
+    away.begin_round(changes);
+    while let Some((index, resumed)) = away.next() {
+        match advance(&mut resumed.execution, chunk, served, waits_for) {
+            Advance::Done(outcome) => {
+                let interrupt = resumed.execution.interrupt();
+                let Flight { ticket, .. } = away.remove(index);
+                complete(served, chunk, ticket, &outcome, interrupt);
+            }
+            Advance::Away => {}
+            Advance::Paused(next) => {
+                chunk.backend.finish();
+                away.stop_at(index, next == Next::Page);
+                return Some(next);
+            }
+        }
+        if chunk.budget.is_over() {
+            break;
+        }
+    }
+    chunk.backend.finish();
+    None
 }
 
 /// As many descriptors as fit into the chunk. What comes after it.
@@ -164,17 +235,20 @@ fn burst<'a, B: Backend>(
     windows: &mut Windows<'a>,
     served: &mut Served,
     flight: &mut Option<Flight>,
+    away: &mut Away,
     waits_for: &mut Option<u64>,
 ) -> Next {
     let mut burst = 0_u32;
-    while !chunk.budget.is_over() {
+    while !chunk.budget.is_over() && away.has_room() {
         let Some(word) = served.poll() else { break };
         if burst >= BURST {
             served.prefetch();
         }
         burst += 1;
         let (ticket, descriptor) = served.take(word);
-        if let Some(outcome) = try_short(&descriptor, chunk, windows) {
+        if (away.is_empty() || !must_wait(&descriptor))
+            && let Some(outcome) = try_short(&descriptor, chunk, windows)
+        {
             let interrupt = wants_interrupt(&descriptor);
             complete(served, chunk, ticket, &outcome, interrupt);
             continue;
@@ -184,7 +258,7 @@ fn burst<'a, B: Backend>(
         }
         // A copy: the original stays in registers, where the short way had it.
         let descriptor = Descriptor { ..descriptor };
-        let paused = begin(&descriptor, ticket, chunk, served, flight, waits_for);
+        let paused = begin(&descriptor, ticket, chunk, served, flight, away, waits_for);
         // Behind the operation, so that one of a whole chunk's bytes is not cut in two for it.
         chunk.budget.spend(OPERATION_COST);
         if let Some(next) = paused {
@@ -200,6 +274,8 @@ pub(super) struct Active {
     queue: Arc<WorkQueue>,
     served: Served,
     flight: Option<Flight>,
+    /// Those that wait for devices.
+    away: Away,
     /// Number of the page request that the flight waits for.
     waits_for: Option<u64>,
     /// What the flight waits for at a port.
@@ -219,6 +295,7 @@ impl Active {
             queue: served.queue().clone(),
             served,
             flight: None,
+            away: Away::default(),
             waits_for: None,
             awaits: None,
             seat: None,
@@ -243,12 +320,28 @@ impl Active {
         self.queue.account()
     }
 
-    /// Whether a chunk would find something to do: one load.
+    /// Whether a chunk would find something to do: one load. `changes` is what has happened to
+    /// devices so far.
     #[inline(always)]
-    pub(super) fn has_work(&self) -> bool {
+    pub(super) fn has_work(&self, changes: u64) -> bool {
+        if !self.away.is_empty() {
+            return self.has_work_beside(changes);
+        }
         match &self.awaits {
             None => self.served.poll().is_some() || self.flight.is_some(),
             Some(awaits) => awaits.is_over(),
+        }
+    }
+
+    #[cold]
+    fn has_work_beside(&self, changes: u64) -> bool {
+        if self.away.has_news(changes) {
+            return true;
+        }
+        match (&self.awaits, &self.flight) {
+            (Some(awaits), _) => awaits.is_over(),
+            (None, Some(flight)) => !flight.held,
+            (None, None) => self.away.has_room() && self.served.poll().is_some(),
         }
     }
 
@@ -259,9 +352,12 @@ impl Active {
         tools: &mut Tools<B>,
         guard: &ChunkGuard<'_>,
         budget: &mut Budget,
+        changes: u64,
     ) -> Next {
         self.worked = true;
         self.served.watch_log();
+        self.away.begin_turn(changes);
+        // What is still to be waited for at a port when a device has answered is found anew.
         if self.awaits.is_some() {
             self.awaits = None;
         }
@@ -269,6 +365,7 @@ impl Active {
             queue,
             served,
             flight,
+            away,
             waits_for,
             awaits,
             ..
@@ -285,13 +382,19 @@ impl Active {
             awaits,
             codecs: &mut tools.codecs,
         };
+        if !away.is_empty()
+            && away.has_news(changes)
+            && let Some(next) = look_away(&mut chunk, served, away, changes, waits_for)
+        {
+            return next;
+        }
         if flight.is_some()
-            && let Some(next) = go_on(&mut chunk, served, flight, waits_for)
+            && let Some(next) = go_on(&mut chunk, served, flight, away, waits_for)
         {
             return next;
         }
         let mut windows = Windows::new();
-        let next = burst(&mut chunk, &mut windows, served, flight, waits_for);
+        let next = burst(&mut chunk, &mut windows, served, flight, away, waits_for);
         windows.close();
         next
     }
@@ -308,7 +411,8 @@ impl Active {
         }
         self.waits_for = None;
         self.worked = true;
-        if let Some(flight) = &mut self.flight {
+        let asked = self.away.take_asked();
+        if let Some(flight) = asked.or(self.flight.as_mut()) {
             flight.execution.answer(verdict);
         }
         true
@@ -329,7 +433,8 @@ impl Active {
 
     /// A look at the clock: whether the queue has been idle for `limit` ticks.
     pub(super) fn is_idle_for(&mut self, now: u64, limit: u64) -> bool {
-        if self.worked || (self.flight.is_some() && self.awaits.is_none()) {
+        let is_busy = self.flight.is_some() && self.awaits.is_none();
+        if self.worked || is_busy || !self.away.is_empty() {
             self.worked = false;
             self.last_worked = now;
         }
@@ -369,7 +474,11 @@ impl Active {
     /// Ends the queue: what is in flight and what was published end in status 62. Not
     /// on a worker: a full ring takes longer than a chunk.
     pub(super) fn abort(mut self) {
-        if let Some(Flight { ticket, execution }) = self.flight.take() {
+        let away = self.away.take_all();
+        for Flight {
+            ticket, execution, ..
+        } in away.into_iter().chain(self.flight.take())
+        {
             let outcome = execution.abort();
             self.served
                 .complete(ticket, &outcome.completion, outcome.bytes, false);

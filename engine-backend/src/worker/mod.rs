@@ -11,6 +11,7 @@
 
 mod account;
 mod active;
+mod away;
 mod balance;
 mod bucket;
 mod clock;
@@ -34,11 +35,13 @@ use crossbeam_queue::ArrayQueue;
 
 pub use crate::stats::WorkerStats;
 pub use account::Account;
+pub(crate) use clock::ticks_in_us;
 pub use config::WorkerConfig;
 #[cfg(any(test, feature = "testing"))]
 pub use solo::Solo;
 
 use crate::backend::{Backend, Software};
+use crate::endpoint::Endpoints;
 use crate::epoch::{Epochs, WORKERS_MAX};
 use crate::iotlb::Invalidations;
 use crate::ops::Verdict;
@@ -202,6 +205,7 @@ pub struct Workers {
     /// Held for writing while a queue is between two workers, for reading while one is
     /// taken away, so that whoever takes one away finds it.
     moves: RwLock<()>,
+    endpoints: Arc<Endpoints>,
 }
 
 impl Workers {
@@ -242,6 +246,7 @@ impl Workers {
                 ..Registry::default()
             }),
             moves: RwLock::default(),
+            endpoints: Arc::default(),
         };
         for index in 0..config.count {
             let inbox = Arc::new(Inbox::new());
@@ -253,6 +258,7 @@ impl Workers {
                 epochs.clone(),
                 invalidations.clone(),
                 published.clone(),
+                Arc::clone(&workers.endpoints),
                 backend(index),
             );
             let cpu = config.cpus.get(index).copied();
@@ -273,6 +279,12 @@ impl Workers {
             });
         }
         Ok(workers)
+    }
+
+    /// The devices that they drive.
+    #[must_use]
+    pub fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
     }
 
     /// Hands a queue to the worker with the fewest (see `balance`); it is polled from now

@@ -42,6 +42,7 @@ impl Solo {
             Arc::new(Epochs::new(1)),
             Arc::new(Invalidations::new(1)),
             Arc::new(Published::default()),
+            Arc::default(),
             Software::new(),
         );
         Self { inbox, thread }

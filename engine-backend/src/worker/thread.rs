@@ -13,6 +13,7 @@ use super::inbox::{Command, Inbox};
 use super::parked::Parked;
 use super::schedule::{Bill, Key, Schedule};
 use crate::backend::Backend;
+use crate::endpoint::Endpoints;
 use crate::epoch::Epochs;
 use crate::iotlb::{Invalidations, Iotlb};
 use crate::memory::sigbus;
@@ -38,6 +39,7 @@ pub(super) struct Thread<B> {
     epochs: Arc<Epochs>,
     invalidations: Arc<Invalidations>,
     published: Arc<Published>,
+    endpoints: Arc<Endpoints>,
     tools: Tools<B>,
     schedule: Schedule,
     queues: Vec<Option<Box<Active>>>,
@@ -71,6 +73,7 @@ impl<B: Backend> Thread<B> {
         epochs: Arc<Epochs>,
         invalidations: Arc<Invalidations>,
         published: Arc<Published>,
+        endpoints: Arc<Endpoints>,
         backend: B,
     ) -> Self {
         let chunk_ticks = ticks_in_us(CHUNK_US).max(1);
@@ -80,6 +83,7 @@ impl<B: Backend> Thread<B> {
             epochs,
             invalidations,
             published,
+            endpoints,
             tools: Tools {
                 iotlb: Iotlb::for_worker(index),
                 backend,
@@ -175,12 +179,17 @@ impl<B: Backend> Thread<B> {
     /// One chunk of whichever queue comes next. False: none has work.
     #[inline]
     pub(super) fn turn(&mut self) -> bool {
+        let news = self.endpoints.news();
+        if news.busy() != 0 {
+            self.endpoints.drive();
+        }
+        let changes = news.changes();
         let queues = &self.queues;
         let turn = self.schedule.next(self.free_since, |key| {
             queues
                 .get(key)
                 .and_then(Option::as_ref)
-                .is_some_and(|q| q.has_work())
+                .is_some_and(|q| q.has_work(changes))
         });
         let Some(turn) = turn else { return false };
         let Some(queue) = self.queues.get_mut(turn.key).and_then(Option::as_mut) else {
@@ -196,11 +205,15 @@ impl<B: Backend> Thread<B> {
         let next = {
             let guard = self.epochs.enter(self.index);
             self.tools.iotlb.catch_up(&self.invalidations, self.index);
-            let next = queue.serve(&mut self.tools, &guard, &mut budget);
+            let next = queue.serve(&mut self.tools, &guard, &mut budget, changes);
             self.tools.iotlb.end_chunk();
             next
         };
         let after = queue.progress();
+        // Out of the chunk, which nobody shall wait for any longer, and at its expense.
+        if self.endpoints.news().is_untold() {
+            self.endpoints.tell();
+        }
         let now = ticks();
         let busy = now.wrapping_sub(self.free_since);
         self.free_since = now;
@@ -378,11 +391,12 @@ impl<B: Backend> Thread<B> {
             return;
         }
         let (queues, schedule) = (&mut self.queues, &mut self.schedule);
+        let changes = self.endpoints.news().changes();
         self.parked.search(|key| {
             let Some(Some(queue)) = queues.get_mut(key) else {
                 return false;
             };
-            if !queue.has_work() {
+            if !queue.has_work(changes) {
                 return false;
             }
             queue.unpark();

@@ -34,8 +34,8 @@ mod virtqueue;
 
 pub use byway_protocols::{ControlStatus, Rights, Status};
 pub use device::{
-    Accepted, Bind, CapabilityInfo, Derive, Device, DriverEvent, EngineInfo, Failure, Invalidation,
-    KeyLoad, Name, Options, PageOutcome, PageRequest, Peer, PortCreate,
+    Accepted, Bind, Blocks, CapabilityInfo, Derive, Device, DriverEvent, EngineInfo, Failure,
+    Invalidation, KeyLoad, Name, Options, PageOutcome, PageRequest, Peer, PortCreate,
 };
 pub use error::{Broken, Error};
 pub use hal::{DmaPages, Hal};

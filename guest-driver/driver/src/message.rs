@@ -50,6 +50,7 @@ replies!(
     InvalidateReply,
     KeyLoadReply,
     PortCreateReply,
+    EndpointOpenReply,
 );
 
 /// Several kinds share a body, so each pairing is a type of its own around it.
@@ -87,4 +88,5 @@ requests! {
     PageResponse(PageResponseRequest) -> () = PageResponse;
     KeyLoad(KeyLoadRequest) -> control::KeyLoadReply = KeyLoad;
     PortCreate(PortCreateRequest) -> control::PortCreateReply = PortCreate;
+    EndpointOpen(EndpointOpenRequest) -> control::EndpointOpenReply = EndpointOpen;
 }

@@ -7,8 +7,9 @@ use byway_protocols::control::{
 };
 use byway_protocols::event::EventKind;
 use byway_protocols::operands::{
-    self, atomic_kind, delta_result, dif_block, dif_destination_flags, dif_flags, dif_mismatch,
-    dif_source_flags, fetch_intent,
+    self, atomic_kind, delta_result, device_flags, device_operation, dif_block,
+    dif_destination_flags, dif_flags, dif_mismatch, dif_source_flags, endpoint_features,
+    fetch_intent,
 };
 use byway_protocols::ring::QueueState;
 use byway_protocols::{
@@ -183,6 +184,36 @@ pub fn groups() -> Vec<Group> {
             ],
         ),
         codes(
+            "device_operation",
+            "byway_device_fields.operation (section 4.33)",
+            "DEVICE",
+            vec![
+                ("READ", device_operation::READ.into()),
+                ("WRITE", device_operation::WRITE.into()),
+                ("COPY", device_operation::COPY.into()),
+                ("COMPARE", device_operation::COMPARE.into()),
+                ("FLUSH", device_operation::FLUSH.into()),
+                ("DISCARD", device_operation::DISCARD.into()),
+                ("WRITE_ZEROES", device_operation::WRITE_ZEROES.into()),
+            ],
+        ),
+        bits(
+            "device_flags",
+            "byway_device_fields.flags (section 4.33)",
+            "DEVICE",
+            vec![("CHECK_CRC", device_flags::CHECK_CRC.into())],
+        ),
+        bits(
+            "endpoint_features",
+            "byway_endpoint_open_reply.features (section 8.2)",
+            "ENDPOINT",
+            vec![
+                ("FLUSH", endpoint_features::FLUSH.into()),
+                ("DISCARD", endpoint_features::DISCARD.into()),
+                ("WRITE_ZEROES", endpoint_features::WRITE_ZEROES.into()),
+            ],
+        ),
+        codes(
             "Compression",
             "Compression: bits 16-23 of byway_descriptor.op0 (section 4.24)",
             "COMPRESSION",
@@ -221,6 +252,8 @@ pub fn groups() -> Vec<Group> {
                 ("DECRYPT", Rights::DECRYPT.0.into()),
                 ("SEND", Rights::SEND.0.into()),
                 ("RECEIVE", Rights::RECEIVE.0.into()),
+                ("BLOCK_READ", Rights::BLOCK_READ.0.into()),
+                ("BLOCK_WRITE", Rights::BLOCK_WRITE.0.into()),
             ],
         ),
         codes(
@@ -399,6 +432,7 @@ pub const NOT_LISTED: &[&str] = &[
     "KEY",
     "KNOWN",
     "PORT",
+    "BLOCK",
     "LAYOUT",
     "NONE",
     "SIZE",
@@ -449,6 +483,7 @@ fn constants() -> Group {
             ("KEY_BYTES_MAX", codec::KEY_BYTES_MAX as u64),
             ("PORT_DEPTH_MAX", port::PORT_DEPTH_MAX.into()),
             ("PORT_MESSAGE_MAX", port::PORT_MESSAGE_MAX.into()),
+            ("ENDPOINT_NAME_BYTES", operands::ENDPOINT_NAME_BYTES as u64),
         ],
     }
 }

@@ -6,6 +6,7 @@
 mod accessed_dirty;
 mod audit;
 mod changes;
+mod endpoints;
 mod exits;
 mod faults;
 mod interrupts;

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
 use byway_engine::EngineConfig;
-use byway_engine::interface::{LinkPolicy, Quotas};
+use byway_engine::interface::{Action, EndpointConfig, EndpointGrant, LinkPolicy, Quotas};
 use toml::Spanned;
 
 use super::devices::{Claims, devices};
-use super::file::{EngineTable, FileConfig, LinkTable, QuotaTable, VmTable};
+use super::file::{EndpointTable, EngineTable, FileConfig, LinkTable, QuotaTable, VmTable};
 use super::{
     ByteSize, ConfigError, DaemonConfig, DomainEntry, EngineSettings, RunConfig, SPIN_US_MAX,
     VMS_MAX, VmEntry, WORKERS_MAX,
@@ -171,7 +171,13 @@ pub(super) fn check(path: &Path, text: &str, file: FileConfig) -> Result<RunConf
         vms.push(entry);
     }
     let links = links(&place, file.link, &names)?;
-    Ok(RunConfig { engine, vms, links })
+    let endpoints = endpoints(&place, file.endpoint, &names)?;
+    Ok(RunConfig {
+        engine,
+        vms,
+        links,
+        endpoints,
+    })
 }
 
 pub(super) fn check_daemon(
@@ -215,10 +221,12 @@ pub(super) fn check_daemon(
         names.add(&place, &table.name)?;
     }
     let links = links(&place, file.link, &names)?;
+    let endpoints = endpoints(&place, file.endpoint, &names)?;
     Ok(DaemonConfig {
         engine,
         domains,
         links,
+        endpoints,
     })
 }
 
@@ -523,6 +531,61 @@ fn links(
         });
     }
     Ok(links)
+}
+
+/// Endpoints, each followed by what is granted of it.
+fn endpoints(
+    place: &Place<'_>,
+    tables: Vec<Spanned<EndpointTable>>,
+    names: &Names,
+) -> Result<Vec<Action>, ConfigError> {
+    let mut actions = Vec::new();
+    let mut known = Names::new("endpoint");
+    for table in tables {
+        let table = table.into_inner();
+        let endpoint = name(place, &table.name)?;
+        known.add(place, &table.name)?;
+        let timeout_ms = table
+            .timeout_ms
+            .map(|value| place.number(&value, 10..=600_000, "milliseconds for a device"))
+            .transpose()?
+            .unwrap_or(30_000) as u32;
+        let folder = place.path.parent().unwrap_or(Path::new(""));
+        actions.push(Action::AttachEndpoint(EndpointConfig {
+            name: endpoint.clone(),
+            kind: table.kind,
+            path: folder.join(table.path.get_ref()),
+            read_only: table.read_only,
+            timeout_ms,
+        }));
+        for grant in table.grant {
+            let span = grant.span();
+            let grant = grant.into_inner();
+            if !names.list.contains(grant.domain.get_ref()) {
+                return Err(place.wrong(
+                    grant.domain.span(),
+                    format!("there is no {} {:?}", names.what, grant.domain.get_ref()),
+                    format!("use one of {}", names.list.join(", ")),
+                ));
+            }
+            if !grant.read && !grant.write {
+                return Err(place.wrong(
+                    span,
+                    format!("the grant of {endpoint:?} permits nothing"),
+                    "add read or write = true, or remove it",
+                ));
+            }
+            actions.push(Action::GrantEndpoint(EndpointGrant {
+                endpoint: endpoint.clone(),
+                domain: grant.domain.into_inner(),
+                first: grant.first.0,
+                bytes: grant.bytes.0,
+                read: grant.read,
+                write: grant.write,
+            }));
+        }
+    }
+    Ok(actions)
 }
 
 /// CPUs of this host, by the kernel's count of those it could have.

@@ -79,6 +79,7 @@ pub(super) fn check(options: &VmOptions) -> Result<RunConfig, ConfigError> {
         engine: EngineSettings::default(),
         vms: vec![entry],
         links: Vec::new(),
+        endpoints: Vec::new(),
     })
 }
 

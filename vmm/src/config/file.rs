@@ -4,6 +4,7 @@
 //! their place in the file.
 
 use byway_engine::backend::Choice;
+use byway_engine::interface::EndpointKind;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -23,6 +24,8 @@ pub(super) struct FileConfig {
     pub domain: Vec<Spanned<DomainTable>>,
     #[serde(default)]
     pub link: Vec<Spanned<LinkTable>>,
+    #[serde(default)]
+    pub endpoint: Vec<Spanned<EndpointTable>>,
 }
 
 /// `[engine]`
@@ -125,6 +128,35 @@ pub(super) struct ShareTable {
     pub bytes_per_s: Option<u64>,
     pub operations_per_s: Option<u64>,
     pub burst_us: Option<Spanned<u32>>,
+}
+
+/// `[[endpoint]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EndpointTable {
+    pub name: Spanned<String>,
+    pub kind: EndpointKind,
+    pub path: Spanned<String>,
+    #[serde(default)]
+    pub read_only: bool,
+    pub timeout_ms: Option<Spanned<u64>>,
+    #[serde(default)]
+    pub grant: Vec<Spanned<GrantTable>>,
+}
+
+/// `[[endpoint.grant]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GrantTable {
+    pub domain: Spanned<String>,
+    #[serde(default)]
+    pub first: ByteSize,
+    #[serde(default)]
+    pub bytes: ByteSize,
+    #[serde(default)]
+    pub read: bool,
+    #[serde(default)]
+    pub write: bool,
 }
 
 /// `[[link]]`

@@ -67,6 +67,8 @@ pub struct RunConfig {
     pub vms: Vec<VmEntry>,
     /// Links between them; each pair and direction at most once.
     pub links: Vec<LinkPolicy>,
+    /// Block devices, each followed by what is granted of it.
+    pub endpoints: Vec<Action>,
 }
 
 /// A domain of a daemon.
@@ -89,6 +91,8 @@ pub struct DaemonConfig {
     pub domains: Vec<DomainEntry>,
     /// Links between them; each pair and direction at most once.
     pub links: Vec<LinkPolicy>,
+    /// Block devices, each followed by what is granted of it.
+    pub endpoints: Vec<Action>,
 }
 
 impl DaemonConfig {
@@ -123,6 +127,7 @@ impl DaemonConfig {
             actions.extend(admit);
         }
         actions.extend(self.links.into_iter().map(Action::Link));
+        actions.extend(self.endpoints);
         actions
     }
 }
@@ -192,6 +197,9 @@ impl RunConfig {
         if let Some(link) = self.links.first() {
             let LinkPolicy { from, to, .. } = link;
             return Err(theirs(&format!("the [[link]] from {from:?} to {to:?}")));
+        }
+        if !self.endpoints.is_empty() {
+            return Err(theirs("[[endpoint]]"));
         }
         let limited = |entry: &&VmEntry| entry.quotas != Quotas::default();
         if let Some(entry) = self.vms.iter().find(limited) {

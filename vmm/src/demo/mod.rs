@@ -2,6 +2,7 @@
 //! shown and checked.
 
 pub mod exits;
+pub mod p2p;
 pub mod refusals;
 pub mod report;
 pub mod revocation;
@@ -22,12 +23,23 @@ use report::{DemoReport, bytes_name};
 /// What `byway demo` takes.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(
-    after_help = "Examples:\n  byway demo                   show and check everything\n  byway demo --json demo.json  write the results for programs, too"
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  byway demo                   show and check everything\n  byway demo --json demo.json  write the results for programs, too\n  byway demo p2p               the same with disks"
 )]
 pub struct DemoArgs {
     /// Write the results as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Something else
+    #[command(subcommand)]
+    pub other: Option<Other>,
+}
+
+/// What else can be shown.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Other {
+    /// Disks exchange data with guests' processes, and with each other
+    P2p(p2p::P2pArgs),
 }
 
 /// Shows everything; the result is an error unless all of it held.
@@ -36,6 +48,9 @@ pub struct DemoArgs {
 /// When the host lacks something or it is told to stop, or anything that the demo checks did not hold. The JSON
 /// file is written in the last case too.
 pub fn run(args: &DemoArgs) -> Result<()> {
+    if let Some(Other::P2p(args)) = &args.other {
+        return p2p::run(args);
+    }
     let signals = StopOnSignal::install().context("cannot take over signals")?;
     let report = play(signals.stop())?;
     println!("{report}");

@@ -121,16 +121,23 @@ pub struct AuditArgs {
     common: Common,
 }
 
-/// Lists domains and their use.
+/// Lists domains and endpoints and their use.
 ///
 /// # Errors
 /// See `ask`.
 pub fn ps(args: &PsArgs) -> Result<(), Failure> {
     let domains = domains(&args.common)?;
-    let table = tables::domains(&domains);
+    let endpoints = match ask(&args.common, &Action::Endpoints)? {
+        Reply::Endpoints { endpoints } => endpoints,
+        _ => return Err(unexpected()),
+    };
+    let mut table = tables::domains(&domains);
+    if !endpoints.is_empty() {
+        table = format!("{table}\n{}", tables::endpoints(&endpoints));
+    }
     show(
         &args.common,
-        &serde_json::json!({ "domains": domains }),
+        &serde_json::json!({ "domains": domains, "endpoints": endpoints }),
         &table,
     )
 }

@@ -1,7 +1,7 @@
 //! Answers as tables for people.
 
 use byway_engine::interface::{
-    AuditBooks, AuditEnding, AuditParty, AuditRecord, DomainInfo, Share,
+    AuditBooks, AuditEnding, AuditParty, AuditRecord, DomainInfo, EndpointInfo, Share,
 };
 use comfy_table::{CellAlignment, Table, presets};
 
@@ -41,6 +41,46 @@ pub(super) fn domains(domains: &[DomainInfo]) -> String {
             d.walks_4k.to_string(),
             d.walks_2m.to_string(),
             d.walks_1g.to_string(),
+        ]);
+    }
+    table.to_string()
+}
+
+/// A row for each endpoint.
+pub(super) fn endpoints(endpoints: &[EndpointInfo]) -> String {
+    let header = [
+        "endpoint",
+        "kind",
+        "device",
+        "used by",
+        "block",
+        "blocks",
+        "requests",
+        "failed",
+        "read",
+        "written",
+        "calls",
+        "under way",
+    ];
+    let mut table = table(header, 4);
+    for e in endpoints {
+        let users: Vec<_> = e.users.iter().map(|user| user.domain.as_str()).collect();
+        table.add_row([
+            e.name.clone(),
+            e.kind.clone(),
+            match &e.reason {
+                Some(reason) => format!("gone: {reason}"),
+                None => e.path.clone(),
+            },
+            users.join(" "),
+            e.block_bytes.to_string(),
+            e.blocks.to_string(),
+            e.requests.to_string(),
+            e.failures.to_string(),
+            e.bytes_read.to_string(),
+            e.bytes_written.to_string(),
+            e.system_calls.to_string(),
+            e.under_way.to_string(),
         ]);
     }
     table.to_string()

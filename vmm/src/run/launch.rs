@@ -173,6 +173,9 @@ pub fn launch_with(config: RunConfig, engine: Arc<dyn Admin>) -> Result<Fleet, F
     for link in config.links {
         act(fleet.engine.as_ref(), Action::Link(link))?;
     }
+    for action in config.endpoints {
+        act(fleet.engine.as_ref(), action)?;
+    }
     Ok(fleet)
 }
 
@@ -196,9 +199,10 @@ pub fn launch_remote(config: RunConfig, folder: &Path) -> Result<Fleet, Failure>
 /// What the operator wrote is the usual reason for a refusal.
 pub(crate) fn act(engine: &dyn Admin, action: Action) -> Result<(), Failure> {
     engine.act(action).map(drop).map_err(|error| match error {
-        AdminError::BadName(_) | AdminError::BadQuota(_) | AdminError::Exists(_) => {
-            Failure::usage(error)
-        }
+        AdminError::BadName(_)
+        | AdminError::BadQuota(_)
+        | AdminError::Exists(_)
+        | AdminError::Endpoint(_) => Failure::usage(error),
         _ => Failure::failed(error),
     })
 }

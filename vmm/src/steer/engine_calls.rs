@@ -50,6 +50,17 @@ pub struct Accepted {
     pub rights: Rights,
 }
 
+/// A capability to blocks of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blocks {
+    /// Slot that holds it.
+    pub slot: u16,
+    /// Bytes that it spans.
+    pub length: u64,
+    /// Bytes of a block.
+    pub block_bytes: u64,
+}
+
 fn slot_of(capability: u64) -> Result<u16> {
     u16::try_from(capability_slot(capability)).context("the guest named a slot above 65535")
 }
@@ -178,6 +189,32 @@ impl Guest {
             },
         )?;
         slot_of(created.capability)
+    }
+
+    /// Opens what the operator granted of an endpoint into the lowest empty slot of the process's
+    /// context.
+    ///
+    /// # Errors
+    /// When the guest refuses or does not answer.
+    pub fn open_endpoint(&self, process: Process, name: &str) -> Result<Blocks> {
+        let target = capability(self.context(process)?, 0);
+        self.wake()?;
+        self.mailbox()
+            .channel(process)
+            .bulk_write(0, name.as_bytes());
+        let opened = self.call(
+            process,
+            commands::OpenEndpoint {
+                target,
+                name_len: name.len() as u64,
+                badge: 0,
+            },
+        )?;
+        Ok(Blocks {
+            slot: slot_of(opened.capability)?,
+            length: opened.length,
+            block_bytes: opened.block_bytes,
+        })
     }
 
     /// Loads a key into the lowest empty slot of the process's context; which.

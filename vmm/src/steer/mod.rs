@@ -12,7 +12,7 @@ mod run;
 mod stage;
 
 pub use direction::Direction;
-pub use engine_calls::{Accepted, Control, is_success};
+pub use engine_calls::{Accepted, Blocks, Control, is_success};
 pub use guest::{Guest, GuestSpec, PAGE_2M, PAGE_4K};
 pub use pending::Pending;
 pub use run::{RunDone, RunSpec, Running};

@@ -45,7 +45,7 @@ fn derive_refuses_what_would_be_wider() {
         (CapDeriveRequest { rights: 0, ..from }, BadArgument),
         (
             CapDeriveRequest {
-                rights: 128,
+                rights: 512,
                 ..from
             },
             BadArgument,
@@ -328,7 +328,7 @@ fn offer_refuses_what_makes_no_sense() {
         (CapOfferRequest { rights: 0, ..good }, BadArgument),
         (
             CapOfferRequest {
-                rights: 128,
+                rights: 512,
                 ..good
             },
             BadArgument,

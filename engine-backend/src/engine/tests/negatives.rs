@@ -17,8 +17,9 @@ use byway_protocols::{
     Completion, ControlStatus, Descriptor, Flags, Opcode, Rights, Status, Word0,
 };
 
-use deeds::{Deed, ELEMENTS, LIST, OWN_CHANNEL, OWN_KEY, OWN_PORT, STATUSES};
+use deeds::{Deed, ELEMENTS, LIST, OWN_BLOCKS, OWN_CHANNEL, OWN_KEY, OWN_PORT, STATUSES};
 
+use super::endpoints::{Disk, attach, grant, open_into};
 use super::world::{BUFFER, PASID, Queue, Vm, create, engine, link};
 use crate::Engine;
 use crate::interface::{Action, Admin};
@@ -272,6 +273,8 @@ struct World {
     vms: Vec<Option<Vm>>,
     actors: Vec<Actor>,
     state: State,
+    /// Everybody's blocks are on it; what they hold is no matter here.
+    _disk: Disk,
 }
 
 const BOB: usize = 0;
@@ -283,8 +286,11 @@ impl World {
     fn new(state: State) -> Self {
         let engine = engine();
         let names = ["bob", "alice", "carol", "dave"];
+        let disk = Disk::new(&[CANARY; 1 << 16]);
+        attach(&engine, "disk", &disk.path());
         for name in names {
             create(&engine, name);
+            grant(&engine, "disk", name);
         }
         for from in &names[..3] {
             for to in &names[..3] {
@@ -301,6 +307,7 @@ impl World {
             vms,
             actors: Vec::new(),
             state,
+            _disk: disk,
         };
         for (who, vm) in [
             (Who::Owner, BOB),
@@ -331,6 +338,7 @@ impl World {
         load_key(vm, KEY, OWN_KEY.into());
         load_key(vm, KeyAlgorithm::Channel256, OWN_CHANNEL.into());
         create_port(vm, OWN_PORT.into());
+        open_into(vm, "disk", OWN_BLOCKS.into()).unwrap();
         vm.create_queue();
         let fresh = Queue::new(&vm.guest);
         let actor = Actor {

@@ -136,7 +136,7 @@ impl Rig {
                         execution.answer(verdict);
                     }
                 }
-                Step::More | Step::Waits => {}
+                Step::More | Step::Waits | Step::Device => {}
             }
             drop(guard);
             between(self, self.chunks);

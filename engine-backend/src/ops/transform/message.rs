@@ -156,6 +156,11 @@ impl Message {
         })
     }
 
+    /// Bytes of the source that are used up.
+    pub(super) fn consumed(&self) -> u32 {
+        self.consumed
+    }
+
     /// Goes on until done or until the chunk is over.
     pub(super) fn run<B: Backend>(
         &mut self,

@@ -139,6 +139,27 @@ impl Transform {
         }
     }
 
+    /// The same with another source.
+    #[must_use]
+    pub(super) fn of(mut self, src: Operand) -> Self {
+        self.wanted.src = src;
+        self
+    }
+
+    /// Bytes of its source.
+    pub(super) fn size(&self) -> u32 {
+        self.wanted.size
+    }
+
+    /// Bytes of its source that it will not read again.
+    pub(super) fn consumed(&self) -> u32 {
+        match &self.state {
+            State::New => 0,
+            State::Blocks(blocks) => blocks.done(),
+            State::Message(message) => message.consumed(),
+        }
+    }
+
     /// Source bytes done, of those that need not be done again.
     pub(super) fn done(&self) -> u32 {
         match &self.state {

@@ -350,6 +350,25 @@ commands! {
         capability,
     }
 
+    /// Opens the endpoint whose name stands at the beginning of the bulk area.
+    0x217 open_endpoint: OpenEndpoint {
+        /// Where it goes ([`capability`]); slot 0 = the lowest empty one.
+        target,
+        /// Bytes of the name, 1 to 32.
+        name_len,
+        /// Badge.
+        badge,
+    } => EndpointOpened {
+        /// The blocks.
+        capability,
+        /// Bytes that they have.
+        length,
+        /// Rights to them.
+        rights,
+        /// Bytes of a block.
+        block_bytes,
+    }
+
     /// Sends control messages of random bytes, many of them nearly right. What they destroy is the sender's own.
     /// Afterwards [`DeviceReset`] is the way back.
     0x220 noise: Noise {

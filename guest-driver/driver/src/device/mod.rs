@@ -7,6 +7,7 @@
 mod address_spaces;
 mod attach;
 mod capabilities;
+mod endpoints;
 mod events;
 mod keys;
 mod pages;
@@ -18,6 +19,7 @@ mod session;
 
 pub use address_spaces::{Bind, Invalidation};
 pub use capabilities::{Accepted, CapabilityInfo, Derive, Peer};
+pub use endpoints::Blocks;
 pub use events::DriverEvent;
 pub use keys::KeyLoad;
 pub use pages::{PageOutcome, PageRequest};

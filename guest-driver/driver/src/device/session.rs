@@ -16,7 +16,8 @@ pub(super) const WANTED: u64 = features::PAGE_REQUESTS
     | features::INVALIDATION_PAGE
     | features::LEVELS_5
     | features::EXPIRY
-    | features::BYTE_QUOTA;
+    | features::BYTE_QUOTA
+    | features::ENDPOINTS;
 
 /// A domain's name: 1 to 32 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

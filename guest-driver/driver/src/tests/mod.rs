@@ -2,6 +2,7 @@
 
 mod attach;
 mod calls;
+mod endpoints;
 mod events;
 mod fake;
 mod hostile;

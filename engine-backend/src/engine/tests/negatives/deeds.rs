@@ -6,8 +6,9 @@
 
 use byway_protocols::codec::{CodecWord, Compression, SealHeader, TAG_BYTES};
 use byway_protocols::operands::{
-    ApplyDeltaFields, AtomicFields, CopySgFields, CreateDeltaFields, DifFields, DualcastFields,
-    Segment, XorFields, atomic_kind, dif_source_flags, fetch_intent,
+    ApplyDeltaFields, AtomicFields, CopySgFields, CreateDeltaFields, DeviceFields, DifFields,
+    DualcastFields, Segment, XorFields, atomic_kind, device_operation, dif_source_flags,
+    fetch_intent,
 };
 use byway_protocols::{Completion, Descriptor, Flags, Opcode, Rights, Status, Word0};
 
@@ -20,6 +21,8 @@ pub(super) const LIST: u64 = 16 << 10;
 pub(super) const ELEMENTS: u64 = 24 << 10;
 /// Where it has the statuses of a batch.
 pub(super) const STATUSES: u64 = 32 << 10;
+/// The actor's own blocks.
+pub(super) const OWN_BLOCKS: u16 = 58;
 /// The actor's own key of a channel.
 pub(super) const OWN_CHANNEL: u16 = 59;
 /// The actor's own key.
@@ -162,7 +165,8 @@ pub(super) fn of(opcode: Opcode, slot: u16) -> Vec<Deed> {
     let own = own(opcode);
     match opcode {
         O::Nop | O::Drain => vec![],
-        O::DeviceTransfer | O::Execute => vec![],
+        O::Execute => vec![],
+        O::DeviceTransfer => device(own, slot),
         O::Batch => batch(own, slot),
         O::Memmove | O::InterDomainMemmove => vec![
             Deed::new("get", from(slot, own)),
@@ -466,6 +470,48 @@ fn word(own: Descriptor, slot: u16) -> Vec<Deed> {
     };
     let d = place.with_operands(fields.to_bytes());
     vec![Deed::new("swapped", d).needs(Rights::READ | Rights::WRITE, 8)]
+}
+
+/// Between the object and the actor's own blocks, and as if the object were blocks.
+fn device(own: Descriptor, slot: u16) -> Vec<Deed> {
+    let with = |operation, d: Descriptor| {
+        let fields = DeviceFields {
+            operation,
+            ..DeviceFields::default()
+        };
+        sized(BLOCK, d).with_operands(fields.to_bytes())
+    };
+    use device_operation as op;
+    let nothing = |d| no_src(no_dst(d));
+    vec![
+        Deed::new("read into", to(slot, from(OWN_BLOCKS, with(op::READ, own))))
+            .needs(Rights::WRITE, BLOCK),
+        Deed::new(
+            "written from",
+            from(slot, to(OWN_BLOCKS, with(op::WRITE, own))),
+        )
+        .needs(Rights::READ, BLOCK),
+        Deed::new(
+            "compared with",
+            to(slot, from(OWN_BLOCKS, with(op::COMPARE, own))),
+        )
+        .needs(Rights::READ, BLOCK),
+        Deed::new("read from", from(slot, with(op::READ, own))).needs(Rights::BLOCK_READ, BLOCK),
+        Deed::new("written to", to(slot, with(op::WRITE, own))).needs(Rights::BLOCK_WRITE, BLOCK),
+        Deed::new(
+            "copied from",
+            from(slot, to(OWN_BLOCKS, with(op::COPY, own))),
+        )
+        .needs(Rights::BLOCK_READ, BLOCK),
+        Deed::new("copied to", to(slot, from(OWN_BLOCKS, with(op::COPY, own))))
+            .needs(Rights::BLOCK_WRITE, BLOCK),
+        Deed::new("zeroed", to(slot, nothing(with(op::WRITE_ZEROES, own))))
+            .needs(Rights::BLOCK_WRITE, BLOCK),
+        Deed::new("discarded", to(slot, nothing(with(op::DISCARD, own))))
+            .needs(Rights::BLOCK_WRITE, BLOCK),
+        Deed::new("flushed", to(slot, sized(0, nothing(with(op::FLUSH, own)))))
+            .needs(Rights::BLOCK_WRITE, 0),
+    ]
 }
 
 /// Without waiting: whether a port has a message or room is not the matter here.

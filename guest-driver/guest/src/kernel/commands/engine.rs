@@ -6,11 +6,11 @@
 use byway_agent::commands::{
     Accept, Accepted, ArmQueue, Armed, AwaitOffer, BindRoot, Bound, CapabilityIs, CloseContext,
     ContextClosed, ContextOpened, CreatePort, CreateQueue, CreateQueueAt, Derive, Derived,
-    DestroyQueue, DeviceIsReset, DeviceReset, Doorbell, DropCapability, Dropped, EngineCommands,
-    EngineIs, EventWas, Invalidate, Invalidated, KeyLoaded, LoadKey, Lookup, NextEvent, Noise,
-    NoiseMade, Offer, OfferCame, Offered, OpenContext, PASID_OWN, Peer, PortCreated,
-    QueryCapability, QueryEngine, QueueCreated, QueueCreatedAt, QueueDestroyed, Revoke, Revoked,
-    Rung, Unbind, Unbound, capability, capability_context, capability_slot,
+    DestroyQueue, DeviceIsReset, DeviceReset, Doorbell, DropCapability, Dropped, EndpointOpened,
+    EngineCommands, EngineIs, EventWas, Invalidate, Invalidated, KeyLoaded, LoadKey, Lookup,
+    NextEvent, Noise, NoiseMade, Offer, OfferCame, Offered, OpenContext, OpenEndpoint, PASID_OWN,
+    Peer, PortCreated, QueryCapability, QueryEngine, QueueCreated, QueueCreatedAt, QueueDestroyed,
+    Revoke, Revoked, Rung, Unbind, Unbound, capability, capability_context, capability_slot,
 };
 use byway_agent::layout::Process;
 use byway_agent::{Failure, Status};
@@ -375,6 +375,24 @@ impl EngineCommands for Machine {
         let created = self.byway()?.device().create_port(&port).map_err(failure)?;
         Ok(PortCreated {
             capability: name(created),
+        })
+    }
+
+    fn open_endpoint(&mut self, request: OpenEndpoint) -> Result<EndpointOpened, Failure> {
+        let mut bytes = [0; 32];
+        let wrong = Failure::argument(1, request.name_len);
+        let bytes = bytes.get_mut(..request.name_len as usize).ok_or(wrong)?;
+        self.read_bulk(bytes);
+        let text = core::str::from_utf8(bytes).map_err(|_| wrong)?;
+        let endpoint = byway_driver::Name::new(text).ok_or(wrong)?;
+        let device = self.byway()?.device();
+        let opened = device.open_endpoint(slot(request.target), endpoint, request.badge);
+        let opened = opened.map_err(failure)?;
+        Ok(EndpointOpened {
+            capability: name(opened.slot),
+            length: opened.length,
+            rights: u64::from(opened.rights.0),
+            block_bytes: u64::from(opened.block_bytes),
         })
     }
 

@@ -1,0 +1,153 @@
+//! [`Medium`]: what a namespace's blocks are kept on.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+/// Bytes that can be read and written. Offsets and lengths are inside; they were checked.
+pub trait Medium: Send {
+    /// How many bytes there are.
+    fn bytes(&self) -> u64;
+
+    /// Whether nothing may be written.
+    fn is_read_only(&self) -> bool;
+
+    /// Reads.
+    ///
+    /// # Errors
+    /// What the host said.
+    fn read(&mut self, offset: u64, into: &mut [u8]) -> io::Result<()>;
+
+    /// Writes.
+    ///
+    /// # Errors
+    /// What the host said; some may have been written.
+    fn write(&mut self, offset: u64, from: &[u8]) -> io::Result<()>;
+
+    /// Makes what was written durable.
+    ///
+    /// # Errors
+    /// What the host said.
+    fn flush(&mut self) -> io::Result<()>;
+
+    /// Makes bytes read as zeros, and gives their room back if `deallocate`.
+    ///
+    /// # Errors
+    /// What the host said.
+    fn zero(&mut self, offset: u64, length: u64, deallocate: bool) -> io::Result<()>;
+}
+
+/// In memory.
+#[derive(Debug, Clone)]
+pub struct Memory(pub Vec<u8>);
+
+impl Medium for Memory {
+    fn bytes(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn is_read_only(&self) -> bool {
+        false
+    }
+
+    fn read(&mut self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        let offset = offset as usize;
+        into.copy_from_slice(&self.0[offset..offset + into.len()]);
+        Ok(())
+    }
+
+    fn write(&mut self, offset: u64, from: &[u8]) -> io::Result<()> {
+        let offset = offset as usize;
+        self.0[offset..offset + from.len()].copy_from_slice(from);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn zero(&mut self, offset: u64, length: u64, _: bool) -> io::Result<()> {
+        self.0[offset as usize..(offset + length) as usize].fill(0);
+        Ok(())
+    }
+}
+
+/// A file of fixed size.
+#[derive(Debug)]
+pub struct Image {
+    file: File,
+    bytes: u64,
+    read_only: bool,
+}
+
+impl Image {
+    /// Over an open file; its size now is the medium's.
+    ///
+    /// # Errors
+    /// When the size cannot be told.
+    pub fn new(file: File, read_only: bool) -> io::Result<Self> {
+        let bytes = file.metadata()?.len();
+        Ok(Self {
+            file,
+            bytes,
+            read_only,
+        })
+    }
+}
+
+/// Zeros that are written where the file system cannot make them.
+const ZEROS: [u8; 65536] = [0; 65536];
+
+impl Medium for Image {
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn read(&mut self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(into, offset)
+    }
+
+    fn write(&mut self, offset: u64, from: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(from, offset)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn zero(&mut self, offset: u64, length: u64, deallocate: bool) -> io::Result<()> {
+        let kind = if deallocate {
+            libc::FALLOC_FL_PUNCH_HOLE
+        } else {
+            libc::FALLOC_FL_ZERO_RANGE
+        };
+        // SAFETY: the descriptor is the file's; the others are integers, inside its size.
+        let rc = unsafe {
+            libc::fallocate(
+                self.file.as_raw_fd(),
+                kind | libc::FALLOC_FL_KEEP_SIZE,
+                offset as libc::off_t,
+                length as libc::off_t,
+            )
+        };
+        if rc == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::EOPNOTSUPP) {
+            return Err(error);
+        }
+        let mut at = offset;
+        while at < offset + length {
+            let piece = (offset + length - at).min(ZEROS.len() as u64);
+            self.file.write_all_at(&ZEROS[..piece as usize], at)?;
+            at += piece;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,206 @@
+//! QEMU's storage daemon as the device: another implementation of the specification, whose disk is
+//! a file that can be looked at without it.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::*;
+
+const DISK_BYTES: usize = 16 << 20;
+
+struct Daemon {
+    process: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Daemon {
+    /// `None`, said aloud: the host has no storage daemon.
+    fn start(options: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("disk"), pattern(77, DISK_BYTES)).unwrap();
+        let process = Self::spawn(&folder, options)?;
+        Some(Self { process, folder })
+    }
+
+    fn spawn(folder: &tempfile::TempDir, options: &str) -> Option<Child> {
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let _ = fs::remove_file(folder.path().join("socket"));
+        let spawned = Command::new("qemu-storage-daemon")
+            .arg("--blockdev")
+            .arg(format!(
+                "driver=file,node-name=disk,discard=unmap,filename={}",
+                path("disk")
+            ))
+            .arg("--export")
+            .arg(format!(
+                "type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path={}{options}",
+                path("socket")
+            ))
+            .stdin(Stdio::null())
+            .spawn();
+        let process = match spawned {
+            Ok(process) => process,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                println!("SKIPPED: no qemu-storage-daemon here (Debian: qemu-system-common)");
+                return None;
+            }
+            Err(error) => panic!("qemu-storage-daemon: {error}"),
+        };
+        let start = Instant::now();
+        while !folder.path().join("socket").exists() {
+            assert!(
+                start.elapsed() < Duration::from_secs(30),
+                "no socket appears"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Some(process)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("socket")
+    }
+
+    /// The disk, read without the daemon.
+    fn disk(&self) -> Vec<u8> {
+        fs::read(self.folder.path().join("disk")).unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn qemus_storage_daemon_is_read_and_written() {
+    let Some(daemon) = Daemon::start(",writable=on,logical-block-size=512") else {
+        return;
+    };
+    let mut bench = open(&daemon.path(), &Options::default()).unwrap();
+    let geometry = *bench.disk.geometry();
+    assert_eq!(
+        u64::from(geometry.block_bytes) * geometry.blocks,
+        DISK_BYTES as u64
+    );
+    assert!(geometry.flush && geometry.discard && geometry.write_zeroes && !geometry.read_only);
+
+    // All of the disk, in requests of all sizes, several at a time, out of step.
+    let mut expected = pattern(77, DISK_BYTES);
+    let mut lba = 0;
+    let mut seed = 1_u32;
+    while lba < geometry.blocks {
+        let mut batch = Vec::new();
+        for n in 0..8 {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let blocks = (seed >> 8) % 240 + 1;
+            let blocks = u64::from(blocks).min(geometry.blocks - lba) as u32;
+            if blocks == 0 {
+                break;
+            }
+            let at = staging(n * 131_072, blocks * 512);
+            let request = Request::Read { lba, blocks, at };
+            bench.disk.submit(Token(n), &request).unwrap();
+            batch.push((lba, at));
+            lba += u64::from(blocks);
+        }
+        bench.disk.flush_submissions();
+        for (token, outcome) in bench.wait(batch.len()) {
+            assert_eq!(outcome, Outcome::Done);
+            let (lba, at) = batch[token.0 as usize];
+            let from = lba as usize * 512;
+            assert!(
+                bench.read(at) == expected[from..from + at.length as usize],
+                "at {lba}"
+            );
+        }
+    }
+
+    let data = pattern(3, 300 * 512);
+    let here = staging(8192, 300 * 512);
+    bench.fill(here, &data);
+    let write = Request::Write {
+        lba: 1001,
+        blocks: 300,
+        at: here,
+    };
+    assert_eq!(bench.one(write), Outcome::Done);
+    expected[1001 * 512..1301 * 512].copy_from_slice(&data);
+    assert_eq!(
+        bench.one(Request::WriteZeroes {
+            lba: 1100,
+            blocks: 50
+        }),
+        Outcome::Done
+    );
+    expected[1100 * 512..1150 * 512].fill(0);
+    assert_eq!(
+        bench.one(Request::Discard {
+            lba: 8192,
+            blocks: 128
+        }),
+        Outcome::Done
+    );
+    assert_eq!(bench.one(Request::Flush), Outcome::Done);
+    let mut found = daemon.disk();
+    // What was discarded may read as anything.
+    found[8192 * 512..8320 * 512].fill(0);
+    expected[8192 * 512..8320 * 512].fill(0);
+    assert!(found == expected, "the file differs from what was written");
+}
+
+#[test]
+fn qemus_storage_daemon_refuses_writes_to_a_disk_that_is_read_only() {
+    let Some(daemon) = Daemon::start("") else {
+        return;
+    };
+    let mut bench = open(&daemon.path(), &Options::default()).unwrap();
+    assert!(bench.disk.geometry().read_only);
+    let write = Request::Write {
+        lba: 0,
+        blocks: 1,
+        at: staging(0, 512),
+    };
+    assert_eq!(
+        bench.disk.submit(Token(0), &write),
+        Err(Refused::NotSupported)
+    );
+}
+
+#[test]
+fn qemus_storage_daemon_is_killed_and_attached_again() {
+    let Some(mut daemon) = Daemon::start(",writable=on") else {
+        return;
+    };
+    let mut bench = open(&daemon.path(), &Options::default()).unwrap();
+    let read = |n: u32| Request::Read {
+        lba: n.into(),
+        blocks: 64,
+        at: staging(n * 32768, 32768),
+    };
+    assert_eq!(bench.one(read(0)), Outcome::Done);
+    daemon.process.kill().unwrap();
+    for n in 0..8 {
+        // A device that is known to be dead takes nothing more.
+        if bench.disk.submit(Token(n), &read(n)).is_err() {
+            assert_eq!(bench.disk.gone(), Some("it hung up"));
+        }
+    }
+    bench.disk.flush_submissions();
+    for (_, outcome) in bench.wait(8) {
+        assert_eq!(outcome, Outcome::Gone);
+    }
+    assert_eq!(bench.disk.gone(), Some("it hung up"));
+    drop(bench);
+
+    daemon.process.wait().unwrap();
+    daemon.process = Daemon::spawn(&daemon.folder, ",writable=on").unwrap();
+    let mut bench = open(&daemon.path(), &Options::default()).unwrap();
+    assert_eq!(bench.one(read(5)), Outcome::Done);
+    assert!(bench.read(staging(5 * 32768, 32768)) == daemon.disk()[5 * 512..5 * 512 + 32768]);
+}

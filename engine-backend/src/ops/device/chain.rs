@@ -1,0 +1,150 @@
+//! What becomes of the bytes read when a descriptor says so: DECRYPT, DECOMPRESS or OPEN_COPY,
+//! piece by piece as they come, their source being a [`View`].
+
+use std::sync::Arc;
+
+use byway_protocols::{Completion, Descriptor, Rights, Status};
+use crossbeam_queue::ArrayQueue;
+
+use super::view::View;
+use super::{Device, Stop, WINDOW};
+use crate::backend::{Backend, load_line};
+use crate::context::BlockUse;
+use crate::ops::Step;
+use crate::ops::chunk::{Chunk, Operand};
+use crate::ops::transform::Transform;
+use crate::ops::validate;
+use crate::stage2::Access;
+
+/// Transfers of a worker that are chained at a time.
+const CHAINS: usize = 16;
+
+/// What has to be there at once for each of these operations to get on.
+const SPAN_BYTES: u32 = 128 << 10;
+
+/// Room for what chained transfers keep, allocated when the worker starts.
+#[derive(Debug)]
+pub struct Chains(Arc<ArrayQueue<Box<Option<Transform>>>>);
+
+impl Chains {
+    /// Allocates all of it.
+    #[must_use]
+    pub fn new() -> Self {
+        let free = ArrayQueue::new(CHAINS);
+        for _ in 0..CHAINS {
+            // There is room for all.
+            let _ = free.push(Box::new(None));
+        }
+        Self(Arc::new(free))
+    }
+
+    fn link(&self, transform: Transform) -> Option<Link> {
+        let mut place = self.0.pop()?;
+        *place = Some(transform);
+        Some(Link {
+            place: Some(place),
+            home: Arc::clone(&self.0),
+        })
+    }
+}
+
+impl Default for Chains {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A chained operation under way.
+#[derive(Debug)]
+pub struct Link {
+    /// `Some` until it is dropped.
+    place: Option<Box<Option<Transform>>>,
+    home: Arc<ArrayQueue<Box<Option<Transform>>>>,
+}
+
+impl Link {
+    fn transform(&mut self) -> Option<&mut Transform> {
+        self.place
+            .as_mut()
+            .and_then(|place| place.as_mut().as_mut())
+    }
+    /// Bytes of its source.
+    pub(super) fn size(&self) -> u32 {
+        let transform = self
+            .place
+            .as_ref()
+            .and_then(|place| place.as_ref().as_ref());
+        transform.map_or(0, Transform::size)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if let Some(mut place) = self.place.take() {
+            *place = None;
+            // Its place is empty while it is away.
+            let _ = self.home.push(place);
+        }
+    }
+}
+
+impl Device {
+    /// Reads the chained descriptor, once.
+    pub(super) fn begin_chain<B: Backend>(
+        &mut self,
+        chunk: &mut Chunk<'_, B>,
+        block: u32,
+        piece: u32,
+    ) -> Result<(), Stop> {
+        let at = Operand {
+            slot: 0,
+            addr: self.wanted.chain,
+        };
+        let target = chunk.resolve(at, Descriptor::SIZE as u64, Rights::READ)?;
+        let line = chunk.page(&target, 0, Access::Read)?;
+        // SAFETY: translated in this chunk for reading; a multiple of 64, which was checked
+        // with the descriptor, since slot 0 has its addresses as they are.
+        let descriptor = unsafe { load_line(line.host) };
+        chunk.settle(&[(&target, Access::Read, Descriptor::SIZE as u64)])?;
+        let transform = validate::chained(&descriptor, View::operand(0))?;
+        let stored = transform.size();
+        let rounded = stored.div_ceil(block).checked_mul(block);
+        if rounded != Some(self.wanted.size) {
+            return Err(Status::BadSize.into());
+        }
+        if piece * (WINDOW as u32) < SPAN_BYTES + piece {
+            return Err(Status::DeviceUnsupported.into());
+        }
+        let link = chunk.codecs.chains.link(transform);
+        self.chain = Some(link.ok_or(Status::EngineBusy)?);
+        Ok(())
+    }
+
+    /// Goes on with the chained operation. `Some` is its end.
+    pub(super) fn hand_on_chained<B: Backend>(
+        &mut self,
+        chunk: &mut Chunk<'_, B>,
+        from: &BlockUse<'_>,
+    ) -> Result<Option<Completion>, Stop> {
+        let Some(transform) = self.chain.as_mut().and_then(Link::transform) else {
+            return Err(Status::HardwareError.into());
+        };
+        chunk.staging.view.was_short = false;
+        let step = transform.step(chunk);
+        let consumed = transform.consumed();
+        let was_short = std::mem::take(&mut chunk.staging.view.was_short);
+        let new = consumed.saturating_sub(self.done);
+        self.count(from, new);
+        match step {
+            Step::Done(outcome) if !was_short => {
+                let completion = outcome.completion;
+                if completion.status().is_some_and(Status::is_success) {
+                    Ok(Some(completion))
+                } else {
+                    Err(Stop::Ended(completion))
+                }
+            }
+            _ => Ok(None),
+        }
+    }
+}

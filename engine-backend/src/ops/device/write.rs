@@ -1,0 +1,118 @@
+//! WRITE: from memory to the device.
+
+use byway_protocols::Rights;
+
+use super::{Device, Progress, Stop, submit};
+use crate::backend::{Backend, Hint, Order};
+use crate::context::BlockUse;
+use crate::endpoint::device::Request;
+use crate::memory::HostAddr;
+use crate::ops::budget::OPERATION_COST;
+use crate::ops::chunk::{Chunk, Failure};
+use crate::ops::success;
+use crate::stage2::Access;
+
+impl Device {
+    pub(super) fn write<B: Backend>(
+        &mut self,
+        chunk: &mut Chunk<'_, B>,
+        to: &BlockUse<'_>,
+    ) -> Result<Progress, Stop> {
+        let domain = chunk.context.domain();
+        let block = to.endpoint.geometry().block_bytes;
+        loop {
+            self.reap(to)?;
+            if self.done == self.wanted.size {
+                return Ok(Progress::Done(success(self.done)));
+            }
+            if self.asked == self.wanted.size || self.dst.is_full() {
+                return Ok(Progress::Waits);
+            }
+            let Some(slot) = self.dst.hand(domain) else {
+                return Ok(Progress::Waits);
+            };
+            let Some(device) = self.dst.device() else {
+                return Ok(Progress::Waits);
+            };
+            let length = self.length(self.asked);
+            let (host, range) = (device.host(slot), device.range(slot, length));
+            device.prepare(slot, domain);
+            if let Err(failure) = self.fill(chunk, host, length) {
+                self.dst.drop_hand();
+                self.filled = 0;
+                if self.dst.count() > 0 {
+                    // The bytes before it are to be told exactly: once they are written.
+                    chunk.missing = None;
+                    return Ok(Progress::Waits);
+                }
+                return Err(failure.into());
+            }
+            if self.filled < length {
+                return Ok(Progress::More);
+            }
+            let request = Request::Write {
+                lba: (to.first + u64::from(self.asked)) / u64::from(block),
+                blocks: length / block,
+                at: range,
+            };
+            if let Some(progress) = submit(&mut self.dst, &request)? {
+                return Ok(progress);
+            }
+            self.asked += length;
+            self.filled = 0;
+            chunk.budget.spend(OPERATION_COST);
+            if chunk.budget.is_over() {
+                return Ok(Progress::More);
+            }
+        }
+    }
+
+    /// Copies the rest of a piece into its slot, as far as the chunk goes.
+    fn fill<B: Backend>(
+        &mut self,
+        chunk: &mut Chunk<'_, B>,
+        slot: HostAddr,
+        length: u32,
+    ) -> Result<(), Failure> {
+        let left = u64::from(length - self.filled);
+        if left == 0 {
+            return Ok(());
+        }
+        let at = u64::from(self.asked) + u64::from(self.filled);
+        let src = chunk.resolve(self.wanted.src.plus(at), left, Rights::READ)?;
+        let hint = Hint {
+            order: Order::Disjoint,
+            total: left,
+            cached: true,
+        };
+        let mut moved = 0;
+        let mut result = Ok(());
+        while moved < left {
+            let room = chunk.room(left - moved);
+            let piece = match chunk.forward(&src, moved, room, Access::Read) {
+                Ok(piece) => piece,
+                Err(failure) => {
+                    result = Err(failure);
+                    break;
+                }
+            };
+            let into = HostAddr(slot.0 + u64::from(self.filled) + moved);
+            // SAFETY: the piece was translated in this chunk for reading; the slot is in the
+            // staging of a device, which `self` keeps mapped, has room for the whole piece, and
+            // is in nobody else's hand.
+            unsafe {
+                chunk
+                    .backend
+                    .copy(into, piece.host, piece.len as usize, hint)
+            };
+            moved += piece.len;
+            chunk.budget.spend(piece.len);
+            if chunk.budget.is_over() {
+                break;
+            }
+        }
+        chunk.settle(&[(&src, Access::Read, moved)])?;
+        self.filled += moved as u32;
+        result
+    }
+}

@@ -1,0 +1,227 @@
+//! Requests that move blocks of an endpoint (SPEC section 4.33).
+
+use byway_protocols::operands::{DeviceFields, device_flags, device_operation};
+use byway_protocols::{Completion, Descriptor, Flags, Opcode, Status};
+
+use crate::request::{Address, Request, RequestError, Slot, placed};
+
+/// What a device has said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceFailure {
+    /// In its own terms: an errno, a virtio status, an NVMe status field; 0 when it is gone.
+    pub device_status: u16,
+    /// First block that was not done, counted from the start of the capability.
+    pub block: u64,
+    /// Bytes done before that.
+    pub bytes_done: u32,
+}
+
+impl DeviceFailure {
+    /// Of a completion with status 54 or 55; `None` after any other.
+    #[must_use]
+    pub fn of(completion: &Completion) -> Option<Self> {
+        let status = completion.status()?;
+        matches!(status, Status::DeviceError | Status::DeviceGone).then_some(Self {
+            device_status: completion.op0 as u16,
+            block: completion.op1,
+            bytes_done: completion.bytes_completed,
+        })
+    }
+}
+
+fn transfer(
+    operation: u8,
+    src: Option<Address>,
+    dst: Option<Address>,
+    size: u64,
+) -> Result<Request, RequestError> {
+    let fields = DeviceFields {
+        operation,
+        ..DeviceFields::default()
+    };
+    let descriptor = placed(Opcode::DeviceTransfer, src, dst, size)?;
+    Ok(Request(descriptor.with_operands(fields.to_bytes())))
+}
+
+impl Request {
+    /// DEVICE_TRANSFER, reading: `size` bytes of blocks, which begin `blocks.addr` bytes into
+    /// the capability in its slot, to memory. Both are multiples of the endpoint's blocks, which
+    /// only the engine knows here.
+    ///
+    /// # Errors
+    /// The size is out of range, or an operand wraps.
+    pub fn read_blocks(dst: Address, blocks: Address, size: u64) -> Result<Self, RequestError> {
+        transfer(device_operation::READ, Some(blocks), Some(dst), size)
+    }
+
+    /// The same, ending in status 57 unless the CRC-32C of the bytes is this one.
+    ///
+    /// # Errors
+    /// The request is another than [`Request::read_blocks`] or [`Request::read_chained`] made.
+    pub fn checking_crc(self, crc: u32) -> Result<Self, RequestError> {
+        let fields = DeviceFields::from_bytes(&self.0.operands());
+        let is_read = self.0.code() == Opcode::DeviceTransfer as u8
+            && fields.operation == device_operation::READ;
+        if !is_read {
+            return Err(RequestError::Flag(Opcode::DeviceTransfer));
+        }
+        let fields = DeviceFields {
+            flags: device_flags::CHECK_CRC,
+            crc,
+            ..fields
+        };
+        Ok(Self(self.0.with_operands(fields.to_bytes())))
+    }
+
+    /// DEVICE_TRANSFER, writing.
+    ///
+    /// # Errors
+    /// As [`Request::read_blocks`].
+    pub fn write_blocks(blocks: Address, src: Address, size: u64) -> Result<Self, RequestError> {
+        transfer(device_operation::WRITE, Some(src), Some(blocks), size)
+    }
+
+    /// DEVICE_TRANSFER from blocks to blocks, of the same endpoint or of another.
+    ///
+    /// # Errors
+    /// As [`Request::read_blocks`].
+    pub fn copy_blocks(dst: Address, src: Address, size: u64) -> Result<Self, RequestError> {
+        transfer(device_operation::COPY, Some(src), Some(dst), size)
+    }
+
+    /// DEVICE_TRANSFER, comparing blocks with memory: see [`Compared`](crate::Compared).
+    ///
+    /// # Errors
+    /// As [`Request::read_blocks`].
+    pub fn compare_blocks(blocks: Address, with: Address, size: u64) -> Result<Self, RequestError> {
+        transfer(device_operation::COMPARE, Some(blocks), Some(with), size)
+    }
+
+    /// DEVICE_TRANSFER: zeros to blocks.
+    ///
+    /// # Errors
+    /// As [`Request::read_blocks`].
+    pub fn zero_blocks(blocks: Address, size: u64) -> Result<Self, RequestError> {
+        transfer(device_operation::WRITE_ZEROES, None, Some(blocks), size)
+    }
+
+    /// DEVICE_TRANSFER: blocks that nobody needs any more.
+    ///
+    /// # Errors
+    /// As [`Request::read_blocks`].
+    pub fn discard_blocks(blocks: Address, size: u64) -> Result<Self, RequestError> {
+        transfer(device_operation::DISCARD, None, Some(blocks), size)
+    }
+
+    /// DEVICE_TRANSFER: what was written to the endpoint and has completed, to where it outlasts
+    /// a loss of power.
+    #[must_use]
+    pub fn flush_blocks(slot: Slot) -> Self {
+        let fields = DeviceFields {
+            operation: device_operation::FLUSH,
+            ..DeviceFields::default()
+        };
+        let mut descriptor = Descriptor::new(Opcode::DeviceTransfer, Flags::NONE);
+        descriptor.word0 = byway_protocols::Word0::new(0, slot.number(), false).0;
+        Self(descriptor.with_operands(fields.to_bytes()))
+    }
+
+    /// DEVICE_TRANSFER, reading what another request says becomes of the bytes: DECRYPT, DECOMPRESS or
+    /// OPEN_COPY, built with [`Address::own(0)`](Address::own) as its source, and stored at `chain` in one's own
+    /// memory until this one has begun. `block_bytes` are those of the endpoint.
+    ///
+    /// # Errors
+    /// The operation cannot be chained, it has a source, `chain` is not aligned to 64 bytes, or as
+    /// [`Request::read_blocks`].
+    pub fn read_chained(
+        blocks: Address,
+        block_bytes: u32,
+        chained: &Self,
+        chain: u64,
+    ) -> Result<Self, RequestError> {
+        let inner = &chained.0;
+        let opcode = Opcode::from_code(inner.code()).unwrap_or(Opcode::Nop);
+        let can_be = matches!(
+            opcode,
+            Opcode::Decrypt | Opcode::Decompress | Opcode::OpenCopy
+        );
+        if !can_be || inner.src != 0 || inner.slots().src_slot() != 0 {
+            return Err(RequestError::Flag(opcode));
+        }
+        if chain == 0 || !chain.is_multiple_of(Descriptor::SIZE as u64) {
+            return Err(RequestError::ListAlignment(chain));
+        }
+        let size = u64::from(inner.size).next_multiple_of(block_bytes.max(1).into());
+        let request = transfer(device_operation::READ, Some(blocks), None, size)?;
+        let fields = DeviceFields {
+            operation: device_operation::READ,
+            chain,
+            ..DeviceFields::default()
+        };
+        Ok(Self(request.0.with_operands(fields.to_bytes())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(request: Request) -> (Descriptor, DeviceFields) {
+        let d = Descriptor::from(request);
+        (d, DeviceFields::from_bytes(&d.operands()))
+    }
+
+    #[test]
+    fn each_names_its_blocks_and_its_memory() {
+        let (slot, own) = (Slot::new(5).unwrap(), Address::own(0x1000));
+        let blocks = Address::capability(slot, 4096);
+        let (d, f) = fields(Request::read_blocks(own, blocks, 8192).unwrap());
+        assert_eq!((d.slots().src_slot(), d.slots().dst_slot()), (5, 0));
+        assert_eq!((d.src, d.dst, d.size, f.operation), (4096, 0x1000, 8192, 1));
+        let (d, f) = fields(Request::write_blocks(blocks, own, 8192).unwrap());
+        assert_eq!((d.slots().src_slot(), d.slots().dst_slot()), (0, 5));
+        assert_eq!((d.src, d.dst, f.operation), (0x1000, 4096, 2));
+        let (d, f) = fields(Request::flush_blocks(slot));
+        assert_eq!(
+            (d.slots().dst_slot(), d.dst, d.size, f.operation),
+            (5, 0, 0, 5)
+        );
+        let (d, f) = fields(Request::zero_blocks(blocks, 512).unwrap());
+        assert_eq!(
+            (d.slots().src_slot(), d.src, d.dst, f.operation),
+            (0, 0, 4096, 7)
+        );
+    }
+
+    #[test]
+    fn only_reads_are_checked_and_only_some_operations_chained() {
+        let (slot, own) = (Slot::new(5).unwrap(), Address::own(0x1000));
+        let blocks = Address::capability(slot, 0);
+        let read = Request::read_blocks(own, blocks, 512).unwrap();
+        let (_, f) = fields(read.checking_crc(7).unwrap());
+        assert_eq!((f.flags, f.crc), (1, 7));
+        let write = Request::write_blocks(blocks, own, 512).unwrap();
+        assert!(write.checking_crc(7).is_err());
+        let copy = Request::memmove(own, Address::own(0), 100).unwrap();
+        assert!(Request::read_chained(blocks, 512, &copy, 0x40).is_err());
+    }
+
+    #[test]
+    fn a_device_s_word_is_told() {
+        let told = Completion {
+            status: Status::DeviceError as u8 | Status::WRITE_FAULT,
+            bytes_completed: 512,
+            op0: 28,
+            op1: 9,
+            ..Completion::default()
+        };
+        let expected = DeviceFailure {
+            device_status: 28,
+            block: 9,
+            bytes_done: 512,
+        };
+        assert_eq!(DeviceFailure::of(&told), Some(expected));
+        let status = Status::Success as u8;
+        assert_eq!(DeviceFailure::of(&Completion { status, ..told }), None);
+    }
+}

@@ -1,0 +1,165 @@
+//! Block devices, driven by descriptors of ring-3 processes: no guest's kernel takes part, no VM exits.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use byway_agent::pattern;
+use byway_engine::interface::{Action, Admin, EndpointConfig, EndpointGrant, EndpointKind};
+use byway_engine::{Engine, EngineConfig};
+use byway_protocols::{Descriptor, Status};
+use byway_ring::{Address, DeviceFailure, Request, Slot};
+
+use super::world::{APP, KIB, MIB, Party, RW, engine, turn};
+
+/// Bytes of a disk.
+const DISK: u64 = 8 * MIB;
+
+/// A file beside the build, where O_DIRECT is likely to work, removed at the end.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn new(name: &str, bytes: &[u8]) -> Result<Self> {
+        let test = std::env::current_exe()?;
+        let folder = test.parent().context("a test is in a folder")?;
+        let path = folder.join(format!("byway-{name}-{}.img", std::process::id()));
+        let mut file = File::create(&path)?;
+        file.write_all(bytes)?;
+        file.set_len(DISK)?;
+        Ok(Self(path))
+    }
+    fn bytes(&self, at: u64, bytes: u64) -> Result<Vec<u8>> {
+        Ok(std::fs::read(&self.0)?[at as usize..(at + bytes) as usize].to_vec())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Nothing depends on it.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn attach(engine: &Engine, name: &str, disk: &Disk, users: &[&str]) -> Result<()> {
+    engine.act(Action::AttachEndpoint(EndpointConfig {
+        name: name.to_owned(),
+        kind: EndpointKind::File,
+        path: disk.0.clone(),
+        read_only: false,
+        timeout_ms: 10_000,
+    }))?;
+    for user in users {
+        engine.act(Action::GrantEndpoint(EndpointGrant {
+            endpoint: name.to_owned(),
+            domain: (*user).to_owned(),
+            first: 0,
+            bytes: 0,
+            read: true,
+            write: true,
+        }))?;
+    }
+    Ok(())
+}
+
+fn blocks(party: &Party, name: &str) -> Result<Slot> {
+    let opened = party.open_endpoint(APP, name)?;
+    ensure!(opened.length == DISK, "another length: {opened:?}");
+    Slot::new(opened.slot).context("15 bits")
+}
+
+/// A file that a process in alice wrote to a disk reaches a process in bob, by his own read, and
+/// into his memory by hers.
+#[test]
+fn blocks_go_from_one_vm_s_process_to_another_s() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let engine = engine(EngineConfig::default(), &["alice", "bob"])?;
+    let disk = Disk::new("disk", &[])?;
+    attach(&engine, "disk", &disk, &["alice", "bob"])?;
+    let alice = Party::boot(&engine, "alice", 4 * MIB)?;
+    let bob = Party::boot(&engine, "bob", 4 * MIB)?;
+    let (his, hers) = (blocks(&bob, "disk")?, blocks(&alice, "disk")?);
+    let bytes = 3 * MIB;
+    alice.fill(0, bytes, 7)?;
+    let run = |party: &Party, request: Result<Request, _>| {
+        let descriptor = Descriptor::from(request?);
+        party.execute_one(APP, &descriptor)
+    };
+    let at = |slot, offset| Address::capability(slot, offset);
+    let own = |party: &Party, offset| Address::own(party.buffer + offset);
+    let done = run(
+        &alice,
+        Request::write_blocks(at(hers, MIB), own(&alice, 0), bytes),
+    )?;
+    ensure!(done.status() == Some(Status::Success), "{done:?}");
+    let done = run(
+        &alice,
+        Ok::<_, byway_ring::RequestError>(Request::flush_blocks(hers)),
+    )?;
+    ensure!(done.status() == Some(Status::Success), "{done:?}");
+    let mut expected = vec![0; bytes as usize];
+    pattern::fill(&mut expected, 7);
+    ensure!(
+        disk.bytes(MIB, bytes)? == expected,
+        "the file has something else"
+    );
+    // Bob reads it.
+    bob.mark(0)?;
+    let done = run(
+        &bob,
+        Request::read_blocks(own(&bob, 5), at(his, MIB), bytes),
+    )?;
+    ensure!(done.status() == Some(Status::Success), "{done:?}");
+    ensure!(bob.see(5, bytes)? == expected, "bob read something else");
+    // Alice reads some of it into his memory.
+    let (_, remote) = bob.give(&alice, 0, 4 * MIB, RW)?;
+    let remote = Slot::new(remote).context("15 bits")?;
+    bob.mark(0)?;
+    let read = Request::read_blocks(at(remote, 64 * KIB), at(hers, MIB), 64 * KIB);
+    let done = run(&alice, read)?;
+    ensure!(done.status() == Some(Status::Success), "{done:?}");
+    let part = &expected[..64 << 10];
+    ensure!(bob.see(64 * KIB, 64 * KIB)? == part, "another's bytes");
+    Ok(())
+}
+
+/// What the operator did not grant, and what a device cannot do, end in a status.
+#[test]
+fn what_is_not_granted_or_not_there_is_told() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let engine = engine(EngineConfig::default(), &["alice", "bob"])?;
+    let disk = Disk::new("told", &[])?;
+    attach(&engine, "disk", &disk, &["alice"])?;
+    let alice = Party::boot(&engine, "alice", 4 * MIB)?;
+    let bob = Party::boot(&engine, "bob", 4 * MIB)?;
+    ensure!(
+        bob.open_endpoint(APP, "disk").is_err(),
+        "bob was granted nothing"
+    );
+    let slot = blocks(&alice, "disk")?;
+    let read = |at, size| {
+        let request = Request::read_blocks(Address::own(alice.buffer), at, size)?;
+        alice.execute_one(APP, &Descriptor::from(request))
+    };
+    let at = |offset| Address::capability(slot, offset);
+    ensure!(
+        read(at(DISK), 4096)?.status() == Some(Status::Bounds),
+        "bounds"
+    );
+    ensure!(
+        read(at(1), 4096)?.status() == Some(Status::AddressAlignment),
+        "alignment"
+    );
+    ensure!(read(at(0), 4095)?.status() == Some(Status::BadSize), "size");
+    File::options().write(true).open(&disk.0)?.set_len(MIB)?;
+    let done = read(at(MIB - 8192), MIB)?;
+    let told = DeviceFailure::of(&done).with_context(|| format!("{done:?}"))?;
+    ensure!(told.bytes_done == 8192, "{told:?}");
+    let name = "disk".to_owned();
+    engine.act(Action::DetachEndpoint { name })?;
+    ensure!(
+        read(at(0), 4096)?.status() == Some(Status::DeviceGone),
+        "gone"
+    );
+    Ok(())
+}
