@@ -124,7 +124,7 @@ impl Host {
         }
         for vm in vms {
             let kernel = match vm.image {
-                Image::Packed => lab.images.kernel(vm.kernel)?,
+                Image::Packed => lab.images.kernel(vm.kernel, false)?,
                 Image::Elf => lab.images.unpacked_kernel(vm.kernel)?,
             };
             files.push((format!("/vms/{}.kernel", vm.name), kernel));
