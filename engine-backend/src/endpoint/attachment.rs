@@ -442,3 +442,6 @@ impl Drop for Attachment {
             .close();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -207,6 +207,21 @@ mod tests {
     }
 
     #[test]
+    fn a_read_goes_on_with_the_blocks_in_which_it_stopped() {
+        let (slot, own) = (Slot::new(5).unwrap(), Address::own(0x1001));
+        let read = Request::read_blocks(own, Address::capability(slot, 8192), 65536).unwrap();
+        let ended = Completion {
+            status: Status::Stage1NotPresent as u8 | Status::WRITE_FAULT,
+            bytes_completed: 4096 + 100,
+            ..Completion::default()
+        };
+        let rest = crate::resume(&read.into(), &ended).unwrap();
+        assert_eq!((rest.src, rest.dst, rest.size), (12288, 0x2001, 61440));
+        let checked = read.checking_crc(1).unwrap();
+        assert_eq!(crate::resume(&checked.into(), &ended), Some(checked.into()));
+    }
+
+    #[test]
     fn a_device_s_word_is_told() {
         let told = Completion {
             status: Status::DeviceError as u8 | Status::WRITE_FAULT,

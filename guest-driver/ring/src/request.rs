@@ -239,7 +239,8 @@ impl Request {
     /// The operation does not take it (SPEC section 3.2).
     #[inline]
     pub fn cached(self) -> Result<Self, RequestError> {
-        use Opcode::{CacheFlush, Compress, CopyCrc, CopySg, Decompress, Decrypt, Dualcast};
+        use Opcode::Dualcast;
+        use Opcode::{CacheFlush, Compress, CopyCrc, CopySg, Decompress, Decrypt, DeviceTransfer};
         use Opcode::{Encrypt, Fill, Memmove};
         self.with_if(Flags::CACHE_CONTROL, |opcode| {
             matches!(
@@ -254,6 +255,7 @@ impl Request {
                     | Dualcast
                     | CopySg
                     | CacheFlush
+                    | DeviceTransfer
             )
         })
     }

@@ -5,8 +5,8 @@
 
 use byway_protocols::codec::CodecWord;
 use byway_protocols::operands::{
-    ApplyDeltaFields, CopySgFields, CrcFields, DifFields, DifResult, DualcastFields, Segment,
-    XorFields,
+    ApplyDeltaFields, CopySgFields, CrcFields, DeviceFields, DifFields, DifResult, DualcastFields,
+    Segment, XorFields, device_flags, device_operation,
 };
 use byway_protocols::{Completion, Descriptor, Flags, Opcode, Status};
 
@@ -27,6 +27,8 @@ use crate::protection::{Block, units};
 /// - ATOMIC64, SIGNAL, SEND, RECEIVE, COMPRESS, DECOMPRESS, SEAL_COPY and OPEN_COPY were not carried
 ///   out: the rest is the whole.
 /// - ENCRYPT and DECRYPT under a key of XTS go on with the next data unit.
+/// - DEVICE_TRANSFER goes on with the 4096 bytes in which it stopped, which are whole blocks of every device; one
+///   with a checksum or a chain is the whole anew. Of a comparison, offsets count from the rest's beginning.
 /// - BATCH goes on with the element whose entry in the list or in the statuses could not be
 ///   reached. Completions of the elements before it stand where they are; failures among them are
 ///   the caller's to see to.
@@ -99,6 +101,7 @@ pub fn resume(descriptor: &Descriptor, completion: &Completion) -> Option<Descri
         | Opcode::SealCopy
         | Opcode::OpenCopy => return (done == 0).then_some(next),
         Opcode::Encrypt | Opcode::Decrypt => return rest_of_units(descriptor, done),
+        Opcode::DeviceTransfer => return rest_of_device(descriptor, done),
         _ => {}
     }
     next.size = rest_of(descriptor.size, done)?;
@@ -157,6 +160,31 @@ pub fn resume(descriptor: &Descriptor, completion: &Completion) -> Option<Descri
         _ => return None,
     }
     Some(next)
+}
+
+/// Blocks are at most so large, and a power of two.
+const BLOCK_BYTES_MAX: u32 = 4096;
+
+fn rest_of_device(descriptor: &Descriptor, done: u32) -> Option<Descriptor> {
+    let fields = DeviceFields::from_bytes(&descriptor.operands());
+    if fields.chain != 0 || fields.flags & device_flags::CHECK_CRC != 0 {
+        return Some(*descriptor);
+    }
+    let whole = done / BLOCK_BYTES_MAX * BLOCK_BYTES_MAX;
+    let on = |addr: u64| addr.checked_add(u64::from(whole));
+    let has_source = matches!(
+        fields.operation,
+        device_operation::READ
+            | device_operation::WRITE
+            | device_operation::COPY
+            | device_operation::COMPARE
+    );
+    Some(Descriptor {
+        src: if has_source { on(descriptor.src)? } else { 0 },
+        dst: on(descriptor.dst)?,
+        size: rest_of(descriptor.size, whole)?,
+        ..*descriptor
+    })
 }
 
 /// The rest of an XOR that ended early. `sources` is its list, which is moved on in place: where it

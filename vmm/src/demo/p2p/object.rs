@@ -29,7 +29,7 @@ pub(super) fn read_in_one_pass(
     std::fs::write(&plain, &data)?;
     let plain = tools::text(&plain)?;
 
-    match tools::output("lz4", &["-c", "-z", "-q", plain])? {
+    match tools::output("lz4", &["-c", "-z", "-q", "-B4", plain])? {
         None => report.skipped.push("lz4: not installed".to_owned()),
         Some(stored) => {
             let inner = Descriptor {

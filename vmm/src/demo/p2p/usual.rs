@@ -16,6 +16,9 @@ use anyhow::{Context as _, Result, ensure};
 pub(super) const WHAT: &str = "host threads: O_DIRECT reads one after the other, a Unix socket, \
                                a copy by the receiver; no guest, no virtio-blk, no exits";
 
+/// Alignment that every disk is content with.
+const ALIGN: usize = 4096;
+
 /// What it came to.
 pub(super) struct Usual {
     pub(super) gbps: f64,
@@ -28,11 +31,6 @@ impl Usual {
         self.received == expected
     }
 }
-
-/// Page-aligned room for O_DIRECT.
-#[repr(align(4096))]
-#[derive(Clone, Copy)]
-struct Page([u8; 4096]);
 
 /// Reads `bytes` of the file, `size` at a time, sends them through a socket and has a thread
 /// receive them, `rounds` times.
@@ -55,11 +53,10 @@ pub(super) fn read_and_send(path: &Path, bytes: u64, size: u64, rounds: u64) -> 
             Ok((own_cpu_seconds() - before, received))
         });
         let before = own_cpu_seconds();
-        let mut pages = vec![Page([0; 4096]); (size / 4096) as usize];
-        // SAFETY: pages are plain bytes, one after the other, and `size` is a multiple of theirs.
-        let room = unsafe {
-            std::slice::from_raw_parts_mut(pages.as_mut_ptr().cast::<u8>(), size as usize)
-        };
+        // Aligned, as O_DIRECT wants it.
+        let mut memory = vec![0; size as usize + ALIGN];
+        let skip = memory.as_ptr().align_offset(ALIGN);
+        let room = &mut memory[skip..skip + size as usize];
         for _ in 0..rounds {
             for at in (0..bytes).step_by(size as usize) {
                 // SAFETY: the room is writable and as long as said.
