@@ -97,7 +97,7 @@ impl Image {
 }
 
 /// Zeros that are written where the file system cannot make them.
-const ZEROS: [u8; 65536] = [0; 65536];
+static ZEROS: [u8; 65536] = [0; 65536];
 
 impl Medium for Image {
     fn bytes(&self) -> u64 {

@@ -142,7 +142,7 @@ impl<M: Medium> Controller<M> {
         if id == 0 || id > IO_QUEUES_MAX {
             return Err(Status::QUEUE_ID_INVALID.do_not_retry());
         }
-        if entries < 2 || entries > ENTRIES_MAX {
+        if !(2..=ENTRIES_MAX).contains(&entries) {
             return Err(Status::QUEUE_SIZE_INVALID.do_not_retry());
         }
         let is_contiguous = command.dword(11) & 1 != 0;

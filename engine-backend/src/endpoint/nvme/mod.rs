@@ -3,9 +3,9 @@
 //!
 //! The controller is another process's, attached by the binding of [`byway_nvme::attach`], or
 //! the model of [`byway_nvme::controller`] over an image, on a thread of this process. Either way
-//! [`link`] hands over memory - registers, queues and staging, each a sealed memfd - and
-//! [`start`] brings the controller up with its admin queue. [`Disk`] turns requests into commands
-//! of one I/O queue ([`queue`]), with PRP lists or SGLs ([`pointers`]), and completions into outcomes.
+//! `link` hands over memory - registers, queues and staging, each a sealed memfd - and
+//! `start` brings the controller up with its admin queue. [`Disk`] turns requests into commands
+//! of one I/O queue (`queue`), with PRP lists or SGLs (`pointers`), and completions into outcomes.
 //!
 //! Completions, registers and identify data are the controller's to write, whenever it likes:
 //! each word is read once and checked against what the engine remembers. Every command has a

@@ -1,8 +1,8 @@
 //! A vhost-user-blk device, driven by the engine: the front end that a VMM would be.
 //!
-//! [`Disk::open`] connects ([`link`]), reads and checks what the device is like ([`config`]), and
+//! [`Disk::open`] connects (`link`), reads and checks what the device is like (`config`), and
 //! hands it two pieces of memory, each a sealed memfd that no other device ever sees: staging,
-//! and the virtqueue ([`ring`]) with the requests' headers. From then on [`Disk`] turns requests
+//! and the virtqueue (`ring`) with the requests' headers. From then on [`Disk`] turns requests
 //! into descriptor chains, and used entries into outcomes.
 //!
 //! The device shares the ring and can write anything into it at any time. What is read from
