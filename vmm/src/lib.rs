@@ -23,6 +23,7 @@ pub mod exits;
 mod guest;
 pub mod host;
 pub mod irq;
+pub mod jail;
 pub mod layout;
 pub mod loader;
 pub mod measure;

@@ -66,6 +66,13 @@ pub enum VmAction {
         /// The disk; a relative path is relative to the folder of `byway run`.
         disk: DiskSettings,
     },
+    /// Has the process of a VM make a system call that no jail permits. For tests of debug builds alone.
+    #[cfg(debug_assertions)]
+    #[serde(rename = "vm-test-denied-call")]
+    TestDeniedCall {
+        /// The VM's name.
+        name: String,
+    },
 }
 
 impl VmAction {
@@ -81,6 +88,8 @@ impl VmAction {
             | Self::PowerButton { name }
             | Self::Stop { name }
             | Self::AddDisk { name, .. } => Some(name),
+            #[cfg(debug_assertions)]
+            Self::TestDeniedCall { name } => Some(name),
         }
     }
 }
