@@ -37,7 +37,7 @@ command=$(printf %s "$3" | base64 | tr -d '\n')
 lost=$(grep -a -c '^LOST' /tmp/$name.console)
 echo "$nonce $seconds ${#command} $command" >/tmp/$name.in
 rounds=0
-until line=$(grep -a "^ANSWER $nonce .* \..\?$" /tmp/$name.console); do
+until line=$(tr -d '\r' </tmp/$name.console | grep -a "^ANSWER $nonce .* \.$"); do
     if [ "$(grep -a -c '^LOST' /tmp/$name.console)" -gt "$lost" ]; then
         lost=$((lost + 1))
         echo "$nonce $seconds ${#command} $command" >/tmp/$name.in
@@ -148,6 +148,8 @@ impl Host {
         let mut guest = Guest::start(&lab.images, &config, scratch, lab.logs())?;
         guest.up()?;
         guest.ok("for module in /kvm/*.ko; do insmod $module; done; [ -c /dev/kvm ]")?;
+        // Each first touch of a page by a VM is an exit, which takes a millisecond here: large pages are 512 times fewer.
+        guest.ok("echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled")?;
         let npt = guest.ok("cat /sys/module/kvm_amd/parameters/npt")?;
         ensure!(npt == "Y", "kvm_amd has no nested paging: npt={npt}");
         guest.ok(
@@ -364,8 +366,21 @@ impl Host {
         Ok(())
     }
 
-    /// Keeps what the VMs and the engine have said beside the host's console.
+    /// Keeps what the VMs and the engine have said beside the host's console, and what they say now.
     pub fn keep_logs(&mut self) {
+        const ASKED: &str =
+            "dmesg | tail -n 30; ps; tail -n 5 /tmp/*.out; cat /sys/kernel/debug/byway/*/stats";
+        let mut now = String::new();
+        for name in self.started.clone() {
+            if let Ok(output) = self.ask(name, ASKED, Duration::from_secs(30)) {
+                now += &format!("== {name}\n{}\n", output.text);
+            }
+        }
+        let engine = "byway ps --engine /tmp/engine; ps; free";
+        if let Ok(output) = self.guest.run(engine) {
+            now += &output.text;
+        }
+        let _ = fs::write(self.logs.join("now.log"), now);
         let names = std::iter::once("engine.err".to_owned()).chain(
             self.started
                 .iter()

@@ -101,7 +101,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     host::open_kvm()?;
     let signals = supervisor::Signals::install().map_err(Failure::failed)?;
-    let mut fleet = match &args.engine {
+    let fleet = match &args.engine {
         Some(folder) => launch_remote(config, folder)?,
         None => launch(config)?,
     };
@@ -112,7 +112,6 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         api::serve(path, Operator::new(vms, Arc::clone(&fleet.engine)))
     });
     let _api = api.transpose().map_err(Failure::usage)?;
-    fleet.start()?;
     supervisor::supervise(
         fleet,
         Settings {

@@ -17,39 +17,54 @@ pub struct VmOptions {
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     pub kernel: Option<String>,
     /// Its initramfs
-    #[arg(long, value_name = "FILE", requires = "kernel")]
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
     pub initrd: Option<String>,
     /// Its command line
-    #[arg(long, value_name = "TEXT", requires = "kernel", default_value = CMDLINE)]
+    #[arg(long, value_name = "TEXT", conflicts_with = "file", default_value = CMDLINE)]
     pub cmdline: String,
     /// RAM, such as 512M or 1G
-    #[arg(long, value_name = "SIZE", requires = "kernel", default_value = "512M")]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        conflicts_with = "file",
+        default_value = "512M"
+    )]
     pub memory: ByteSize,
     /// vCPUs
-    #[arg(long, value_name = "N", requires = "kernel", default_value_t = 1)]
+    #[arg(long, value_name = "N", conflicts_with = "file", default_value_t = 1)]
     pub cpus: u8,
     /// What the guest's CPU is like; `byway doctor` recommends one
-    #[arg(long, value_name = "TEMPLATE", requires = "kernel", default_value_t)]
+    #[arg(
+        long,
+        value_name = "TEMPLATE",
+        conflicts_with = "file",
+        default_value_t
+    )]
     pub cpu_template: Template,
     /// A disk, in the order in which the guest finds them: a raw file or block device;
     /// PATH[,readonly][,overlay[=FILE]]
-    #[arg(long = "disk", value_name = "PATH[,..]", requires = "kernel")]
+    #[arg(long = "disk", value_name = "PATH[,..]", conflicts_with = "file")]
     pub disks: Vec<DiskSettings>,
     /// A network interface: tap=NAME[,mac=ADDRESS] or fd=N[,mac=ADDRESS]
-    #[arg(long = "net", value_name = "tap=..", requires = "kernel")]
+    #[arg(long = "net", value_name = "tap=..", conflicts_with = "file")]
     pub nets: Vec<NetSettings>,
     /// A source of random numbers
-    #[arg(long, requires = "kernel")]
+    #[arg(long, conflicts_with = "file")]
     pub rng: bool,
     /// Where the console goes: terminal, stdout (with the VM's name before each line), off, file:PATH
     #[arg(
         long,
         value_name = "PLACE",
-        requires = "kernel",
+        conflicts_with = "file",
         default_value = "terminal"
     )]
     pub serial: String,
     /// Its name, and its domain's at the engine
-    #[arg(long, value_name = "NAME", requires = "kernel", default_value = "vm")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        conflicts_with = "file",
+        default_value = "vm"
+    )]
     pub name: String,
 }

@@ -122,17 +122,23 @@ struct Supervisor {
     stopping: bool,
 }
 
-/// Stays until all VMs have ended or a signal says stop; stops what still runs.
+/// Starts all VMs and stays until they have ended or a signal says stop; stops what still runs.
 ///
 /// # Errors
-/// [`Failure::Failed`] when a VM crashed or the loop itself cannot work.
-pub fn supervise(fleet: Fleet, settings: Settings, input: &impl AsRawFd) -> Result<(), Failure> {
-    let Fleet { vms, engine, plans } = fleet;
-    let on_terminal = plans.iter().position(|plan| plan.has_terminal());
+/// What kept a VM from starting; [`Failure::Failed`] when one crashed or the loop itself cannot work.
+pub fn supervise(
+    mut fleet: Fleet,
+    settings: Settings,
+    input: &impl AsRawFd,
+) -> Result<(), Failure> {
+    let on_terminal = fleet.plans.iter().position(|plan| plan.has_terminal());
+    // Before a guest can ask for a key.
     let raw = match on_terminal {
         Some(_) => RawTerminal::new(input).map_err(Failure::failed)?,
         None => None,
     };
+    fleet.start()?;
+    let Fleet { vms, engine, plans } = fleet;
     let slots: Vec<_> = plans
         .into_iter()
         .zip(vms)
@@ -186,9 +192,11 @@ fn report(audited: Result<(), AuditError>) {
 impl Supervisor {
     /// Stops every VM that runs; returns whether all ended cleanly.
     fn stop(&mut self) -> bool {
-        // All of them, whatever became of those before.
-        let ends: Vec<bool> = self.slots.iter_mut().map(Slot::stop).collect();
-        ends.into_iter().all(|clean| clean)
+        let mut clean = true;
+        for slot in &mut self.slots {
+            clean &= slot.stop();
+        }
+        clean
     }
 
     fn write_audit(&self) -> Result<(), AuditError> {

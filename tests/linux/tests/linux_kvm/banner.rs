@@ -11,7 +11,7 @@ use byway_linux_tests::images::{Images, Kernel};
 use byway_linux_tests::lab;
 
 /// Longer than the kernel takes on a software KVM to where this looks.
-const LIMIT_S: &str = "90";
+const LIMIT_S: &str = "200";
 
 /// What both kernels say, in this order.
 fn expected(kernel: Kernel) -> [String; 6] {
@@ -87,15 +87,22 @@ fn recommended() -> Result<String> {
     Ok(name.to_owned())
 }
 
+/// One is enough: the suite `vm` gets no more than it needs.
+fn those_that_are_there() -> Result<()> {
+    let images = Images::find()?;
+    let there = Kernel::ALL.map(|kernel| images.unpacked_kernel(kernel).map(|_| kernel));
+    let [older, newer] = there;
+    banner(older?)?;
+    newer.map_or(Ok(()), banner)
+}
+
 #[test]
 fn banner_and_early_boot_on_the_hosts_own_kvm() {
     if !Path::new("/dev/kvm").exists() {
         println!("SKIPPED: this host has no /dev/kvm");
         return;
     }
-    for kernel in Kernel::ALL {
-        if let Err(error) = banner(kernel) {
-            panic!("{error:?}");
-        }
+    if let Err(error) = those_that_are_there() {
+        panic!("{error:?}");
     }
 }

@@ -3,7 +3,7 @@
 
 mod banner;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use byway_linux_tests::images::Kernel;
@@ -69,6 +69,7 @@ fn scenario(host: &mut Host, [alice, bob]: [&Vm; 2]) -> Result<()> {
     }
     figures(host)?;
     step("64 MiB from process to process");
+    give(host, "alice", "bob", 1)?;
     give(host, "alice", "bob", 64)?;
     give(host, "bob", "alice", 8)?;
     step("exits of polled transfers");
@@ -149,10 +150,14 @@ fn give(host: &mut Host, giver: &str, taker: &str, mib: u32) -> Result<()> {
         "give",
         &format!("byway-cat offer {taker} port /tmp/given --timeout 80"),
     )?;
-    host.ok(
+    let started = Instant::now();
+    let output = host.ask(
         taker,
-        &format!("byway-cat fetch port --from {giver} -o /tmp/taken --timeout 50"),
+        &format!("byway-cat fetch port --from {giver} -o /tmp/taken --timeout 80"),
+        LIMIT,
     )?;
+    ensure!(output.status == 0, "{taker} took: {}", output.text);
+    println!("   {mib} MiB to {taker} in {:.1?}", started.elapsed());
     let output = host.wait(giver, "give", LIMIT)?;
     ensure!(output.status == 0, "{giver} gave: {}", output.text);
     let taken = sha256(host, taker, "taken")?;
@@ -197,10 +202,7 @@ fn polled_transfers_cause_no_exit(host: &mut Host) -> Result<()> {
     host.ok("bob", "killall byway-perf")?;
     host.spawn("bob", "spin", "while :; do :; done")?;
     let (idle, idle_s) = window(host, WINDOW)?;
-    host.ok(
-        "bob",
-        "kill -9 $(ps | grep 'while :' | grep -v grep | sed 's/^ *//; s/ .*//')",
-    )?;
+    end_loop(host, "bob", "while [:]")?;
     host.ok("alice", "killall byway-perf")?;
     let ticks = idle.0 as f64 / idle_s * busy_s;
     println!(
@@ -222,7 +224,7 @@ fn polled_transfers_cause_no_exit(host: &mut Host) -> Result<()> {
 
 /// (exits, descriptors) of bob's in a window of time, and how long that was in seconds.
 fn window(host: &mut Host, time: Duration) -> Result<((u64, u64), f64)> {
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     let before = host.counts("bob")?;
     std::thread::sleep(time);
     let after = host.counts("bob")?;
@@ -266,6 +268,15 @@ fn traffic(host: &mut Host) -> Result<()> {
     flowing(host)
 }
 
+/// Kills the shell of [`Host::spawn`] whose command matches a pattern, which is not to match itself.
+fn end_loop(host: &mut Host, name: &str, pattern: &str) -> Result<()> {
+    host.ok(
+        name,
+        &format!("kill -9 $(ps | sed -n '/{pattern}/s/^ *\\([0-9]*\\).*/\\1/p')"),
+    )?;
+    Ok(())
+}
+
 /// Bob stands still in mid-transfer, and not a byte moves for him; then he goes on and all is as it was.
 fn pause_and_resume(host: &mut Host) -> Result<()> {
     traffic(host)?;
@@ -281,11 +292,12 @@ fn pause_and_resume(host: &mut Host) -> Result<()> {
         host.key("bob", 'p', "bob goes on", round)?;
         flowing(host)?;
     }
-    host.ok(
-        "bob",
-        "killall byway-cat; [ ! -e /tmp/taking.status ]; killall sh byway-cat; :",
-    )?;
-    host.ok("alice", "killall sh byway-cat; rm -f /tmp/endless; :")?;
+    host.ok("bob", "[ ! -e /tmp/taking.status ]")
+        .context("bob's transfers did not survive")?;
+    for name in ["bob", "alice"] {
+        end_loop(host, name, "while [b]yway-cat")?;
+        host.ok(name, "killall byway-cat; rm -f /tmp/endless; :")?;
+    }
     give(host, "alice", "bob", 4)
 }
 
@@ -299,7 +311,7 @@ fn add_memory(host: &mut Host) -> Result<()> {
     host.key("bob", 'm', "bob has 128M more", 1)?;
     host.ok(
         "bob",
-        "n=0; until grep -q online /sys/devices/system/memory/memory32/state; do n=$((n + 1)); [ $n -lt 100 ] || \
+        "n=0; until grep -q online /sys/devices/system/memory/memory32/state; do n=$((n + 1)); [ $n -lt 300 ] || \
          exit 1; usleep 100000; done",
     )?;
     let after = total(host)?;
@@ -310,7 +322,8 @@ fn add_memory(host: &mut Host) -> Result<()> {
     // The driver starts over, and finds its virtqueues in the new memory as well.
     host.ok(
         "bob",
-        "rmmod byway && insmod /modules/90-byway.ko && [ -c /dev/byway ]",
+        "rmmod byway && insmod /modules/90-byway.ko && n=0 && until [ -c /dev/byway ]; do n=$((n + 1)); \
+         [ $n -lt 100 ] || exit 1; usleep 100000; done",
     )?;
     give(host, "alice", "bob", 16)?;
     give(host, "bob", "alice", 16)
@@ -320,7 +333,7 @@ fn add_memory(host: &mut Host) -> Result<()> {
 fn button(host: &mut Host) -> Result<()> {
     let count =
         "grep 'ACPI:Ged' /proc/interrupts | head -n 1 | tr -s ' ' | cut -d ' ' -f 3,4 | tr ' ' +";
-    let count = format!("echo $(($({count})))");
+    let count = format!("echo $(( $({count}) ))");
     let before: u64 = host.ok("bob", &count)?.parse()?;
     host.shell().ok("printf '\\001b' >/tmp/bob.in")?;
     host.ok(
