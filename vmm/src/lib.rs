@@ -22,6 +22,7 @@ pub mod exit_status;
 pub mod exits;
 mod guest;
 pub mod host;
+pub mod image;
 pub mod irq;
 pub mod jail;
 pub mod layout;

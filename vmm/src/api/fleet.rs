@@ -101,7 +101,8 @@ fn info(vm: &mut Vm) -> VmInfo {
         disks: disks
             .map(|disk| {
                 disk.map(|disk| VmDisk {
-                    settings: disk.settings,
+                    path: disk.settings.path,
+                    writes: disk.settings.writes,
                     bytes: disk.bytes,
                 })
             })

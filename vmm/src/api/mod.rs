@@ -8,12 +8,15 @@ pub mod client;
 mod fleet;
 
 pub use answer::{Operator, serve};
+pub(crate) use fleet::unknown;
 pub use fleet::{LocalVms, VmControl};
+
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::control::VmState;
-use crate::devices::settings::DiskSettings;
+use crate::devices::settings::{DiskSettings, DiskWrites};
 
 /// Something to do with VMs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,9 +143,10 @@ pub struct VmInfo {
 /// A disk of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmDisk {
-    /// What it was made from.
-    #[serde(flatten)]
-    pub settings: DiskSettings,
+    /// The file or device.
+    pub path: PathBuf,
+    /// What becomes of writes.
+    pub writes: DiskWrites,
     /// Its size.
     pub bytes: u64,
 }

@@ -76,6 +76,8 @@ const COMMON: &[c_long] = &[
     // The allocator counts CPUs.
     libc::SYS_sched_getaffinity,
     libc::SYS_sched_yield,
+    // How a signal's handler wakes the event loop, on whichever thread it runs.
+    libc::SYS_sendto,
     libc::SYS_set_robust_list,
     libc::SYS_sigaltstack,
     // Kicks a vCPU out of the guest.
@@ -90,13 +92,14 @@ const SOCKETS: &[c_long] = &[
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
     libc::SYS_sendmsg,
-    libc::SYS_sendto,
     libc::SYS_setsockopt,
     libc::SYS_shutdown,
 ];
 
 /// The event loop, and what it does with the engine and with memory.
 const MAIN: &[c_long] = &[
+    libc::SYS_dup,
+    libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_wait,
@@ -113,6 +116,7 @@ const MAIN: &[c_long] = &[
 
 /// A vCPU sets devices up, and flushes a disk whose queue it stops last.
 const VCPU: &[c_long] = &[
+    libc::SYS_dup,
     libc::SYS_eventfd2,
     libc::SYS_fcntl,
     libc::SYS_fdatasync,

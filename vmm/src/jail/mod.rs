@@ -62,6 +62,8 @@ pub struct User {
 /// # Errors
 /// When a step fails; the process must not go on then.
 pub fn enter(user: User, empty: &Path, report: OwnedFd) -> Result<(), JailError> {
+    // Memory that is added later needs to know.
+    crate::memory::shmem_huge_pages_offered();
     let filters = Filters::new()?;
     let base = filters.base.clone();
     FILTERS.set(filters).map_err(|_| JailError::Twice)?;
@@ -73,6 +75,8 @@ pub fn enter(user: User, empty: &Path, report: OwnedFd) -> Result<(), JailError>
         become_user(user).map_err(host("become its user"))?;
     }
     limit(libc::RLIMIT_CORE, 0).map_err(host("forbid core files"))?;
+    // As wide as the kernel reads them.
+    let none: libc::c_ulong = 0;
     for (what, option, value) in [
         ("give up new privileges", libc::PR_SET_NO_NEW_PRIVS, 1),
         // Its memory is not for others of the same user.
@@ -84,7 +88,7 @@ pub fn enter(user: User, empty: &Path, report: OwnedFd) -> Result<(), JailError>
         ),
     ] {
         // SAFETY: takes numbers only.
-        if unsafe { libc::prctl(option, value, 0, 0, 0) } != 0 {
+        if unsafe { libc::prctl(option, value, none, none, none) } != 0 {
             return Err(host(what)(io::Error::last_os_error()));
         }
     }
