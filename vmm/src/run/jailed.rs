@@ -4,13 +4,13 @@
 //! and opens nothing for one: a VM's process is this program again, with the same arguments and `--jailed`; it reads the
 //! configuration and opens what it names while it still may, and then enters its jail ([`crate::jail`]).
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender, SyncSender};
@@ -29,6 +29,7 @@ use crate::api::client::exchange;
 use crate::api::{self, LocalVms, Operator, VmAction, VmControl, VmInfo, VmReply, unknown};
 use crate::config::{RunConfig, VmEntry};
 use crate::control::{self, VmState};
+use crate::devices::block::unnamed_overlay;
 use crate::devices::settings::DiskWrites;
 use crate::exit_status::Failure;
 use crate::host;
@@ -301,7 +302,7 @@ impl Cell {
         let disks = entry.vm.devices.disks.iter().enumerate();
         let overlays = disks
             .filter(|(_, disk)| disk.writes == DiskWrites::Overlay)
-            .map(|(number, disk)| Ok((number, unnamed_beside(&disk.path)?)))
+            .map(|(number, disk)| Ok((number, unnamed_overlay(&disk.path)?)))
             .collect::<io::Result<_>>()?;
         Ok(Self {
             entry,
@@ -332,6 +333,11 @@ impl Cell {
         let socket = control.as_mut().ok_or_else(|| gone(&"it has ended"))?;
         let answer = exchange(socket, action);
         answer.unwrap_or_else(|error| {
+            let ends = matches!(action, VmAction::Stop { .. } | VmAction::Reboot { .. });
+            if ends && error.kind() == io::ErrorKind::UnexpectedEof {
+                // Its process was faster to end than to say that it will.
+                return Ok(VmReply::Done);
+            }
             // An answer that comes late would be taken for that to the next request.
             *control = None;
             Err(gone(&error))
@@ -350,25 +356,6 @@ impl Cell {
             pid: 0,
         }
     }
-}
-
-/// A file for an overlay, which is gone when this process is.
-fn unnamed_beside(path: &Path) -> io::Result<File> {
-    let beside = path.parent().unwrap_or(Path::new("")).to_owned();
-    let make = |folder: PathBuf| {
-        let stamp = Instant::now();
-        let path =
-            folder.join(format!(".byway-jail-{}-{stamp:?}", std::process::id()).replace(' ', ""));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)?;
-        fs::remove_file(&path)?;
-        Ok(file)
-    };
-    make(beside).or_else(|_: io::Error| make(std::env::temp_dir()))
 }
 
 /// All VMs.
