@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use byway_vmm::exit_status::Failure;
-use byway_vmm::{api, bench, daemon, demo, doctor, operator, ops_list, run, stress};
+use byway_vmm::{api, bench, daemon, demo, doctor, image, operator, ops_list, run, stress};
 
 /// Virtual machines that exchange memory through a data-movement engine, without VM exits.
 #[derive(Debug, Parser)]
@@ -24,6 +24,8 @@ enum Command {
     Run(run::Args),
     /// Tell a running `byway run --api` what to do with its VMs
     Vm(api::client::VmArgs),
+    /// Make a small Linux guest from Debian's packages and a checkout
+    Image(image::Args),
     /// Run an engine to which VMs of other processes attach over vhost-user
     Engine(daemon::Args),
     /// List an engine's domains and their use
@@ -57,6 +59,7 @@ impl Cli {
         match self.command {
             Command::Run(args) => run::run(&args),
             Command::Vm(args) => api::client::run(&args),
+            Command::Image(args) => image::run(&args),
             Command::Engine(args) => daemon::run(&args),
             Command::Ps(args) => operator::ps(&args),
             Command::Link(args) => operator::link(&args),

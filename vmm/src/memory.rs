@@ -11,6 +11,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::Arc;
+use std::sync::OnceLock;
 
 use byway_engine::interface::MemoryRegion;
 use kvm_bindings::kvm_userspace_memory_region;
@@ -333,10 +334,14 @@ fn advise(mapping: &MmapRegion, advice: libc::c_int) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether shared memory can get transparent huge pages here.
+/// Whether shared memory can get transparent huge pages here, as of the first time that it was asked for: a process in
+/// its jail reads no files.
 pub fn shmem_huge_pages_offered() -> bool {
-    fs::read_to_string(SHMEM_ENABLED)
-        .is_ok_and(|text| !matches!(selected(&text), None | Some("never" | "deny")))
+    static OFFERED: OnceLock<bool> = OnceLock::new();
+    *OFFERED.get_or_init(|| {
+        fs::read_to_string(SHMEM_ENABLED)
+            .is_ok_and(|text| !matches!(selected(&text), None | Some("never" | "deny")))
+    })
 }
 
 /// The choice in brackets of a sysfs file such as `always [madvise] never`.

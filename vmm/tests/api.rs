@@ -48,6 +48,7 @@ impl Run {
             .arg(folder.path().join("api"))
             .args(more)
             .arg(folder.path().join("vms.toml"))
+            .env("BYWAY_LOG", "warn")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(folder.path().join("stderr")).unwrap())
@@ -265,4 +266,90 @@ fn nobody_there_is_code_3_and_a_place_that_is_taken_code_2() {
     assert_eq!(output.status.code(), Some(2));
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.contains("is not a socket"), "{stderr}");
+}
+
+/// A line of `/proc/PID/status`, without its name.
+fn status(pid: &Value, key: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
+    line.unwrap().trim_start_matches(':').trim().to_owned()
+}
+
+#[test]
+fn jailed_vms_are_confined_and_a_denied_call_ends_one_and_is_reported() {
+    if !kvm_is_here() {
+        return;
+    }
+    let mut run = Run::start(&[("alice", &SPIN, ""), ("bob", &SPIN, "")], &["--jail"]);
+    run.until("both run", || {
+        run.state(0) == "running" && run.state(1) == "running"
+    });
+    let vms = run.list();
+    let (alice, bob) = (&vms[0]["pid"], &vms[1]["pid"]);
+    assert_ne!(alice, bob);
+    // SAFETY: no preconditions.
+    let root = unsafe { libc::geteuid() } == 0;
+    for (pid, uid) in [(alice, "2000000000"), (bob, "2000000001")] {
+        assert_ne!(pid.as_u64().unwrap(), u64::from(run.child.id()));
+        assert_eq!(status(pid, "NoNewPrivs"), "1");
+        assert_eq!(status(pid, "Seccomp"), "2");
+        if root {
+            let uids = status(pid, "Uid");
+            assert_eq!(uids.split_whitespace().collect::<Vec<_>>(), [uid; 4]);
+            assert_eq!(status(pid, "CapEff"), "0000000000000000");
+            assert_eq!(status(pid, "Groups"), "");
+            let files = fs::read_dir(format!("/proc/{pid}/root")).unwrap();
+            assert_eq!(files.count(), 0, "its root folder is not empty");
+        }
+        // Every thread, and each kind has more than the filter of all.
+        for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+            let path = task.unwrap().path();
+            let text = fs::read_to_string(path.join("status")).unwrap();
+            let filters = text
+                .lines()
+                .find_map(|line| line.strip_prefix("Seccomp_filters:"));
+            let filters: u32 = filters.unwrap().trim().parse().unwrap();
+            let watches = text.contains("byway-watch");
+            assert!(filters >= if watches { 1 } else { 2 }, "{text}");
+        }
+    }
+    // What an operator asks goes through.
+    run.done(&["pause", "alice"]);
+    run.done(&["resume", "alice"]);
+    let (code, _, stderr) = run.vm(&["add-disk", "alice", "/dev/null"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("without --jail"), "{stderr}");
+
+    let _ = run.raw(&[r#"{"action":"vm-test-denied-call","name":"alice"}"#]);
+    run.until("alice's end is told", || {
+        run.stderr().contains(
+            "the main thread made the system call socket (41), which its jail does not permit",
+        )
+    });
+    run.until("alice has ended", || run.state(0) == "ended");
+    let vms = run.list();
+    assert!(vms[0]["outcome"].as_str().unwrap().contains("socket (41)"));
+    assert_eq!(
+        (vms[1]["state"].as_str(), &vms[1]["pid"]),
+        (Some("running"), bob)
+    );
+    // It can be started again, and bob rebooted.
+    run.done(&["start", "alice"]);
+    run.until("alice runs again", || run.state(0) == "running");
+    run.done(&["reboot", "bob"]);
+    run.until("bob has another process", || {
+        let bob_now = &run.list()[1];
+        bob_now["state"] == "running" && bob_now["pid"] != *bob
+    });
+    for name in ["alice", "bob"] {
+        run.done(&["stop", name]);
+    }
+    // Code 1, for the one that was ended.
+    let mut ended = None;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while ended.is_none() && Instant::now() < deadline {
+        ended = run.child.try_wait().unwrap();
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(ended.unwrap().code(), Some(1), "{}", run.stderr());
 }

@@ -86,8 +86,8 @@ impl Drop for LineServer {
         }
         let clients = std::mem::take(&mut *self.shared.clients());
         for client in &clients {
-            // It may have ended already.
-            let _ = client.socket.shutdown(Shutdown::Both);
+            // Whoever waits for an answer still gets it. It may have ended already.
+            let _ = client.socket.shutdown(Shutdown::Read);
         }
         for client in clients {
             let _ = client.thread.join();

@@ -200,7 +200,7 @@ fn listing(vms: &[VmInfo]) -> Table {
             .disks
             .iter()
             .map(|disk| match disk {
-                Some(disk) => disk.settings.path.display().to_string(),
+                Some(disk) => disk.path.display().to_string(),
                 None => "(spare)".to_owned(),
             })
             .collect();

@@ -5,6 +5,7 @@ use byway_engine::daemon::Refusal;
 use super::{DiskAdded, VmAction, VmDisk, VmInfo, VmReply};
 use crate::control::{ControlError, VmHandle};
 use crate::exit_status::Failure;
+use crate::jail;
 use crate::vm::Vm;
 
 /// VMs, of this process or of others.
@@ -62,6 +63,18 @@ impl VmControl for LocalVms {
             VmAction::Reboot { name } => done(self.named(&name)?.reboot()),
             VmAction::PowerButton { name } => done(self.named(&name)?.power_button()),
             VmAction::Stop { name } => done(self.named(&name)?.stop()),
+            #[cfg(debug_assertions)]
+            VmAction::TestDeniedCall { name } => {
+                let made = self.named(&name)?.with_vm(|_| {
+                    // SAFETY: makes a socket, if it may, and closes it.
+                    unsafe { libc::close(libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0)) };
+                });
+                made.map(|()| VmReply::Done).map_err(refusal)
+            }
+            VmAction::AddDisk { .. } if jail::is_entered() => Err(Refusal::new(
+                "jailed",
+                "a VM in a jail opens no files: add its disks to its configuration, or run it without --jail",
+            )),
             VmAction::AddDisk { name, disk } => {
                 let added = self.named(&name)?.with_vm(move |vm| vm.add_disk(&disk));
                 let added = added.map_err(refusal)?;
@@ -88,7 +101,8 @@ fn info(vm: &mut Vm) -> VmInfo {
         disks: disks
             .map(|disk| {
                 disk.map(|disk| VmDisk {
-                    settings: disk.settings,
+                    path: disk.settings.path,
+                    writes: disk.settings.writes,
                     bytes: disk.bytes,
                 })
             })

@@ -8,12 +8,15 @@ pub mod client;
 mod fleet;
 
 pub use answer::{Operator, serve};
+pub(crate) use fleet::unknown;
 pub use fleet::{LocalVms, VmControl};
+
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::control::VmState;
-use crate::devices::settings::DiskSettings;
+use crate::devices::settings::{DiskSettings, DiskWrites};
 
 /// Something to do with VMs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +69,13 @@ pub enum VmAction {
         /// The disk; a relative path is relative to the folder of `byway run`.
         disk: DiskSettings,
     },
+    /// Has the process of a VM make a system call that no jail permits. For tests of debug builds alone.
+    #[cfg(debug_assertions)]
+    #[serde(rename = "vm-test-denied-call")]
+    TestDeniedCall {
+        /// The VM's name.
+        name: String,
+    },
 }
 
 impl VmAction {
@@ -81,6 +91,8 @@ impl VmAction {
             | Self::PowerButton { name }
             | Self::Stop { name }
             | Self::AddDisk { name, .. } => Some(name),
+            #[cfg(debug_assertions)]
+            Self::TestDeniedCall { name } => Some(name),
         }
     }
 }
@@ -131,9 +143,10 @@ pub struct VmInfo {
 /// A disk of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmDisk {
-    /// What it was made from.
-    #[serde(flatten)]
-    pub settings: DiskSettings,
+    /// The file or device.
+    pub path: PathBuf,
+    /// What becomes of writes.
+    pub writes: DiskWrites,
     /// Its size.
     pub bytes: u64,
 }

@@ -53,6 +53,7 @@ pub enum DiskWrites {
 
 /// A disk: a raw file or a block device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DiskSettings {
     /// The file or device.
     pub path: PathBuf,

@@ -7,6 +7,7 @@
 
 mod audit;
 mod console;
+mod jailed;
 mod launch;
 mod options;
 mod slot;
@@ -30,6 +31,9 @@ use crate::control;
 use crate::exit_status::Failure;
 use crate::host;
 use supervisor::Settings;
+
+/// User of the first VM's process with `--jail`: far above those of people and packages, and of containers as a rule.
+const JAIL_UID: u32 = 2_000_000_000;
 
 /// Arguments of `byway run`.
 #[derive(Debug, Clone, Parser)]
@@ -59,6 +63,16 @@ pub struct Args {
     /// Go on when all VMs have ended, so that `byway vm start` can start them again
     #[arg(long, requires = "api")]
     pub stay: bool,
+    /// Run each VM in a process of its own that is confined: own user and root folder (as root), no new privileges, and only
+    /// the system calls that it needs
+    #[arg(long)]
+    pub jail: bool,
+    /// As root: user and group of the first VM's process; the next VM has the next number
+    #[arg(long, value_name = "UID", requires = "jail", default_value_t = JAIL_UID)]
+    pub jail_uid: u32,
+    /// What such a process is told
+    #[arg(long, hide = true, requires = "jail")]
+    pub jailed: Option<String>,
     /// A VM of the command line.
     #[command(flatten)]
     pub vm: VmOptions,
@@ -89,6 +103,9 @@ impl Args {
 /// [`Failure::Usage`] when the file is wrong, [`Failure::Host`] without KVM, [`Failure::Failed`] when
 /// a VM cannot be built or one crashed.
 pub fn run(args: &Args) -> Result<(), Failure> {
+    if let Some(jailed) = &args.jailed {
+        return jailed::run_inside(args, jailed);
+    }
     let config = args.config()?;
     if args.check {
         eprintln!(
@@ -98,6 +115,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             config.links.len()
         );
         return Ok(());
+    }
+    if args.jail {
+        return jailed::run_outside(args, config);
     }
     host::open_kvm()?;
     let signals = supervisor::Signals::install().map_err(Failure::failed)?;
@@ -120,6 +140,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             audit: args.audit.clone().map(AuditFile),
             may_reboot: !args.no_reboot,
             stays: args.stay,
+            wants_reset: Arc::default(),
         },
         &io::stdin(),
     )

@@ -8,6 +8,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::launch::Plan;
 use crate::control::{ControlError, VmState};
 use crate::exit_status::Failure;
+use crate::jail;
 use crate::vm::Vm;
 
 /// First and longest time between two attempts to attach to an engine that is gone.
@@ -117,11 +118,19 @@ impl Slot {
         if self.retry.is_some() || vm.outcome().is_some() || !vm.engine_is_lost() {
             return;
         }
+        vm.report_lost_engine();
+        if jail::is_entered() {
+            // Nothing can be connected to from in there.
+            eprintln!(
+                "byway: {} has lost its engine; it attaches again when it is rebooted",
+                vm.name()
+            );
+            return;
+        }
         eprintln!(
             "byway: {} has lost its engine; its device needs a reset, and attaching is tried again",
             vm.name()
         );
-        vm.report_lost_engine();
         self.retry = Some(Retry {
             at: Instant::now() + RETRY_MIN,
             then: RETRY_MIN,

@@ -104,6 +104,8 @@ pub struct Settings {
     pub may_reboot: bool,
     /// Whether to go on when all VMs have ended: they may be started again.
     pub stays: bool,
+    /// Set when a VM asks for a reset and is not started anew here.
+    pub wants_reset: Arc<AtomicBool>,
 }
 
 /// What the loop knows.
@@ -235,6 +237,9 @@ impl Supervisor {
                 Ok(()) => return self.watch(index, ops),
                 Err(failure) => eprintln!("byway: {} cannot start anew: {failure}", slot.name()),
             }
+        }
+        if matches!(outcome, Outcome::Reset) {
+            self.settings.wants_reset.store(true, Ordering::SeqCst);
         }
         slot.is_over = true;
         self.running -= 1;

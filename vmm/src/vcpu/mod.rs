@@ -30,6 +30,7 @@ use vm_memory::GuestMemoryMmap;
 
 use crate::devices::bus::Bus;
 use crate::exits::{ExitSnapshot, RunCounts, RunExit, StatsError, VcpuStats};
+use crate::jail;
 
 /// Stack of a vCPU's thread: far more than its loop and the devices need, and less than a huge page, which the host
 /// might put behind it.
@@ -258,6 +259,7 @@ impl Runner {
         });
         match prepared {
             Ok(_armed) => {
+                jail::narrow(jail::Kind::Vcpu);
                 // Nobody waits any more if the starter gave up; then the stop flag is set.
                 let _ = ready.send(Ok(()));
                 let outcome = self.run(run);

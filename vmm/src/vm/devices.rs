@@ -18,6 +18,7 @@ use crate::devices::settings::{DEVICES_MAX, DiskSettings, Mac};
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio_mmio::{QUEUE_NOTIFY, VirtioMmio};
 use crate::irq::IrqLine;
+use crate::jail;
 use crate::layout;
 
 /// A device behind its registers.
@@ -261,7 +262,7 @@ pub(super) fn plug<D: VirtioDevice + 'static>(
 fn start<D: VirtioDevice + OwnThread>(device: &Plugged<D>, name: String) -> io::Result<()> {
     lock(device)
         .device_mut()
-        .start_thread(name, Box::new(|| ()))
+        .start_thread(name, Box::new(|| jail::narrow(jail::Kind::Device)))
 }
 
 fn lock<D>(device: &Plugged<D>) -> MutexGuard<'_, VirtioMmio<D>> {

@@ -9,7 +9,7 @@ use clap::Parser;
 
 use byway_linux_tests::guest::{Config, Guest};
 use byway_linux_tests::images::{Images, Kernel};
-use byway_linux_tests::initramfs::Module;
+use byway_linux_tests::initramfs::{self, Module};
 use byway_linux_tests::qemu::{FOUR_LEVELS, Machine};
 
 /// Boots a Linux guest under QEMU's emulation, runs commands in it, and shows its console.
@@ -57,6 +57,9 @@ struct Args {
     /// Seconds that a command may take
     #[arg(long, default_value_t = 60)]
     limit: u64,
+    /// Boot nothing: write the guest's file system, as an initramfs, to this file
+    #[arg(long, value_name = "FILE")]
+    write_initramfs: Option<PathBuf>,
     /// Show the console as well, at the end
     #[arg(long, short)]
     console: bool,
@@ -105,6 +108,12 @@ fn run(args: &Args) -> Result<u8> {
             .map(|folder| folder.join(format!("{}.sock", args.name))),
     };
     let images = Images::find()?;
+    if let Some(path) = &args.write_initramfs {
+        let archive = initramfs::build(&images, config.kernel, &config.module, &config.files)?;
+        std::fs::write(path, archive)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        return Ok(0);
+    }
     let mut guest = Guest::start(&images, &config, scratch.path(), scratch.path())?;
     let status = guest.up().and_then(|()| commands(&mut guest, args));
     if args.console || status.is_err() {

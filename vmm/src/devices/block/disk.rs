@@ -94,7 +94,9 @@ impl Disk {
         }
         let overlay = match &settings.writes {
             DiskWrites::Through | DiskWrites::Refused => None,
-            DiskWrites::Overlay => Some(unnamed(path).map_err(host("make the overlay of"))?),
+            DiskWrites::Overlay => {
+                Some(unnamed_overlay(path).map_err(host("make the overlay of"))?)
+            }
             DiskWrites::KeptOverlay(overlay) => {
                 let kept = kept(overlay).map_err(host("open the overlay of"))?;
                 Some(kept.ok_or_else(|| DiskError::InUse(overlay.clone()))?)
@@ -221,7 +223,10 @@ fn claim(file: &File, alone: bool) -> io::Result<bool> {
 
 /// A file without a name, beside the base or in the folder for temporary files: gone when it is closed, however
 /// its process ends.
-fn unnamed(base: &Path) -> io::Result<File> {
+///
+/// # Errors
+/// As the host says of both places.
+pub fn unnamed_overlay(base: &Path) -> io::Result<File> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let beside = base.parent().unwrap_or(Path::new("")).to_owned();
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);

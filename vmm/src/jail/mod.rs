@@ -1,0 +1,168 @@
+//! Confines the process of one VM, before its guest runs an instruction.
+//!
+//! Everything that the VM needs has been opened by then: KVM, RAM, disks, network interfaces, its engine. What is left
+//! to lose is what [`enter`] takes: the user, the file system, new privileges, and every system call that is not needed
+//! from here on. Each kind of thread keeps what it needs alone ([`narrow`]); a system call beyond that ends the process, and [`report`]
+//! tells its parent which.
+
+mod filters;
+mod names;
+mod report;
+
+pub use filters::Kind;
+pub use names::name_of;
+pub use report::{DENIED_CODE, Denied, REPORT_BYTES};
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::OnceLock;
+
+use seccompiler::{BpfProgram, apply_filter, apply_filter_all_threads};
+
+use filters::Filters;
+
+/// Filters of this process, once it is confined.
+static FILTERS: OnceLock<Filters> = OnceLock::new();
+
+/// Why a process could not be confined.
+#[derive(Debug, thiserror::Error)]
+pub enum JailError {
+    /// The host refused a step.
+    #[error("the jail cannot {what}")]
+    Host {
+        /// Which step.
+        what: &'static str,
+        /// What the host said.
+        #[source]
+        source: io::Error,
+    },
+    /// A filter of system calls could not be made or put on.
+    #[error("the jail has no filter of system calls")]
+    Filter(#[from] seccompiler::Error),
+    /// It is there already.
+    #[error("this process is in its jail already")]
+    Twice,
+}
+
+/// Who a confined process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct User {
+    /// User.
+    pub uid: u32,
+    /// Group; it has no others.
+    pub gid: u32,
+}
+
+/// Confines this process: user and root folder if it is root's, and in any case no new privileges, no core file, no
+/// further descriptors than those it has, and a filter of system calls for every thread, those there are and those to come.
+/// `empty` is a folder with nothing in it, which becomes the root. Violations are written to `report`.
+///
+/// # Errors
+/// When a step fails; the process must not go on then.
+pub fn enter(user: User, empty: &Path, report: OwnedFd) -> Result<(), JailError> {
+    // Memory that is added later needs to know.
+    crate::memory::shmem_huge_pages_offered();
+    let filters = Filters::new()?;
+    let base = filters.base.clone();
+    FILTERS.set(filters).map_err(|_| JailError::Twice)?;
+    close_strangers(report.as_raw_fd()).map_err(host("close what it does not need"))?;
+    report::install(report).map_err(host("catch denied system calls"))?;
+    // SAFETY: no preconditions.
+    if unsafe { libc::geteuid() } == 0 {
+        leave_file_system(empty).map_err(host("leave the file system"))?;
+        become_user(user).map_err(host("become its user"))?;
+    }
+    limit(libc::RLIMIT_CORE, 0).map_err(host("forbid core files"))?;
+    // As wide as the kernel reads them.
+    let none: libc::c_ulong = 0;
+    for (what, option, value) in [
+        ("give up new privileges", libc::PR_SET_NO_NEW_PRIVS, 1),
+        // Its memory is not for others of the same user.
+        ("hide its memory", libc::PR_SET_DUMPABLE, 0),
+        (
+            "end with its parent",
+            libc::PR_SET_PDEATHSIG,
+            libc::SIGKILL as libc::c_ulong,
+        ),
+    ] {
+        // SAFETY: takes numbers only.
+        if unsafe { libc::prctl(option, value, none, none, none) } != 0 {
+            return Err(host(what)(io::Error::last_os_error()));
+        }
+    }
+    Ok(apply_filter_all_threads(&base)?)
+}
+
+/// Whether this process is confined.
+#[must_use]
+pub fn is_entered() -> bool {
+    FILTERS.get().is_some()
+}
+
+fn host(what: &'static str) -> impl Fn(io::Error) -> JailError {
+    move |source| JailError::Host { what, source }
+}
+
+/// Keeps to the calling thread what its kind needs, if this process is confined. Without that the process
+/// must not go on, and does not.
+pub fn narrow(kind: Kind) {
+    let Some(filters) = FILTERS.get() else { return };
+    report::set_kind(kind);
+    let filter: &BpfProgram = filters.of(kind);
+    if let Err(error) = apply_filter(filter) {
+        eprintln!("byway: a thread cannot be confined: {error}");
+        std::process::exit(1);
+    }
+}
+
+/// Closes what came from the parent for somebody else: this process' own descriptors are all close-on-exec.
+fn close_strangers(keep: RawFd) -> io::Result<()> {
+    let fds = fs::read_dir("/proc/self/fd")?;
+    let fds: Vec<RawFd> = fds
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    for fd in fds.into_iter().filter(|fd| *fd > 2 && *fd != keep) {
+        // SAFETY: asks for the flags of a descriptor; one that is closed by now is none of ours.
+        let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+        if flags >= 0 && flags & libc::FD_CLOEXEC == 0 {
+            // SAFETY: nothing in this process owns a descriptor that would survive an exec.
+            unsafe { libc::close(fd) };
+        }
+    }
+    Ok(())
+}
+
+/// Makes an empty folder the root, and removes it: nothing can ever be put into it.
+fn leave_file_system(empty: &Path) -> io::Result<()> {
+    std::env::set_current_dir(empty)?;
+    fs::remove_dir(empty)?;
+    std::os::unix::fs::chroot(".")?;
+    std::env::set_current_dir("/")
+}
+
+fn become_user(user: User) -> io::Result<()> {
+    // SAFETY: these take numbers, and an empty list. The library carries them out on every thread.
+    let done = unsafe {
+        libc::setgroups(0, std::ptr::null()) == 0
+            && libc::setresgid(user.gid, user.gid, user.gid) == 0
+            && libc::setresuid(user.uid, user.uid, user.uid) == 0
+    };
+    if !done {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+fn limit(resource: libc::__rlimit_resource_t, most: u64) -> io::Result<()> {
+    let limit = libc::rlimit {
+        rlim_cur: most,
+        rlim_max: most,
+    };
+    // SAFETY: the limit is live for the call.
+    if unsafe { libc::setrlimit(resource, &raw const limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
