@@ -232,7 +232,7 @@ impl Host {
     /// # Errors
     /// When its status is not 0.
     pub fn ok(&mut self, name: &str, command: &str) -> Result<String> {
-        let output = self.ask(name, command, Duration::from_secs(60))?;
+        let output = self.ask(name, command, Duration::from_secs(120))?;
         ensure!(
             output.status == 0,
             "{name}: {command}: exit status {}: {}",
@@ -370,17 +370,6 @@ impl Host {
     pub fn keep_logs(&mut self) {
         const ASKED: &str =
             "dmesg | tail -n 30; ps; tail -n 5 /tmp/*.out; cat /sys/kernel/debug/byway/*/stats";
-        let mut now = String::new();
-        for name in self.started.clone() {
-            if let Ok(output) = self.ask(name, ASKED, Duration::from_secs(30)) {
-                now += &format!("== {name}\n{}\n", output.text);
-            }
-        }
-        let engine = "byway ps --engine /tmp/engine; ps; free";
-        if let Ok(output) = self.guest.run(engine) {
-            now += &output.text;
-        }
-        let _ = fs::write(self.logs.join("now.log"), now);
         let names = std::iter::once("engine.err".to_owned()).chain(
             self.started
                 .iter()
@@ -392,6 +381,17 @@ impl Host {
                 let _ = fs::write(self.logs.join(name), output.text);
             }
         }
+        let mut now = String::new();
+        for name in self.started.clone() {
+            if let Ok(output) = self.ask(name, ASKED, Duration::from_secs(30)) {
+                now += &format!("== {name}\n{}\n", output.text);
+            }
+        }
+        let engine = "byway ps --engine /tmp/engine; ps; free";
+        if let Ok(output) = self.guest.run(engine) {
+            now += &output.text;
+        }
+        let _ = fs::write(self.logs.join("now.log"), now);
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a running VM can be told from outside: by the console's escape keys, by the API socket, by
 //! signals.
 //!
-//! A [`Vm`] belongs to the loop that supervises it, and to nobody else. Whoever wants something of it holds a
+//! A [`Vm`](crate::vm::Vm) belongs to the loop that supervises it, and to nobody else. Whoever wants something of it holds a
 //! [`VmHandle`], which carries what is to be done to that loop and brings the answer back. So
 //! no verb meets a VM that is just being rebuilt, and none needs a lock of its own.
 

@@ -66,6 +66,12 @@ fn scenario(host: &mut Host, [alice, bob]: [&Vm; 2]) -> Result<()> {
             vm.name
         );
         is_complete(host, vm.name)?;
+        // Each page that a transfer finds missing is a request to the guest's kernel, which on a busy host takes tens of
+        // milliseconds here. With less than 512 MiB Linux makes no large pages unless told to.
+        host.ok(
+            vm.name,
+            "echo always >/sys/kernel/mm/transparent_hugepage/enabled",
+        )?;
     }
     figures(host)?;
     step("64 MiB from process to process");
