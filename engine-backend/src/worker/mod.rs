@@ -50,7 +50,7 @@ use crate::queue::{Served, WorkQueue};
 use crate::stats::Published;
 use active::Active;
 use inbox::{Command, Inbox};
-use thread::Thread;
+use thread::{Shared, Thread};
 
 /// Why workers cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -251,16 +251,14 @@ impl Workers {
         for index in 0..config.count {
             let inbox = Arc::new(Inbox::new());
             let published = Arc::new(Published::default());
-            let thread = Thread::new(
-                index,
-                config.park_us,
-                inbox.clone(),
-                epochs.clone(),
-                invalidations.clone(),
-                published.clone(),
-                Arc::clone(&workers.endpoints),
-                backend(index),
-            );
+            let shared = Shared {
+                inbox: inbox.clone(),
+                epochs: epochs.clone(),
+                invalidations: invalidations.clone(),
+                published: published.clone(),
+                endpoints: Arc::clone(&workers.endpoints),
+            };
+            let thread = Thread::new(index, config.park_us, shared, backend(index));
             let cpu = config.cpus.get(index).copied();
             let thread = std::thread::Builder::new()
                 .name(format!("byway-worker-{index}"))

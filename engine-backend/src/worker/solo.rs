@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::active::Active;
 use super::inbox::{Command, Inbox};
-use super::thread::Thread;
+use super::thread::{Shared, Thread};
 use crate::backend::Software;
 use crate::epoch::Epochs;
 use crate::iotlb::Invalidations;
@@ -35,16 +35,14 @@ impl Solo {
     #[must_use]
     pub fn new() -> Self {
         let inbox = Arc::new(Inbox::new());
-        let thread = Thread::new(
-            0,
-            u32::MAX,
-            inbox.clone(),
-            Arc::new(Epochs::new(1)),
-            Arc::new(Invalidations::new(1)),
-            Arc::new(Published::default()),
-            Arc::default(),
-            Software::new(),
-        );
+        let shared = Shared {
+            inbox: inbox.clone(),
+            epochs: Arc::new(Epochs::new(1)),
+            invalidations: Arc::new(Invalidations::new(1)),
+            published: Arc::new(Published::default()),
+            endpoints: Arc::default(),
+        };
+        let thread = Thread::new(0, u32::MAX, shared, Software::new());
         Self { inbox, thread }
     }
 

@@ -62,6 +62,20 @@ pub(super) struct Thread<B> {
     tick_cost: u64,
 }
 
+/// What a worker shares with other threads.
+pub(super) struct Shared {
+    /// Commands to this worker.
+    pub(super) inbox: Arc<Inbox>,
+    /// All workers' chunk counters.
+    pub(super) epochs: Arc<Epochs>,
+    /// What all workers' IOTLBs have to drop.
+    pub(super) invalidations: Arc<Invalidations>,
+    /// This worker's statistics, for others to read.
+    pub(super) published: Arc<Published>,
+    /// The devices that all workers drive.
+    pub(super) endpoints: Arc<Endpoints>,
+}
+
 /// Fraction bits of `Thread::tick_cost`.
 const FRACTION: u32 = 16;
 
@@ -69,13 +83,16 @@ impl<B: Backend> Thread<B> {
     pub(super) fn new(
         index: usize,
         park_us: u32,
-        inbox: Arc<Inbox>,
-        epochs: Arc<Epochs>,
-        invalidations: Arc<Invalidations>,
-        published: Arc<Published>,
-        endpoints: Arc<Endpoints>,
+        shared: Shared,
         backend: B,
     ) -> Self {
+        let Shared {
+            inbox,
+            epochs,
+            invalidations,
+            published,
+            endpoints,
+        } = shared;
         let chunk_ticks = ticks_in_us(CHUNK_US).max(1);
         Self {
             index,

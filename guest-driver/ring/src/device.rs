@@ -115,7 +115,6 @@ impl Request {
 
     /// DEVICE_TRANSFER: what was written to the endpoint and has completed, to where it outlasts
     /// a loss of power.
-    #[must_use]
     pub fn flush_blocks(slot: Slot) -> Self {
         let fields = DeviceFields {
             operation: device_operation::FLUSH,

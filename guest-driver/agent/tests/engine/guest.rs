@@ -77,6 +77,8 @@ impl Guest {
             pin: Vec::new(),
             serial: SerialSink::Capture(console.clone()),
             device_id: DEFAULT_DEVICE_ID,
+            devices: Default::default(),
+            disks: Default::default(),
             mailbox_bytes: GUEST_MAILBOX_BYTES,
         };
         let mut vm = Vm::new(config, Some(engine.attach(name).unwrap())).unwrap();
