@@ -13,8 +13,11 @@ use byway_linux_tests::nested::{Host, Image, Vm};
 /// How long a transfer may take until it hangs.
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// Two domains, linked in both directions.
+/// Two domains, linked in both directions. A worker polls for as long as the emulated host may take a guest's CPU away, so that
+/// a guest that only polls need not wake it.
 const LINKED: &str = r#"
+[engine]
+spin_us = 20000
 [[domain]]
 name = "alice"
 [[domain]]
