@@ -21,7 +21,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the VMs of a TOML file, with an embedded engine or attached to a daemon
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// Tell a running `byway run --api` what to do with its VMs
     Vm(api::client::VmArgs),
     /// Make a small Linux guest from Debian's packages and a checkout
