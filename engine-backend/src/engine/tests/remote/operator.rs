@@ -1,7 +1,9 @@
 //! The operator's socket: one line asks, one answers.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use super::World;
 use crate::daemon::{Answer, ClientError, REQUEST_BYTES_MAX, RemoteEngine};
@@ -9,7 +11,11 @@ use crate::interface::{Action, Reply, Share};
 
 /// Sends bytes, and reads what is answered until the end.
 fn say(w: &World, bytes: &[u8]) -> Vec<Answer> {
-    let mut stream = UnixStream::connect(w.socket("admin")).unwrap();
+    say_at(&w.socket("admin"), bytes)
+}
+
+fn say_at(socket: &Path, bytes: &[u8]) -> Vec<Answer> {
+    let mut stream = UnixStream::connect(socket).unwrap();
     // It may be closed before all is read.
     let _ = stream.write_all(bytes);
     let _ = stream.shutdown(std::net::Shutdown::Write);
@@ -101,7 +107,6 @@ fn hostile_lines_end_their_connection_with_an_answer() {
 #[test]
 fn only_the_user_that_is_admitted_may_attach() {
     use crate::interface::{Admin, AdminError};
-    use std::os::unix::fs::PermissionsExt;
     let w = World::new();
     let daemon = w.daemon.as_ref().unwrap();
     let mode = || {
@@ -133,4 +138,33 @@ fn only_the_user_that_is_admitted_may_attach() {
         uid: None,
     });
     assert_eq!(embedded, Err(AdminError::NoSockets));
+}
+
+#[test]
+fn only_the_engines_user_and_root_may_operate() {
+    const NOBODY: libc::uid_t = 65534;
+    // SAFETY: no preconditions.
+    if unsafe { libc::geteuid() } != 0 {
+        println!("SKIPPED: only root can connect as another user");
+        return;
+    }
+    let w = World::new();
+    let _socket = w.daemon.as_ref().unwrap().serve_operator().unwrap();
+    let socket = w.socket("admin");
+    // Modes keep others out; that is not all there is.
+    for path in [w.folder.path(), &socket] {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o777)).unwrap();
+    }
+    let list = b"{\"action\":\"list\"}\n";
+    assert!(matches!(say(&w, list)[..], [Answer::Reply(_)]));
+    let other = std::thread::spawn(move || {
+        // SAFETY: changes numbers of the kernel's; the call itself, unlike the C library's function of
+        // its name, is about this thread alone, which ends with the test.
+        let rc = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
+        assert_eq!(rc, 0);
+        say_at(&socket, list)
+    });
+    let answers = other.join().unwrap();
+    assert_eq!(answers.len(), 1);
+    assert_eq!(error_of(&answers[0]), "denied");
 }
