@@ -105,7 +105,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused() {
-        let changes: [(fn(&mut Page, &mut Page), &str); 6] = [
+        type Change = fn(&mut Page, &mut Page);
+        let changes: [(Change, &str); 6] = [
             (|_, n| n[n::FORMAT + 8] = 8, "metadata"),
             (|_, n| n[n::PROTECTION] = 1, "protection 1"),
             (|_, n| n[n::FORMAT + 10] = 8, "2^8"),
