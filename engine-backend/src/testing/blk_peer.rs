@@ -150,7 +150,6 @@ impl BlkPeer {
     }
 
     /// What is on the disk.
-    #[must_use]
     pub fn disk(&self) -> MutexGuard<'_, Vec<u8>> {
         lock(&self.shared.disk)
     }
@@ -185,7 +184,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Serves one connection until it ends.
 fn serve(socket: &UnixStream, plan: BlkPlan, shared: &Arc<Shared>) -> io::Result<()> {
     if plan.mischief == Mischief::Mute {
-        while !shared.ends.load(Ordering::Acquire) && !readable(&[socket.as_raw_fd()], 10)[0].1 {}
+        while !shared.ends.load(Ordering::Acquire) && !readable(&[socket.as_raw_fd()], 10)[0].1 {
+            std::hint::spin_loop();
+        }
         return Ok(());
     }
     let device = Arc::new(Mutex::new(Device::new(plan, Arc::clone(shared))));
@@ -606,7 +607,7 @@ impl VhostUserBackendReqHandlerMut for Device {
     }
 
     fn get_config(&mut self, offset: u32, size: u32, _: VhostUserConfigFlags) -> Result<Vec<u8>> {
-        let mut config = vec![0; 60];
+        let mut config = [0; 60];
         let mut set = |at: usize, value: u32| {
             config[at..at + 4].copy_from_slice(&value.to_le_bytes());
         };

@@ -102,7 +102,6 @@ impl NvmePeer {
     }
 
     /// What is on the disk.
-    #[must_use]
     pub fn disk(&self) -> MutexGuard<'_, Vec<u8>> {
         self.disk.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -192,12 +192,14 @@ impl Disk {
         let chain = u32::from(CHAIN);
         let slot = used.id / chain;
         let work = self.requests.get_mut(slot);
-        let work = work.filter(|_| used.id % chain == 0).ok_or_else(|| {
-            format!(
-                "it says that it used descriptor {}, where no request under way begins",
-                used.id
-            )
-        })?;
+        let work = work
+            .filter(|_| used.id.is_multiple_of(chain))
+            .ok_or_else(|| {
+                format!(
+                    "it says that it used descriptor {}, where no request under way begins",
+                    used.id
+                )
+            })?;
         let slot = slot as u16;
         let data_bytes = match work.request {
             Request::Read { at, .. } => at.length,
