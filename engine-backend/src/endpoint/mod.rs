@@ -11,6 +11,7 @@ mod config;
 pub mod device;
 pub mod file;
 mod in_flight;
+mod limits;
 pub mod nvme;
 mod open_error;
 mod peer_memory;

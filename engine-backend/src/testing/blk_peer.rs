@@ -55,6 +55,8 @@ pub enum Mischief {
     HangsUp,
     /// It writes all over staging, then does what it was asked.
     WritesBeyond,
+    /// It writes noise into the used ring, drawn from this.
+    Noise(u64),
     /// It makes the engine's kicks block.
     BlocksKicks,
     /// It has no room for a block, or blocks of no size, or more blocks than can be.
@@ -148,7 +150,6 @@ impl BlkPeer {
     }
 
     /// What is on the disk.
-    #[must_use]
     pub fn disk(&self) -> MutexGuard<'_, Vec<u8>> {
         lock(&self.shared.disk)
     }
@@ -183,7 +184,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Serves one connection until it ends.
 fn serve(socket: &UnixStream, plan: BlkPlan, shared: &Arc<Shared>) -> io::Result<()> {
     if plan.mischief == Mischief::Mute {
-        while !shared.ends.load(Ordering::Acquire) && !readable(&[socket.as_raw_fd()], 10)[0].1 {}
+        while !shared.ends.load(Ordering::Acquire) && !readable(&[socket.as_raw_fd()], 10)[0].1 {
+            std::hint::spin_loop();
+        }
         return Ok(());
     }
     let device = Arc::new(Mutex::new(Device::new(plan, Arc::clone(shared))));
@@ -368,6 +371,7 @@ impl Device {
         };
         match mischief {
             Mischief::Silent => {}
+            Mischief::Noise(seed) => self.noise(seed),
             Mischief::UnknownId => self.put(0x1_0000 | u32::from(head), length),
             Mischief::MiddleOfChain => self.put(u32::from(head) + 1, length),
             Mischief::Twice => {
@@ -430,6 +434,27 @@ impl Device {
         entry.store_u32(0, id);
         entry.store_u32(4, length);
         self.put = self.put.wrapping_add(1);
+        self.show();
+    }
+
+    /// Used entries that may be anything, and often are nearly right.
+    fn noise(&mut self, seed: u64) {
+        let mut state = (seed ^ u64::from(self.taken)).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut draw = |below: u32| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 16) as u32 % below
+        };
+        for i in 0..4 {
+            let id = [3 * draw(8), draw(24), draw(u32::MAX)][draw(3) as usize];
+            let length = [1, 1025, draw(2000), draw(u32::MAX)][draw(4) as usize];
+            let at = self.used + 4 + 8 * u64::from(self.put.wrapping_add(i) % self.size);
+            let entry = self.span(at, 8);
+            entry.store_u32(0, id);
+            entry.store_u32(4, length);
+        }
+        self.put = self.put.wrapping_add(draw(3) as u16);
         self.show();
     }
 
@@ -582,7 +607,7 @@ impl VhostUserBackendReqHandlerMut for Device {
     }
 
     fn get_config(&mut self, offset: u32, size: u32, _: VhostUserConfigFlags) -> Result<Vec<u8>> {
-        let mut config = vec![0; 60];
+        let mut config = [0; 60];
         let mut set = |at: usize, value: u32| {
             config[at..at + 4].copy_from_slice(&value.to_le_bytes());
         };

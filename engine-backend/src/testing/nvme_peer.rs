@@ -39,8 +39,8 @@ pub enum NvmeMischief {
     WritesBeyond,
     /// It says that it has no blocks, or blocks of no size.
     LiesAboutSize,
-    /// It fills the completion queue with garbage.
-    Garbage,
+    /// It writes noise into the completion queue, drawn from this.
+    Noise(u64),
 }
 
 /// What a controller is.
@@ -102,7 +102,6 @@ impl NvmePeer {
     }
 
     /// What is on the disk.
-    #[must_use]
     pub fn disk(&self) -> MutexGuard<'_, Vec<u8>> {
         self.disk.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -211,12 +210,32 @@ impl<D: Dma> Dma for Wicked<D> {
                     at += 4096;
                 }
             }
-            NvmeMischief::Garbage => {
-                for i in 0..16_u64 {
-                    let noise = (number + i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                    let phase = u64::from(sound.phase) << 48;
-                    let last = noise & !(1 << 48) | phase;
-                    let _ = self.memory.publish(address + 16 * i, [noise, last]);
+            NvmeMischief::Noise(seed) => {
+                let mut state = (seed ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+                let mut draw = |below: u32| {
+                    state ^= state << 13;
+                    state ^= state >> 7;
+                    state ^= state << 17;
+                    (state >> 16) as u32 % below
+                };
+                for i in 0..4 {
+                    // Often nearly right.
+                    let id = [
+                        u32::from(sound.id),
+                        u32::from(sound.id) ^ draw(512),
+                        draw(1 << 16),
+                    ];
+                    let noise = Completion {
+                        result: draw(u32::MAX),
+                        sq_head: draw(256) as u16,
+                        sq_id: 1 + draw(8) as u16 / 7,
+                        id: id[draw(3) as usize] as u16,
+                        status: Status([0, 0, draw(1 << 15) as u16][draw(3) as usize]),
+                        phase: draw(4) != 0,
+                    };
+                    // Beyond the queue there is other memory of the engine's, which it may
+                    // write as well.
+                    let _ = self.memory.publish(address + 16 * i, noise.pack());
                 }
                 return Ok(());
             }

@@ -239,7 +239,7 @@ fn reads_writes_and_the_rest_do_what_they_say() {
     assert_eq!(host.controller.medium().0[101 * 512..103 * 512], [0; 1024]);
     assert_eq!(host.io(io(nvm::FLUSH)), Status::SUCCESS);
     // Two ranges: context attributes, blocks, first block.
-    let ranges = [[0_u64 | 3 << 32, 200], [1 << 32, 300]].concat();
+    let ranges = [[3_u64 << 32, 200], [1 << 32, 300]].concat();
     let bytes: Vec<u8> = ranges.iter().flat_map(|word| word.to_le_bytes()).collect();
     host.memory.write_slice(&bytes, GuestAddress(DATA)).unwrap();
     let trim = io(nvm::DATASET_MANAGEMENT)

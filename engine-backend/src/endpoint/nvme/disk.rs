@@ -15,7 +15,6 @@ use byway_nvme::layout::registers::CC;
 use byway_nvme::layout::{Command, Completion, nvm};
 use byway_nvme::medium::Image;
 
-use super::identify::Described;
 use super::link::Link;
 use super::pointers::{self, List};
 use super::queue::QueuePair;
@@ -26,6 +25,7 @@ use crate::endpoint::device::{
     BlockDevice, Geometry, Outcome, Refused, Request, StagingRange, Token,
 };
 use crate::endpoint::in_flight::{InFlight, Work};
+use crate::endpoint::limits::Limits;
 use crate::endpoint::peer_memory::PeerMemory;
 use crate::endpoint::staging::StagingMemory;
 use crate::endpoint::watch::{Watch, connect};
@@ -42,12 +42,15 @@ const _: () = assert!(DEPTH_MAX < 1 << SLOT_BITS);
 /// may have kept the old one.
 #[derive(Debug)]
 pub struct Disk {
-    what: Described,
+    limits: Limits,
+    /// Data is named by SGLs.
+    sgl: bool,
     options: Options,
     queue: QueuePair,
     layout: Layout,
     memory: PeerMemory,
-    staging: Arc<StagingMemory>,
+    /// Kept while the controller may use it.
+    _staging: Arc<StagingMemory>,
     requests: InFlight,
     /// How often each slot was used.
     uses: Box<[u8]>,
@@ -138,13 +141,21 @@ impl Disk {
         let name = path.display().to_string();
         let link = Link::new(socket, watch, name, options.timeout, &staging, &memory)?;
         let (what, queue) = start(&link, memory.span(), &layout, options)?;
+        let limits = Limits {
+            geometry: what.geometry,
+            // A range has 32 bits for its blocks.
+            discard_blocks_max: u32::MAX,
+            zero_blocks_max: ZERO_BLOCKS_MAX,
+            staging_bytes: staging.bytes(),
+        };
         Ok(Self {
-            what,
+            limits,
+            sgl: what.sgl,
             options: *options,
             queue,
             layout,
             memory,
-            staging,
+            _staging: staging,
             requests: InFlight::new(options.depth),
             uses: vec![0; options.depth.into()].into(),
             link,
@@ -152,39 +163,6 @@ impl Disk {
             system_calls: 0,
             gone: None,
         })
-    }
-
-    /// Most blocks of one piece of a request; `None`: the device does not do it.
-    fn piece_max(&self, request: &Request) -> Option<u32> {
-        let geometry = &self.what.geometry;
-        let is_inside = |lba: u64, blocks: u32| {
-            let end = lba.checked_add(blocks.into());
-            blocks != 0 && end.is_some_and(|end| end <= geometry.blocks)
-        };
-        let staged = |lba: u64, blocks: u32, at: &StagingRange| {
-            let bytes = u64::from(blocks) * u64::from(geometry.block_bytes);
-            let end = at.offset.checked_add(at.length);
-            let fits = is_inside(lba, blocks)
-                && bytes == u64::from(at.length)
-                && at.length <= geometry.transfer_bytes_max
-                && at.offset.is_multiple_of(4)
-                && end.is_some_and(|end| end <= self.staging.bytes());
-            fits.then_some(blocks)
-        };
-        let writable = !geometry.read_only;
-        match *request {
-            Request::Read { lba, blocks, at } => staged(lba, blocks, &at),
-            Request::Write { lba, blocks, at } if writable => staged(lba, blocks, &at),
-            Request::Compare { lba, blocks, at } if geometry.compare => staged(lba, blocks, &at),
-            Request::Flush => geometry.flush.then_some(0),
-            Request::Discard { lba, blocks } if writable && geometry.discard => {
-                is_inside(lba, blocks).then_some(blocks)
-            }
-            Request::WriteZeroes { lba, blocks } if writable && geometry.write_zeroes => {
-                is_inside(lba, blocks).then_some(ZERO_BLOCKS_MAX)
-            }
-            _ => None,
-        }
     }
 
     /// Makes the command of a slot's piece and pushes it.
@@ -225,7 +203,7 @@ impl Disk {
 
     fn with_data(&self, command: Command, slot: u16, at: StagingRange) -> Command {
         let address = STAGING_IOVA + u64::from(at.offset);
-        if self.what.sgl {
+        if self.sgl {
             return pointers::by_sgl(command, address, at.length);
         }
         let offset = self.layout.lists + 4096 * usize::from(slot);
@@ -262,7 +240,7 @@ impl Disk {
             ));
         }
         let outcome = if !completion.status.is_success() {
-            work.failed(completion.status.0, self.what.geometry.block_bytes, 0)
+            work.failed(completion.status.0, self.limits.geometry.block_bytes, 0)
         } else {
             if work.next(ZERO_BLOCKS_MAX) {
                 let work = *work;
@@ -321,14 +299,17 @@ impl Disk {
 
 impl BlockDevice for Disk {
     fn geometry(&self) -> &Geometry {
-        &self.what.geometry
+        &self.limits.geometry
     }
 
     fn submit(&mut self, token: Token, request: &Request) -> Result<(), Refused> {
         if self.gone.is_some() {
             return Err(Refused::Gone);
         }
-        let max = self.piece_max(request).ok_or(Refused::NotSupported)?;
+        let max = self
+            .limits
+            .piece_max(request)
+            .ok_or(Refused::NotSupported)?;
         let inserted = self.requests.insert(token, request, max, Instant::now());
         let (slot, work) = inserted.ok_or(Refused::Full)?;
         self.issue(slot, &work);

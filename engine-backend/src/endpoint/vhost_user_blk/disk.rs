@@ -12,7 +12,7 @@ use virtio_bindings::virtio_blk::{
 };
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 
-use super::config::{self, Described, SECTOR};
+use super::config::{self, SECTOR};
 use super::link::{Link, Queue, Region};
 use super::ring::{Descriptor, Layout, NEXT, Ring, WRITE};
 use super::{DEPTH_MAX, Options, QUEUE_IOVA, STAGING_IOVA};
@@ -21,6 +21,7 @@ use crate::endpoint::device::{
     BlockDevice, Geometry, Outcome, Refused, Request, StagingRange, Token,
 };
 use crate::endpoint::in_flight::{InFlight, Work};
+use crate::endpoint::limits::Limits;
 use crate::endpoint::peer_memory::PeerMemory;
 use crate::endpoint::staging::StagingMemory;
 
@@ -43,14 +44,15 @@ pub const SHORT_READ: u16 = 0x100;
 /// have kept the old one.
 #[derive(Debug)]
 pub struct Disk {
-    what: Described,
+    limits: Limits,
     options: Options,
     ring: Ring,
     memory: PeerMemory,
     /// Where headers and statuses begin in it.
     headers: usize,
     statuses: usize,
-    staging: Arc<StagingMemory>,
+    /// Kept while the device may use it.
+    _staging: Arc<StagingMemory>,
     requests: InFlight,
     link: Link,
     is_armed: bool,
@@ -105,14 +107,20 @@ impl Disk {
             used: QUEUE_IOVA + layout.used as u64,
         };
         link.start(offer.features, regions, &queue)?;
+        let limits = Limits {
+            geometry: what.geometry,
+            discard_blocks_max: what.discard_blocks_max,
+            zero_blocks_max: what.write_zeroes_blocks_max,
+            staging_bytes: staging.bytes(),
+        };
         Ok(Self {
-            what,
+            limits,
             options: *options,
             ring,
             memory,
             headers,
             statuses,
-            staging,
+            _staging: staging,
             requests: InFlight::new(options.depth),
             link,
             is_armed: false,
@@ -121,45 +129,10 @@ impl Disk {
         })
     }
 
-    /// Most blocks of one piece of a request; `None`: the device does not do it.
-    fn piece_max(&self, request: &Request) -> Option<u32> {
-        let geometry = &self.what.geometry;
-        let is_inside = |lba: u64, blocks: u32| {
-            let end = lba.checked_add(blocks.into());
-            blocks != 0 && end.is_some_and(|end| end <= geometry.blocks)
-        };
-        let is_staged = |blocks: u32, at: &StagingRange| {
-            let bytes = u64::from(blocks) * u64::from(geometry.block_bytes);
-            let end = at.offset.checked_add(at.length);
-            bytes == u64::from(at.length)
-                && at.length <= geometry.transfer_bytes_max
-                && end.is_some_and(|end| end <= self.staging.bytes())
-        };
-        let ranges = |lba, blocks, max: u32| {
-            let usable = max != 0 && !geometry.read_only && is_inside(lba, blocks);
-            usable.then_some(max)
-        };
-        match *request {
-            Request::Read { lba, blocks, at } => {
-                (is_inside(lba, blocks) && is_staged(blocks, &at)).then_some(blocks)
-            }
-            Request::Write { lba, blocks, at } => {
-                (!geometry.read_only && is_inside(lba, blocks) && is_staged(blocks, &at))
-                    .then_some(blocks)
-            }
-            Request::Compare { .. } => None,
-            Request::Flush => geometry.flush.then_some(0),
-            Request::Discard { lba, blocks } => ranges(lba, blocks, self.what.discard_blocks_max),
-            Request::WriteZeroes { lba, blocks } => {
-                ranges(lba, blocks, self.what.write_zeroes_blocks_max)
-            }
-        }
-    }
-
     /// Makes the chain of a slot's piece and pushes it.
     fn issue(&mut self, slot: u16, work: &Work) {
         let span = self.memory.span();
-        let sectors = u64::from(self.what.geometry.block_bytes) / SECTOR;
+        let sectors = u64::from(self.limits.geometry.block_bytes) / SECTOR;
         let header_at = self.headers + HEADER_STRIDE * usize::from(slot);
         let range_at = QUEUE_IOVA + (header_at + HEADER_BYTES) as u64;
         let staged = |at: StagingRange| STAGING_IOVA + u64::from(at.offset);
@@ -219,12 +192,14 @@ impl Disk {
         let chain = u32::from(CHAIN);
         let slot = used.id / chain;
         let work = self.requests.get_mut(slot);
-        let work = work.filter(|_| used.id % chain == 0).ok_or_else(|| {
-            format!(
-                "it says that it used descriptor {}, where no request under way begins",
-                used.id
-            )
-        })?;
+        let work = work
+            .filter(|_| used.id.is_multiple_of(chain))
+            .ok_or_else(|| {
+                format!(
+                    "it says that it used descriptor {}, where no request under way begins",
+                    used.id
+                )
+            })?;
         let slot = slot as u16;
         let data_bytes = match work.request {
             Request::Read { at, .. } => at.length,
@@ -243,7 +218,7 @@ impl Disk {
         if status[0] == UNWRITTEN {
             return Err("it ended a request without writing its status".to_owned());
         }
-        let block_bytes = self.what.geometry.block_bytes;
+        let block_bytes = self.limits.geometry.block_bytes;
         let outcome = if u32::from(status[0]) != VIRTIO_BLK_S_OK {
             work.failed(status[0].into(), block_bytes, 0)
         } else if used.length < data_bytes {
@@ -251,8 +226,8 @@ impl Disk {
             work.failed(SHORT_READ, block_bytes, whole)
         } else {
             let max = match work.request {
-                Request::Discard { .. } => self.what.discard_blocks_max,
-                _ => self.what.write_zeroes_blocks_max,
+                Request::Discard { .. } => self.limits.discard_blocks_max,
+                _ => self.limits.zero_blocks_max,
             };
             if work.next(max) {
                 let work = *work;
@@ -318,14 +293,17 @@ impl std::fmt::Display for Millis {
 
 impl BlockDevice for Disk {
     fn geometry(&self) -> &Geometry {
-        &self.what.geometry
+        &self.limits.geometry
     }
 
     fn submit(&mut self, token: Token, request: &Request) -> Result<(), Refused> {
         if self.gone.is_some() {
             return Err(Refused::Gone);
         }
-        let max = self.piece_max(request).ok_or(Refused::NotSupported)?;
+        let max = self
+            .limits
+            .piece_max(request)
+            .ok_or(Refused::NotSupported)?;
         let inserted = self.requests.insert(token, request, max, Instant::now());
         let (slot, work) = inserted.ok_or(Refused::Full)?;
         self.issue(slot, &work);

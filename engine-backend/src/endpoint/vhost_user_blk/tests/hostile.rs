@@ -170,3 +170,35 @@ fn a_device_that_cannot_be_is_not_opened() {
         );
     }
 }
+
+#[test]
+fn noise_ends_each_request_once() {
+    let mut gone = 0;
+    for seed in 0..24 {
+        let (_folder, _peer, mut bench) = world(plan(Mischief::Noise(seed)), &impatient());
+        let mut counts = [0; 16];
+        for n in 0..16 {
+            if bench.disk.submit(Token(n), &read(n)).is_err() {
+                break;
+            }
+            counts[n as usize] = 1;
+            if n % 3 == 0 {
+                bench.disk.flush_submissions();
+            }
+            bench
+                .disk
+                .poll(&mut |token, _| counts[token.0 as usize] -= 1);
+        }
+        bench.disk.flush_submissions();
+        let left = counts.iter().sum::<i32>();
+        for (token, _) in bench.wait(left as usize) {
+            counts[token.0 as usize] -= 1;
+        }
+        assert_eq!(counts, [0; 16], "seed {seed}");
+        bench
+            .disk
+            .poll(&mut |token, _| panic!("{token:?} again, seed {seed}"));
+        gone += usize::from(bench.disk.gone().is_some());
+    }
+    assert!(gone > 12, "{gone} of 24 devices were found out");
+}
