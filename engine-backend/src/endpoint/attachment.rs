@@ -218,7 +218,7 @@ impl Attachment {
     }
 
     /// Asks the device for something, by a slot that is held and quiet. The device need not
-    /// hear of it before [`Self::tell`].
+    /// hear of it before `tell`.
     ///
     /// # Errors
     /// See [`Refusal`].

@@ -1,7 +1,7 @@
 //! [`BlockDevice`]: what the engine needs of a block device, whoever carries it out.
 //!
 //! A device is driven by whichever worker has something for it, one at a time: see
-//! [`attachment`](super::attachment). It is handed requests and says how they ended; it knows
+//! `attachment`. It is handed requests and says how they ended; it knows
 //! neither guests nor capabilities, and no guest memory: all that it can reach is the
 //! [`StagingMemory`](super::staging::StagingMemory) that it was opened with.
 

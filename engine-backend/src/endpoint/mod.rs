@@ -1,7 +1,7 @@
 //! Endpoints: block devices that the engine drives itself (SPEC section 4.33).
 //!
 //! [`device`] is what a device has to be able to do, [`staging`] the only memory that it
-//! can reach; [`file`], [`vhost_user_blk`] and [`nvme`] are kinds of it. An [`Attachment`] is a device
+//! can reach; [`file`](mod@file), [`vhost_user_blk`] and [`nvme`] are kinds of it. An [`Attachment`] is a device
 //! while it is there, an [`Endpoint`] what capabilities name, and [`Endpoints`] all of them.
 //!
 //! Nothing here knows guests: what moves between staging and their memory is `ops`' matter.

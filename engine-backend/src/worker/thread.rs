@@ -80,12 +80,7 @@ pub(super) struct Shared {
 const FRACTION: u32 = 16;
 
 impl<B: Backend> Thread<B> {
-    pub(super) fn new(
-        index: usize,
-        park_us: u32,
-        shared: Shared,
-        backend: B,
-    ) -> Self {
+    pub(super) fn new(index: usize, park_us: u32, shared: Shared, backend: B) -> Self {
         let Shared {
             inbox,
             epochs,

@@ -2,7 +2,7 @@
 //!
 //! Everything that the VM needs has been opened by then: KVM, RAM, disks, network interfaces, its engine. What is left
 //! to lose is what [`enter`] takes: the user, the file system, new privileges, and every system call that is not needed
-//! from here on. Each kind of thread keeps what it needs alone ([`narrow`]); a system call beyond that ends the process, and [`report`]
+//! from here on. Each kind of thread keeps what it needs alone ([`narrow`]); a system call beyond that ends the process, and `report`
 //! tells its parent which.
 
 mod filters;

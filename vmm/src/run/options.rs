@@ -41,8 +41,8 @@ pub struct VmOptions {
         default_value_t
     )]
     pub cpu_template: Template,
-    /// A disk, in the order in which the guest finds them: a raw file or block device;
-    /// PATH[,readonly][,overlay[=FILE]]
+    /// A disk, in the order in which the guest finds them: PATH of a raw file or block device, behind it
+    /// ",readonly", ",overlay" or ",overlay=FILE" where wanted
     #[arg(long = "disk", value_name = "PATH[,..]", conflicts_with = "file")]
     pub disks: Vec<DiskSettings>,
     /// A network interface: tap=NAME[,mac=ADDRESS] or fd=N[,mac=ADDRESS]

@@ -1,8 +1,8 @@
 //! DEVICE_TRANSFER (SPEC section 4.33).
 //!
-//! A transfer is cut into pieces, of which a few are at the device at a time ([`pieces`]). What a
+//! A transfer is cut into pieces, of which a few are at the device at a time (`pieces`). What a
 //! device has read lies in its staging, and is an operand like any other from there on
-//! ([`view`]): MEMMOVE, COMPARE and the transforming operations take it as their source. So
+//! (`view`): MEMMOVE, COMPARE and the transforming operations take it as their source. So
 //! whatever happens to the guest's side happens in ordinary chunks.
 //!
 //! A transfer that has to wait says [`Step::Device`]: it holds slots, and nothing of a guest's.

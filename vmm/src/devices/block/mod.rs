@@ -2,7 +2,7 @@
 //! discards and writing of zeros.
 //!
 //! One queue, one thread, `preadv` and `pwritev` between the file and guest RAM. A request is fetched once, checked
-//! once and carried out as a [`request::Request`]; whatever a guest writes ends in a status of its own and in nothing else.
+//! once and carried out as a `Request`; whatever a guest writes ends in a status of its own and in nothing else.
 
 mod device;
 mod disk;
