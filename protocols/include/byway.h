@@ -94,6 +94,8 @@ typedef uint64_t __le64;
 #define BYWAY_PORT_DEPTH_MAX 0x40U
 /* longest message, in bytes */
 #define BYWAY_PORT_MESSAGE_MAX 0x1000U
+/* room for an endpoint's name, in bytes */
+#define BYWAY_ENDPOINT_NAME_BYTES 0x20U
 
 /* Operations: bits 24-31 of byway_descriptor.flags_opcode (section 4) */
 /* does nothing but complete */

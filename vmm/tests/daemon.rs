@@ -189,8 +189,10 @@ fn vms_follow_their_engine() {
     let vms = vms.to_str().unwrap();
     fails(3, "cannot attach", &["run", "--engine", dir, vms]);
     let engine = Engine::start(folder.path());
+    let api = folder.path().join("api");
+    let api = api.to_str().unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_byway"))
-        .args(["run", "--engine", dir, vms])
+        .args(["run", "--engine", dir, "--api", api, vms])
         .stdin(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
@@ -198,7 +200,12 @@ fn vms_follow_their_engine() {
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
     let mut run = Engine(child);
     let deadline = Instant::now() + Duration::from_secs(60);
-    while attached(dir) != ["alice"] {
+    // Attached is not up yet: an engine that goes in between ends the VMM.
+    let is_up = || {
+        let listed = byway(&["vm", "list", "--api", api]);
+        String::from_utf8_lossy(&listed.stdout).contains("running")
+    };
+    while attached(dir) != ["alice"] || !is_up() {
         assert!(Instant::now() < deadline && run.0.try_wait().unwrap().is_none());
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -82,6 +82,8 @@ const COMMON: &[c_long] = &[
     libc::SYS_sigaltstack,
     // Kicks a vCPU out of the guest.
     libc::SYS_tgkill,
+    // How long an answer of the engine, or a nap, may take.
+    libc::SYS_timerfd_settime,
     libc::SYS_write,
     libc::SYS_writev,
 ];
@@ -112,6 +114,7 @@ const MAIN: &[c_long] = &[
     libc::SYS_memfd_create,
     libc::SYS_pread64,
     libc::SYS_pwrite64,
+    libc::SYS_timerfd_create,
 ];
 
 /// A vCPU sets devices up, and flushes a disk whose queue it stops last.

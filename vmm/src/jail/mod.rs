@@ -15,7 +15,7 @@ pub use report::{DENIED_CODE, Denied, REPORT_BYTES};
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -55,8 +55,8 @@ pub struct User {
     pub gid: u32,
 }
 
-/// Confines this process: user and root folder if it is root's, and in any case no new privileges, no core file, no
-/// further descriptors than those it has, and a filter of system calls for every thread, those there are and those to come.
+/// Confines this process: user and root folder if it is root's, and in any case no new privileges, no core file
+/// and a filter of system calls for every thread, those there are and those to come.
 /// `empty` is a folder with nothing in it, which becomes the root. Violations are written to `report`.
 ///
 /// # Errors
@@ -67,7 +67,6 @@ pub fn enter(user: User, empty: &Path, report: OwnedFd) -> Result<(), JailError>
     let filters = Filters::new()?;
     let base = filters.base.clone();
     FILTERS.set(filters).map_err(|_| JailError::Twice)?;
-    close_strangers(report.as_raw_fd()).map_err(host("close what it does not need"))?;
     report::install(report).map_err(host("catch denied system calls"))?;
     // SAFETY: no preconditions.
     if unsafe { libc::geteuid() } == 0 {
@@ -117,17 +116,21 @@ pub fn narrow(kind: Kind) {
     }
 }
 
-/// Closes what came from the parent for somebody else: this process' own descriptors are all close-on-exec.
-fn close_strangers(keep: RawFd) -> io::Result<()> {
+/// Closes what came from the parent for somebody else. To be called before this process opens anything: libraries open
+/// descriptors that would survive an exec, too, and by this they are told apart from the parent's.
+///
+/// # Errors
+/// When procfs is not mounted.
+pub fn close_strangers(keep: impl Fn(RawFd) -> bool) -> io::Result<()> {
     let fds = fs::read_dir("/proc/self/fd")?;
     let fds: Vec<RawFd> = fds
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect();
-    for fd in fds.into_iter().filter(|fd| *fd > 2 && *fd != keep) {
-        // SAFETY: asks for the flags of a descriptor; one that is closed by now is none of ours.
+    for fd in fds.into_iter().filter(|fd| *fd > 2 && !keep(*fd)) {
+        // SAFETY: asks for the flags of a descriptor; one that is closed by now is none of the parent's.
         let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
         if flags >= 0 && flags & libc::FD_CLOEXEC == 0 {
-            // SAFETY: nothing in this process owns a descriptor that would survive an exec.
+            // SAFETY: it came over an exec, so nothing in this process owns it.
             unsafe { libc::close(fd) };
         }
     }

@@ -70,6 +70,9 @@ struct Jailed {
 /// As [`super::run`].
 pub(super) fn run_inside(args: &Args, jailed: &str) -> Result<(), Failure> {
     let jailed: Jailed = serde_json::from_str(jailed).map_err(Failure::usage)?;
+    let overlays = OVERLAY_FD..OVERLAY_FD.saturating_add(jailed.overlays.len() as RawFd);
+    jail::close_strangers(|fd| fd == CONTROL_FD || fd == REPORT_FD || overlays.contains(&fd))
+        .map_err(Failure::failed)?;
     let (control, report) = (take(CONTROL_FD)?, take(REPORT_FD)?);
     let mut config = args.config()?;
     config.vms.retain(|entry| entry.vm.name == jailed.vm);
@@ -82,7 +85,7 @@ pub(super) fn run_inside(args: &Args, jailed: &str) -> Result<(), Failure> {
     host::open_kvm()?;
     let signals = supervisor::Signals::install().map_err(Failure::failed)?;
     let deadline = Instant::now() + ATTACH_MAX;
-    let mut fleet = loop {
+    let fleet = loop {
         match launch_remote(config.clone(), &jailed.sockets) {
             Err(Failure::Host(_)) if Instant::now() < deadline => {
                 std::thread::sleep(ATTACH_RETRY);
@@ -106,8 +109,6 @@ pub(super) fn run_inside(args: &Args, jailed: &str) -> Result<(), Failure> {
             let _ = serve_lines(&mut UnixStream::from(control), |line| operator.answer(line));
         })
         .map_err(Failure::failed)?;
-    fleet.start()?;
-    jail::narrow(Kind::Main);
     let wants_reset = Arc::new(AtomicBool::new(false));
     let settings = Settings {
         signals,

@@ -20,6 +20,7 @@ use super::console::{HELP, Keys, Typed};
 use super::launch::Fleet;
 use super::slot::Slot;
 use super::terminal::{self, RawTerminal};
+use crate::jail::{self, Kind};
 use crate::control::{Act, ControlError, Requests, VmState};
 use crate::exit_status::Failure;
 use crate::vcpu::Outcome;
@@ -140,6 +141,8 @@ pub fn supervise(
         None => None,
     };
     fleet.start()?;
+    // From here on this thread starts no other.
+    jail::narrow(Kind::Main);
     let Fleet { vms, engine, plans } = fleet;
     let slots: Vec<_> = plans
         .into_iter()
