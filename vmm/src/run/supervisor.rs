@@ -20,9 +20,9 @@ use super::console::{HELP, Keys, Typed};
 use super::launch::Fleet;
 use super::slot::Slot;
 use super::terminal::{self, RawTerminal};
-use crate::jail::{self, Kind};
 use crate::control::{Act, ControlError, Requests, VmState};
 use crate::exit_status::Failure;
+use crate::jail::{self, Kind};
 use crate::vcpu::Outcome;
 use crate::vm::{PLUG_UNIT, Vm};
 
