@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use byway_agent::Process;
-use byway_engine::interface::{Action, Admin, EndpointConfig, EndpointGrant, EndpointKind};
 use byway_protocols::Completion;
 use byway_ring::{Address, Request, Slot};
 use byway_vmm::host;
@@ -73,21 +72,7 @@ impl Disk {
             .and_then(|file| file.set_len(bytes))
             .with_context(|| format!("cannot make {}", path.display()))?;
         let disk = Self { name, path };
-        stage.engine.act(Action::AttachEndpoint(EndpointConfig {
-            name: name.to_owned(),
-            kind: EndpointKind::File,
-            path: disk.path.clone(),
-            read_only: false,
-            timeout_ms: 30_000,
-        }))?;
-        stage.engine.act(Action::GrantEndpoint(EndpointGrant {
-            endpoint: name.to_owned(),
-            domain: "alice".to_owned(),
-            first: 0,
-            bytes: 0,
-            read: true,
-            write: true,
-        }))?;
+        stage.attach_disk(disk.name, &disk.path)?;
         Ok(disk)
     }
 

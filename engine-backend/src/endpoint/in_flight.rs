@@ -3,7 +3,7 @@
 //! A device names what it has done by numbers that it could make up; here they are looked up.
 //! A request that is too long for the device is carried out in pieces, one after the other.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::device::{Outcome, Request, Token};
 
@@ -127,9 +127,17 @@ impl InFlight {
         }
     }
 
-    /// Since when the device has had its oldest request.
-    pub(super) fn oldest(&self) -> Option<Instant> {
-        self.slots.iter().flatten().map(|work| work.since).min()
+    /// What to say of a device that has had its oldest request for longer than `limit`.
+    pub(super) fn overdue(&self, limit: Duration) -> Option<String> {
+        let oldest = self.slots.iter().flatten().map(|work| work.since).min()?;
+        let since = oldest.elapsed();
+        (since > limit).then(|| {
+            format!(
+                "a request has been under way for {} ms: it may take {} ms",
+                since.as_millis(),
+                limit.as_millis()
+            )
+        })
     }
 }
 
@@ -191,6 +199,6 @@ mod tests {
         let mut gone = Vec::new();
         table.give_up(&mut |token, outcome| gone.push((token, outcome)));
         assert_eq!(gone, [(Token(1), Outcome::Gone)]);
-        assert_eq!((table.len(), table.oldest()), (0, None));
+        assert_eq!((table.len(), table.overdue(Duration::ZERO)), (0, None));
     }
 }

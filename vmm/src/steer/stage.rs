@@ -1,13 +1,16 @@
 //! Two VMs wired up: alice holds a capability over a buffer of bob's process. What the demo, the benchmark and
 //! the whole-system tests play on.
 
+use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use byway_agent::Process;
 use byway_agent::commands::{ComparePattern, FillPattern, NO_MISMATCH, PingPong};
-use byway_engine::interface::{Action, Admin, LinkPolicy};
+use byway_engine::interface::{
+    Action, Admin, EndpointConfig, EndpointGrant, EndpointKind, LinkPolicy,
+};
 use byway_engine::{Engine, EngineConfig};
 use byway_protocols::{Descriptor, Flags, Opcode, Rights, Status};
 
@@ -151,6 +154,30 @@ impl Stage {
     pub fn stop_on(&mut self, stop: &Stop) {
         self.alice.stop_on(stop);
         self.bob.stop_on(stop);
+    }
+
+    /// Has the engine attach the file at `path` as endpoint `name`, and grants alice all of it: what an operator says with
+    /// `[[endpoint]]` in a TOML file.
+    ///
+    /// # Errors
+    /// When the engine refuses it.
+    pub fn attach_disk(&self, name: &str, path: &Path) -> Result<()> {
+        self.engine.act(Action::AttachEndpoint(EndpointConfig {
+            name: name.to_owned(),
+            kind: EndpointKind::File,
+            path: path.to_owned(),
+            read_only: false,
+            timeout_ms: 30_000,
+        }))?;
+        self.engine.act(Action::GrantEndpoint(EndpointGrant {
+            endpoint: name.to_owned(),
+            domain: "alice".to_owned(),
+            first: 0,
+            bytes: 0,
+            read: true,
+            write: true,
+        }))?;
+        Ok(())
     }
 
     /// A descriptor that moves nothing, so that alice's queue is polled for the next [`POLLED`].

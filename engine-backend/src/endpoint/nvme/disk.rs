@@ -277,15 +277,7 @@ impl Disk {
         if self.link.is_fatal() {
             return Some("it reports a fatal status".to_owned());
         }
-        let since = self.requests.oldest()?.elapsed();
-        let limit = self.options.timeout;
-        (since > limit).then(|| {
-            format!(
-                "a request has been under way for {} ms: it may take {} ms",
-                since.as_millis(),
-                limit.as_millis()
-            )
-        })
+        self.requests.overdue(self.options.timeout)
     }
 
     fn give_up(&mut self, reason: String) {

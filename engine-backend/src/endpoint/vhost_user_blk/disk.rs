@@ -4,7 +4,7 @@
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_S_OK, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
@@ -261,33 +261,12 @@ impl Disk {
         Ok(waiting)
     }
 
-    /// Why the device has to be given up, if nothing came from it.
-    fn overdue(&self) -> Option<String> {
-        let since = self.requests.oldest()?.elapsed();
-        (since > self.options.timeout).then(|| {
-            format!(
-                "a request has been under way for {}: it may take {}",
-                Millis(since),
-                Millis(self.options.timeout)
-            )
-        })
-    }
-
     fn give_up(&mut self, reason: String) {
         if self.gone.is_none() {
             tracing::warn!("vhost-user-blk device {}: gone: {reason}", self.link.path());
             self.gone = Some(reason);
         }
         self.link.watch().cut();
-    }
-}
-
-/// A duration for people.
-struct Millis(Duration);
-
-impl std::fmt::Display for Millis {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ms", self.0.as_millis())
     }
 }
 
@@ -330,7 +309,7 @@ impl BlockDevice for Disk {
                 Err(reason) => self.give_up(reason),
                 Ok(_) if is_lost => self.give_up("it hung up".to_owned()),
                 Ok(0) => {
-                    if let Some(reason) = self.overdue() {
+                    if let Some(reason) = self.requests.overdue(self.options.timeout) {
                         self.give_up(reason);
                     }
                 }

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use byway_agent::{Process, pattern};
-use byway_engine::interface::{Action, Admin, EndpointConfig, EndpointGrant, EndpointKind, Reply};
+use byway_engine::interface::{Action, Admin, Reply};
 use byway_protocols::operands::{DeviceFields, device_operation};
 use byway_protocols::{Descriptor, Flags, Opcode, Status, Word0};
 
@@ -103,21 +103,7 @@ fn disk(stage: &Stage, folder: &Path, name: &str, bytes: &[u8], size: u64) -> Re
     let zeros = vec![0; (size - bytes.len() as u64) as usize];
     file.write_all(&zeros)?;
     file.sync_all()?;
-    stage.engine.act(Action::AttachEndpoint(EndpointConfig {
-        name: name.to_owned(),
-        kind: EndpointKind::File,
-        path: path.clone(),
-        read_only: false,
-        timeout_ms: 30_000,
-    }))?;
-    stage.engine.act(Action::GrantEndpoint(EndpointGrant {
-        endpoint: name.to_owned(),
-        domain: "alice".to_owned(),
-        first: 0,
-        bytes: 0,
-        read: true,
-        write: true,
-    }))?;
+    stage.attach_disk(name, &path)?;
     Ok(path)
 }
 
