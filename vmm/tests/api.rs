@@ -4,6 +4,7 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -280,6 +281,13 @@ fn jailed_vms_are_confined_and_a_denied_call_ends_one_and_is_reported() {
     if !kvm_is_here() {
         return;
     }
+    // A descriptor of whoever starts `byway`, which is nothing to a VM.
+    let strange = tempfile::NamedTempFile::new().unwrap();
+    // SAFETY: sets the flags of a descriptor that is open.
+    assert_eq!(
+        unsafe { libc::fcntl(strange.as_raw_fd(), libc::F_SETFD, 0) },
+        0
+    );
     let mut run = Run::start(&[("alice", &SPIN, ""), ("bob", &SPIN, "")], &["--jail"]);
     run.until("both run", || {
         run.state(0) == "running" && run.state(1) == "running"
@@ -300,6 +308,14 @@ fn jailed_vms_are_confined_and_a_denied_call_ends_one_and_is_reported() {
             assert_eq!(status(pid, "Groups"), "");
             let files = fs::read_dir(format!("/proc/{pid}/root")).unwrap();
             assert_eq!(files.count(), 0, "its root folder is not empty");
+            // Its parent, which has no reason to close it, shows that it came so far.
+            let has_strange = |pid: &str| {
+                let fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+                fds.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok())
+                    .any(|path| path == strange.path())
+            };
+            assert!(has_strange(&run.child.id().to_string()));
+            assert!(!has_strange(&pid.to_string()), "a descriptor came along");
         }
         // Every thread, and each kind has more than the filter of all.
         for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
