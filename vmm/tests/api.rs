@@ -284,10 +284,8 @@ fn jailed_vms_are_confined_and_a_denied_call_ends_one_and_is_reported() {
     // A descriptor of whoever starts `byway`, which is nothing to a VM.
     let strange = tempfile::NamedTempFile::new().unwrap();
     // SAFETY: sets the flags of a descriptor that is open.
-    assert_eq!(
-        unsafe { libc::fcntl(strange.as_raw_fd(), libc::F_SETFD, 0) },
-        0
-    );
+    let set = unsafe { libc::fcntl(strange.as_raw_fd(), libc::F_SETFD, 0) };
+    assert_eq!(set, 0);
     let mut run = Run::start(&[("alice", &SPIN, ""), ("bob", &SPIN, "")], &["--jail"]);
     run.until("both run", || {
         run.state(0) == "running" && run.state(1) == "running"
