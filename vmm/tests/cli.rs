@@ -253,9 +253,9 @@ fn the_terminal_is_the_guests_until_ctrl_a_x() {
     }
     let (_folder, path) = kernel(&says_and("up\n", &[]));
     let byway = env!("CARGO_BIN_EXE_byway");
-    // A shell without job control: its background commands may read the terminal.
+    // A shell without job control: its background commands may read the terminal, which may have no name.
     let command = format!(
-        "stty -g; {byway} run --memory 32M --kernel {path} <$(tty) & echo pid=$!; wait $!; stty -g"
+        "exec 3<&0; stty -g; {byway} run --memory 32M --kernel {path} <&3 & echo pid=$!; wait $!; stty -g"
     );
     let all: &[&str] = &["keys of this console", "is paused", "goes on", "vm stopped"];
     for (keys, signals, words) in [

@@ -393,6 +393,11 @@ impl Attachment {
     /// Gives the device up when it has not answered for `limit` ticks, and closes one that is
     /// gone. May wait for it.
     pub fn look_after(&self, limit: u64) {
+        if self.is_busy() {
+            // An answer to what nobody waits for any more is seen by no worker that sleeps; it has been given
+            // all the same.
+            self.drive();
+        }
         let now = ticks();
         let oldest = self.slots.iter().filter_map(|slot| slot.age(now)).max();
         if oldest.is_some_and(|age| age > limit) {

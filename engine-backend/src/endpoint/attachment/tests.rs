@@ -243,3 +243,17 @@ fn a_device_that_says_that_it_is_gone_or_says_nothing_is_gone() {
     w.attachment.drive();
     assert_eq!(w.attachment.reason().as_deref(), Some("it hung up"));
 }
+
+#[test]
+fn an_answer_that_no_worker_saw_counts() {
+    let w = World::new(4);
+    let a = &w.attachment;
+    let slot = a.take(ALICE).unwrap();
+    a.submit(slot, &w.read(slot)).unwrap();
+    a.give_back(slot);
+    // Its queue has gone, and all workers sleep.
+    let answer = (Token(slot.into()), Outcome::Done);
+    w.script.lock().unwrap().answers.push_back(answer);
+    a.look_after(0);
+    assert!(!a.is_gone() && !a.is_busy(), "{:?}", a.reason());
+}
