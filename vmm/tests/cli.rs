@@ -261,8 +261,8 @@ fn the_terminal_is_the_guests_until_ctrl_a_x() {
     for (keys, signals, words) in [
         ("\x01?\x01p\x01p\x01x", &[][..], all),
         // Ctrl-C is the guest's. Two signals at once are a way out without a way back.
-        ("\x03", &[libc::SIGTERM, libc::SIGTERM], &[]),
-        ("\x03", &[libc::SIGQUIT], &[]),
+        ("\x03\x01?", &[libc::SIGTERM, libc::SIGTERM], &all[..1]),
+        ("\x03\x01?", &[libc::SIGQUIT], &all[..1]),
     ] {
         let mut script = match Command::new("script")
             .args(["--quiet", "--return", "--command"])
@@ -280,15 +280,20 @@ fn the_terminal_is_the_guests_until_ctrl_a_x() {
         let mut input = script.stdin.take().unwrap();
         let mut lines = BufReader::new(script.stdout.take().unwrap()).lines();
         let mut shown = Vec::new();
-        for line in lines.by_ref() {
-            shown.push(line.unwrap().trim_end().to_owned());
-            if shown.last().unwrap() == "up" {
-                break;
+        let mut show_until = |word: &str, shown: &mut Vec<String>| {
+            while !shown.iter().any(|line| line.contains(word)) {
+                let Some(line) = lines.next() else { break };
+                shown.push(line.unwrap().trim_end().to_owned());
             }
-        }
+        };
+        // In whichever order.
+        show_until("up", &mut shown);
+        show_until("pid=", &mut shown);
         let pid = shown.iter().find_map(|line| line.strip_prefix("pid="));
         let pid: i32 = pid.unwrap_or_else(|| panic!("{shown:?}")).parse().unwrap();
         std::io::Write::write_all(&mut input, keys.as_bytes()).unwrap();
+        // The keys have been read: a late Ctrl-C would be the shell's.
+        show_until(all[0], &mut shown);
         for signal in signals {
             // SAFETY: a child of the shell's, which has not waited for it: it does not end by itself.
             unsafe { libc::kill(pid, *signal) };
