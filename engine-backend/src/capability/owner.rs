@@ -66,17 +66,27 @@ impl Owner {
     /// The caller passes a capability over this owner's memory, and what the books are to
     /// say.
     pub fn revoke(self: &Arc<Self>, capability: &Capability, how: Ending) -> Grave {
+        self.revoke_then(capability, how, || ()).0
+    }
+    /// The same; the grace period may begin when `ended` is called: no chunk that begins from then on uses the right,
+    /// and the books are brought up to date while those end that had begun.
+    pub fn revoke_then<T>(
+        self: &Arc<Self>,
+        capability: &Capability,
+        how: Ending,
+        ended: impl FnOnce() -> T,
+    ) -> (Grave, T) {
         let mut tree = self.tree();
         // Each bump has every capability over this memory asked anew, so none is spent
         // on what is dead already: a holder could slow others down by it.
-        let id = if capability.is_valid() {
+        let is_first = capability.is_valid();
+        if is_first {
             capability.mark();
             self.bump();
-            tree.bury(capability, how)
-        } else {
-            None
-        };
-        self.grave(id)
+        }
+        let begun = ended();
+        let id = is_first.then(|| tree.bury(capability, how)).flatten();
+        (self.grave(id), begun)
     }
     /// Ends what was derived from a capability, not itself. Done after a grace period.
     pub fn revoke_descendants(self: &Arc<Self>, capability: &Capability, how: Ending) -> Grave {

@@ -309,12 +309,14 @@ impl Domain {
         // Not from afterwards: it may go with the capability.
         let port = capability.port();
         let how = Ending::Revoked { by: self.id };
-        let grave = if descendants_only {
-            owner.revoke_descendants(&capability, how)
+        let epochs = self.core.epochs();
+        let (grave, begun) = if descendants_only {
+            let grave = owner.revoke_descendants(&capability, how);
+            (grave, epochs.snapshot())
         } else {
-            owner.revoke(&capability, how)
+            owner.revoke_then(&capability, how, || epochs.snapshot())
         };
-        self.core.epochs().synchronize();
+        epochs.wait(&begun);
         if let Some(port) = port {
             port.wake();
         }

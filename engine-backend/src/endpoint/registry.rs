@@ -5,7 +5,7 @@
 //! and nobody else's.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
@@ -162,6 +162,8 @@ impl Endpoint {
 pub struct Endpoints {
     news: Arc<News>,
     places: [ArcSwapOption<Endpoint>; ENDPOINTS_MAX],
+    /// There is or was one: without, nobody looks at places.
+    any: AtomicBool,
     /// Held while endpoints come and go.
     changing: Mutex<()>,
 }
@@ -214,6 +216,9 @@ impl Endpoints {
 
     /// See [`Attachment::fence`].
     pub fn fence(&self) {
+        if !self.any.load(Ordering::Acquire) {
+            return;
+        }
         for endpoint in self.all() {
             if let Some(attachment) = endpoint.attachment() {
                 attachment.fence();
@@ -226,6 +231,9 @@ impl Endpoints {
     /// ticks, and takes leave of those that are gone. True if there is any endpoint. May wait
     /// for a device that takes its leave.
     pub fn look_after(&self, ticks_per_ms: u64) -> bool {
+        if !self.any.load(Ordering::Acquire) {
+            return false;
+        }
         let all = self.all();
         for endpoint in &all {
             if let Some(attachment) = endpoint.attachment() {
@@ -292,6 +300,7 @@ impl Endpoints {
             })
         });
         endpoint.current.store(Some(attachment));
+        self.any.store(true, Ordering::Release);
         self.places[place as usize].store(Some(Arc::clone(&endpoint)));
         self.news.fenced();
         Ok(endpoint)

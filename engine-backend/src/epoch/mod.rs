@@ -36,6 +36,8 @@ struct Counter(AtomicU64);
 #[derive(Debug)]
 pub struct Epochs {
     counters: Box<[Counter]>,
+    /// Control threads that wait for chunks to end.
+    waiting: Counter,
 }
 
 impl Epochs {
@@ -49,6 +51,7 @@ impl Epochs {
         assert!(workers <= WORKERS_MAX, "at most {WORKERS_MAX} workers");
         Self {
             counters: (0..workers).map(|_| Counter(AtomicU64::new(0))).collect(),
+            waiting: Counter(AtomicU64::new(0)),
         }
     }
 
@@ -79,6 +82,7 @@ impl Epochs {
         ChunkGuard {
             counter,
             odd: before.wrapping_add(1),
+            waiting: &self.waiting.0,
             _not_send: PhantomData,
         }
     }
@@ -107,7 +111,17 @@ impl Epochs {
     /// Waits until each chunk that is under way now is over, and says how many there
     /// were. For control threads: a worker that called it would wait for itself.
     pub fn synchronize(&self) -> u32 {
-        let snapshot = self.snapshot();
+        self.wait(&self.snapshot())
+    }
+
+    /// Waits until each chunk that was under way at the snapshot is over, and says how many of them still were. For
+    /// control threads, as [`Self::synchronize`].
+    pub fn wait(&self, snapshot: &Snapshot) -> u32 {
+        if self.passed(snapshot) {
+            return 0;
+        }
+        // No more than a hint, that need not be seen at once: nothing is ordered by it.
+        self.waiting.0.fetch_add(1, Ordering::Relaxed);
         let mut waited = 0;
         for (counter, &seen) in self.counters.iter().zip(&snapshot.seen) {
             let mut turn = 0;
@@ -119,6 +133,7 @@ impl Epochs {
                 turn = turn.saturating_add(1);
             }
         }
+        self.waiting.0.fetch_sub(1, Ordering::Relaxed);
         waited
     }
 }
@@ -140,8 +155,19 @@ pub struct Snapshot {
 pub struct ChunkGuard<'a> {
     counter: &'a AtomicU64,
     odd: u64,
+    waiting: &'a AtomicU64,
     /// A chunk begins and ends on one thread.
     _not_send: PhantomData<*const ()>,
+}
+
+impl ChunkGuard<'_> {
+    /// Whether somebody waits for chunks to end, this one among them perhaps: a long operation leaves the rest to
+    /// another chunk then.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) != 0
+    }
 }
 
 impl Drop for ChunkGuard<'_> {
@@ -183,6 +209,23 @@ mod tests {
         // A later chunk of the same worker is none of the snapshot's business.
         let _later = epochs.enter(0);
         assert!(epochs.passed(&snapshot));
+    }
+
+    #[test]
+    fn a_chunk_knows_that_somebody_waits() {
+        let epochs = Arc::new(Epochs::new(1));
+        let guard = epochs.enter(0);
+        assert!(!guard.is_awaited());
+        let waiter = std::thread::spawn({
+            let epochs = epochs.clone();
+            move || epochs.synchronize()
+        });
+        while !guard.is_awaited() {
+            std::thread::yield_now();
+        }
+        drop(guard);
+        assert_eq!(waiter.join().unwrap(), 1);
+        assert!(!epochs.enter(0).is_awaited());
     }
 
     #[test]

@@ -170,6 +170,14 @@ impl<'a, B> Chunk<'a, B> {
             })
     }
 
+    /// Whether a long operation stops here, with a piece at least done, and goes on in another chunk: since this one is
+    /// used up, or since somebody waits for its end.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.budget.is_over() || self.guard.is_awaited()
+    }
+
     /// How long the next piece may be when `left` bytes are to be done. Never less than a
     /// page, so that the rest of a budget is not spent in crumbs; nor does it leave less than a
     /// page for another chunk, which would cost more than it does. Whoever overdraws pays in the

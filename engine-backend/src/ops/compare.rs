@@ -79,7 +79,7 @@ impl Compare {
         let mut at = 0;
         let mut from = Piece::NONE;
         let result = loop {
-            if at == left || (at > 0 && chunk.budget.is_over()) {
+            if at == left || (at > 0 && chunk.is_over()) {
                 break Ok(false);
             }
             if from.len == 0 {

@@ -51,7 +51,7 @@ impl Crc64 {
         let mut sum = Digest::new_with_init_state(CrcAlgorithm::Crc64Nvme, !self.crc);
         let mut at = 0;
         let mut result = Ok(());
-        while at < left && result.is_ok() && !(at > 0 && chunk.budget.is_over()) {
+        while at < left && result.is_ok() && !(at > 0 && chunk.is_over()) {
             let len = chunk.room(left - at).min(PIECE);
             let copied = chunk.copy_in(&src, at, 0..len as usize);
             sum.update(&chunk.staging.bytes()[..copied.bytes]);

@@ -52,7 +52,7 @@ impl Fill {
         };
         let mut at = 0;
         let mut result = Ok(());
-        while at < left && !(at > 0 && chunk.budget.is_over()) {
+        while at < left && !(at > 0 && chunk.is_over()) {
             let to = match chunk.forward(&dst, at, chunk.room(left - at), Access::Write) {
                 Ok(to) => to,
                 Err(failure) => {

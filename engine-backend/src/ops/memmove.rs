@@ -8,6 +8,19 @@ use crate::backend::{Backend, Hint, Order};
 use crate::context::Target;
 use crate::stage2::Access;
 
+/// Bytes of a long copy between two looks at whether somebody waits for the chunk's end: some microseconds, since what is
+/// that long is in no cache.
+const LOOK_EVERY: u64 = 16 << 10;
+
+/// A copy of more bytes is long.
+const LONG: u32 = 4 << 20;
+
+/// Most bytes that are copied in one go, of this many in all. A chunk of what the caches hold is short enough.
+#[inline(always)]
+fn longest(size: u32) -> u64 {
+    if size > LONG { LOOK_EVERY } else { u64::MAX }
+}
+
 /// A copy under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memmove {
@@ -91,6 +104,7 @@ impl Memmove {
         left: u64,
         hint: Hint,
     ) -> Result<(), Failure> {
+        let longest = longest(self.size);
         let mut at = 0;
         // What is left of the source's piece: the destination's pages may be smaller.
         let mut from = Piece::NONE;
@@ -98,7 +112,7 @@ impl Memmove {
             if from.len == 0 {
                 from = chunk.forward(src, at, chunk.room(left - at), Access::Read)?;
             }
-            let to = chunk.forward(dst, at, from.len, Access::Write)?;
+            let to = chunk.forward(dst, at, from.len.min(longest), Access::Write)?;
             let from_host = from.take_front(to.len);
             // SAFETY: both pieces were translated in this chunk, one for reading and one
             // for writing, and guest memory has no references.
@@ -110,7 +124,7 @@ impl Memmove {
             at += to.len;
             self.done += to.len as u32;
             chunk.budget.spend(to.len);
-            if at == left || chunk.budget.is_over() {
+            if at == left || chunk.is_over() {
                 return Ok(());
             }
         }
@@ -124,13 +138,14 @@ impl Memmove {
         left: u64,
         hint: Hint,
     ) -> Result<(), Failure> {
+        let longest = longest(self.size);
         let mut end = left;
         let mut from = Piece::NONE;
         loop {
             if from.len == 0 {
                 from = chunk.backward(src, end, chunk.room(end), Access::Read)?;
             }
-            let to = chunk.backward(dst, end, from.len, Access::Write)?;
+            let to = chunk.backward(dst, end, from.len.min(longest), Access::Write)?;
             let from_host = from.take_back(to.len);
             // SAFETY: as for the ascending copy.
             unsafe {
@@ -141,7 +156,7 @@ impl Memmove {
             end -= to.len;
             self.done += to.len as u32;
             chunk.budget.spend(to.len);
-            if end == 0 || chunk.budget.is_over() {
+            if end == 0 || chunk.is_over() {
                 return Ok(());
             }
         }

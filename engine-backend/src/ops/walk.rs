@@ -20,7 +20,7 @@ pub(super) fn along<B: Backend>(
     mut work: impl FnMut(&mut B, HostAddr, usize),
 ) -> Walked {
     let mut at = 0;
-    while at < left && !(at > 0 && chunk.budget.is_over()) {
+    while at < left && !(at > 0 && chunk.is_over()) {
         let piece = match chunk.forward(target, at, chunk.room(left - at), access) {
             Ok(piece) => piece,
             Err(failure) => return (at, Err(failure)),
@@ -44,7 +44,7 @@ pub(super) fn abreast<B: Backend, const N: usize>(
 ) -> Walked {
     let mut at = 0;
     let mut from = Piece::NONE;
-    while at < left && !(at > 0 && chunk.budget.is_over()) {
+    while at < left && !(at > 0 && chunk.is_over()) {
         if from.len == 0 {
             from = match chunk.forward(src, at, chunk.room(left - at), Access::Read) {
                 Ok(piece) => piece,

@@ -1,6 +1,7 @@
 //! Windows in which the host left the measured threads alone, told apart from those in which it did not.
 //!
-//! A window counts when the worker lost no core and took no page fault in it. When more than a tenth
+//! A window counts when the worker lost no core and took no page fault in it, neither to another thread of the host nor,
+//! where the host is a virtual machine and tells, to whatever runs beside that. When more than a tenth
 //! do not count, the result is "not measured" (decided before measuring, so that nobody picks the good ones).
 
 use anyhow::Result;
@@ -12,6 +13,9 @@ use crate::steer::Stage;
 pub const DISTURBED_SHARE_MAX: f64 = 0.1;
 /// Run delay in a window that is put down to the host's own timer, in nanoseconds.
 pub const RUN_DELAY_NS_MAX: u64 = 50_000;
+/// Time in which the timed thread did not run although it could have, in nanoseconds, that is put down to how exact
+/// clocks are.
+pub const STOLEN_NS_MAX: u64 = 2_000;
 
 /// A result, or why there is none.
 #[derive(Debug, Clone)]
