@@ -72,6 +72,9 @@ fn compress(capacity: u32) -> Descriptor {
 /// World with the object in alice's buffer, and the bytes of a block.
 fn with_object() -> (Engine, Vm, Disk, u16, u64) {
     let (engine, mut alice, _bob, disk, slot) = world();
+    // All of the staging has been used, and is not zeros.
+    let used = read(slot, 0, BACK, DISK as u64);
+    assert_eq!(alice.run_for(&used), Status::Success);
     alice.guest.write(alice.buffer_gpa(), &object());
     let block = u64::from(open(&mut alice, "disk").unwrap().block_bytes);
     (engine, alice, disk, slot, block)
