@@ -43,8 +43,10 @@ impl Nap {
     /// At the tick `now` there is nothing to do but for devices. How long to sleep; `None`: look
     /// again.
     pub(super) fn waits(&mut self, now: u64) -> Option<Duration> {
-        self.since.get_or_insert(now);
-        let length = (self.usual / PART).min(self.ticks(MOST_US));
+        let since = *self.since.get_or_insert(now);
+        // A wait that is long already counts as much as those before it.
+        let wait = self.usual.max(now.saturating_sub(since));
+        let length = (wait / PART).min(self.ticks(MOST_US));
         if length < self.ticks(LEAST_US) {
             return None;
         }
@@ -98,7 +100,7 @@ mod tests {
             nap.ends(begin + 1000 * waits_us);
             assert!(!nap.is_waiting());
         }
-        nap.waits(u64::MAX / 2)
+        nap.waits(count as u64 * PER_MS)
     }
 
     #[test]
@@ -112,6 +114,15 @@ mod tests {
         assert_eq!(after(0, 0), None);
         assert_eq!(after(10, 1000), None);
         assert_eq!(after(500, 1), None, "one is not the rule");
+    }
+
+    #[test]
+    fn the_first_long_wait_is_slept_through_too() {
+        let mut nap = Nap::new(PER_MS);
+        assert_eq!(nap.waits(1000), None);
+        assert_eq!(nap.waits(1000 + 70_000), None);
+        let length = nap.waits(1000 + 200_000);
+        assert_eq!(length, Some(Duration::from_micros(50)));
     }
 
     #[test]
