@@ -19,6 +19,8 @@ pub struct WorkerStats {
     pub chunks: u64,
     /// Times that it slept.
     pub sleeps: u64,
+    /// Times that it slept for a moment while devices worked.
+    pub naps: u64,
     /// Queues parked.
     pub parked: u64,
     /// Ticks of the time stamp counter spent in chunks.
@@ -36,6 +38,7 @@ pub(crate) struct Published {
     bytes: AtomicU64,
     chunks: AtomicU64,
     sleeps: AtomicU64,
+    naps: AtomicU64,
     parked: AtomicU64,
     busy_ticks: AtomicU64,
     hits: AtomicU64,
@@ -53,6 +56,7 @@ impl Published {
             (&self.bytes, stats.bytes),
             (&self.chunks, stats.chunks),
             (&self.sleeps, stats.sleeps),
+            (&self.naps, stats.naps),
             (&self.parked, stats.parked),
             (&self.busy_ticks, stats.busy_ticks),
             (&self.hits, stats.iotlb.hits),
@@ -75,6 +79,7 @@ impl Published {
             bytes: get(&self.bytes),
             chunks: get(&self.chunks),
             sleeps: get(&self.sleeps),
+            naps: get(&self.naps),
             parked: get(&self.parked),
             busy_ticks: get(&self.busy_ticks),
             iotlb: IotlbStats {
@@ -103,6 +108,7 @@ mod tests {
             bytes: 3,
             chunks: 4,
             sleeps: 5,
+            naps: 14,
             parked: 6,
             busy_ticks: 13,
             iotlb: IotlbStats {

@@ -419,6 +419,11 @@ typedef uint64_t __le64;
 /* byway_device_fields.flags (section 4.33) */
 /* READ only: end in status 0x57 unless the CRC-32C of the bytes read is crc */
 #define BYWAY_DEVICE_CHECK_CRC 0x1U
+/*
+ * WRITE only: tell the CRC-32C of the bytes written in bits 32-63 of the
+ * completion's op0, and how many they are in bits 0-31
+ */
+#define BYWAY_DEVICE_GIVE_CRC 0x2U
 
 /* byway_endpoint_open_reply.features (section 8.2) */
 /* FLUSH is carried out */
@@ -860,7 +865,7 @@ struct byway_device_fields {
 	__le32 crc;
 	/*
 	 * Address of a descriptor that says what becomes of the bytes read,
-	 * a multiple of 64; 0 = none
+	 * or makes those written, a multiple of 64; 0 = none
 	 */
 	__le64 chain;
 	__u8 reserved16[8];

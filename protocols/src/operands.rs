@@ -32,8 +32,10 @@ pub mod device_operation {
 pub mod device_flags {
     /// The CRC-32C of what is read has to be the one in `crc`.
     pub const CHECK_CRC: u8 = 1 << 0;
+    /// The CRC-32C of what is written is told in the completion.
+    pub const GIVE_CRC: u8 = 1 << 1;
     /// All defined bits.
-    pub const ALL: u8 = CHECK_CRC;
+    pub const ALL: u8 = CHECK_CRC | GIVE_CRC;
 }
 
 /// Bits of [`crate::control::EndpointOpenReply::features`].
@@ -57,7 +59,7 @@ wire_struct! {
         reserved2: u16 = 2,
         /// With CHECK_CRC: the CRC-32C expected; else 0.
         crc: u32 = 4,
-        /// Address of a descriptor that says what becomes of the bytes read, a multiple of 64; 0 = none.
+        /// Address of a descriptor that says what becomes of the bytes read, or makes those written, a multiple of 64; 0 = none.
         chain: u64 = 8,
         /// 0.
         reserved16: [u8; 8] = 16,

@@ -217,6 +217,17 @@ impl Attachment {
         }
     }
 
+    /// Overwrites a part of a slot with zeros: what is behind the last byte that is to be
+    /// written.
+    pub fn clear(&self, slot: u8, part: std::ops::Range<u32>) {
+        let end = part.end.min(SLOT_BYTES);
+        let first = usize::from(slot) * SLOT_BYTES as usize + part.start as usize;
+        let bytes = end.saturating_sub(part.start) as usize;
+        let at = self.staging.address();
+        // SAFETY: within the slot, and so within the mapping; else as in `prepare`.
+        unsafe { std::ptr::write_bytes(at.add(first), 0, bytes) };
+    }
+
     /// Asks the device for something, by a slot that is held and quiet. The device need not
     /// hear of it before `tell`.
     ///

@@ -24,7 +24,7 @@ use super::rare::Rare;
 use super::transform::{Action, Crypt, Transform, Wanted};
 use crate::codec::{Direction, StreamKind};
 
-pub(super) use device::chained;
+pub(super) use device::{chained, chained_before};
 
 /// A descriptor that is well-formed.
 #[derive(Debug)]

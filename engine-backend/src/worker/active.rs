@@ -399,6 +399,11 @@ impl Active {
         next
     }
 
+    /// Whether some of it waits for a device.
+    pub(super) fn is_away(&self) -> bool {
+        !self.away.is_empty()
+    }
+
     /// Whether it waits for a page, and has no turns until then.
     pub(super) fn waits(&self) -> bool {
         self.waits_for.is_some()

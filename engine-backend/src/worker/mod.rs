@@ -17,6 +17,7 @@ mod bucket;
 mod clock;
 mod config;
 mod inbox;
+mod nap;
 mod parked;
 mod schedule;
 #[cfg(any(test, feature = "testing"))]

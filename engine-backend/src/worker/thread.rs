@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use super::active::{Active, Next, Tools};
 use super::clock::ticks_in_us;
 use super::inbox::{Command, Inbox};
+use super::nap::{Nap, be_punctual};
 use super::parked::Parked;
 use super::schedule::{Bill, Key, Schedule};
 use crate::backend::Backend;
@@ -60,6 +61,8 @@ pub(super) struct Thread<B> {
     search_after: u64,
     /// Work that a tick counts for, with [`FRACTION`] bits behind the point.
     tick_cost: u64,
+    /// How long it may sleep while devices work.
+    nap: Nap,
 }
 
 /// What a worker shares with other threads.
@@ -116,6 +119,7 @@ impl<B: Backend> Thread<B> {
             is_idle: false,
             search_after: 0,
             tick_cost: (CHUNK_BYTES << FRACTION) / chunk_ticks,
+            nap: Nap::new(ticks_in_us(1000)),
         }
     }
 
@@ -127,6 +131,7 @@ impl<B: Backend> Thread<B> {
     pub(super) fn run(mut self) -> Vec<Box<Active>> {
         // SAFETY: takes no argument and cannot fail.
         self.stats.tid = unsafe { libc::gettid() };
+        be_punctual();
         self.published.store(&self.stats);
         let mut until_look = LOOK_EVERY;
         let mut until_clock = LOOK_EVERY;
@@ -142,6 +147,11 @@ impl<B: Backend> Thread<B> {
             if is_idle {
                 std::hint::spin_loop();
                 self.was_free();
+                if self.endpoints.news().busy() != 0 {
+                    self.wait_for_devices();
+                }
+            } else if self.nap.is_waiting() {
+                self.nap.ends(self.free_since);
             }
             until_look -= 1;
             if until_look == 0 {
@@ -321,10 +331,34 @@ impl<B: Backend> Thread<B> {
         self.was_free();
     }
 
+    /// Sleeps for a moment, if nobody else can have anything to do: every queue that is polled has
+    /// something at a device. What comes to such a queue meanwhile waits with it.
+    #[cold]
+    fn wait_for_devices(&mut self) {
+        let Some(length) = self.nap.waits(self.free_since) else {
+            return;
+        };
+        let queues = &self.queues;
+        let is_away = |key: Key| {
+            let queue: Option<&Box<Active>> = queues.get(key).and_then(Option::as_ref);
+            queue.is_none_or(|queue| queue.is_away())
+        };
+        if self.parked.is_searching() || !self.schedule.polled().all(is_away) {
+            return;
+        }
+        self.stats.naps += 1;
+        // Whoever has a command wakes it up.
+        if !self.inbox.is_pending() {
+            std::thread::park_timeout(length);
+        }
+        self.was_free();
+    }
+
     /// Sleeps until a command comes.
     #[cold]
     fn sleep(&mut self) {
         self.stats.sleeps += 1;
+        self.nap.forget();
         self.publish();
         while !self.inbox.is_pending() {
             std::thread::park();

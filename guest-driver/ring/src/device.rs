@@ -1,5 +1,6 @@
 //! Requests that move blocks of an endpoint (SPEC section 4.33).
 
+use byway_protocols::codec::CodecWord;
 use byway_protocols::operands::{DeviceFields, device_flags, device_operation};
 use byway_protocols::{Completion, Descriptor, Flags, Opcode, Status};
 
@@ -25,6 +26,28 @@ impl DeviceFailure {
             device_status: completion.op0 as u16,
             block: completion.op1,
             bytes_done: completion.bytes_completed,
+        })
+    }
+}
+
+/// What was stored by a write that makes something, or tells a checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    /// Bytes stored; behind them are zeros up to the end of their block.
+    pub bytes: u32,
+    /// Their CRC-32C, if it was asked for; else 0.
+    pub crc: u32,
+}
+
+impl Stored {
+    /// Of a completion with success of a [`Request::write_chained`] or one
+    /// [`Request::giving_crc`]; `None` after any other status.
+    #[must_use]
+    pub fn of(completion: &Completion) -> Option<Self> {
+        let succeeded = completion.status().is_some_and(Status::is_success);
+        succeeded.then_some(Self {
+            bytes: completion.op0 as u32,
+            crc: (completion.op0 >> 32) as u32,
         })
     }
 }
@@ -79,6 +102,24 @@ impl Request {
     /// As [`Request::read_blocks`].
     pub fn write_blocks(blocks: Address, src: Address, size: u64) -> Result<Self, RequestError> {
         transfer(device_operation::WRITE, Some(src), Some(blocks), size)
+    }
+
+    /// The same, telling the CRC-32C of what is stored: see [`Stored`].
+    ///
+    /// # Errors
+    /// The request is another than [`Request::write_blocks`] or [`Request::write_chained`] made.
+    pub fn giving_crc(self) -> Result<Self, RequestError> {
+        let fields = DeviceFields::from_bytes(&self.0.operands());
+        let is_write = self.0.code() == Opcode::DeviceTransfer as u8
+            && fields.operation == device_operation::WRITE;
+        if !is_write {
+            return Err(RequestError::Flag(Opcode::DeviceTransfer));
+        }
+        let fields = DeviceFields {
+            flags: device_flags::GIVE_CRC,
+            ..fields
+        };
+        Ok(Self(self.0.with_operands(fields.to_bytes())))
     }
 
     /// DEVICE_TRANSFER from blocks to blocks, of the same endpoint or of another.
@@ -139,26 +180,61 @@ impl Request {
         chain: u64,
     ) -> Result<Self, RequestError> {
         let inner = &chained.0;
-        let opcode = Opcode::from_code(inner.code()).unwrap_or(Opcode::Nop);
-        let can_be = matches!(
-            opcode,
-            Opcode::Decrypt | Opcode::Decompress | Opcode::OpenCopy
-        );
-        if !can_be || inner.src != 0 || inner.slots().src_slot() != 0 {
-            return Err(RequestError::Flag(opcode));
-        }
-        if chain == 0 || !chain.is_multiple_of(Descriptor::SIZE as u64) {
-            return Err(RequestError::ListAlignment(chain));
-        }
+        let may_be = [Opcode::Decrypt, Opcode::Decompress, Opcode::OpenCopy];
+        check_chained(inner, may_be, (inner.src, inner.slots().src_slot()), chain)?;
         let size = u64::from(inner.size).next_multiple_of(block_bytes.max(1).into());
         let request = transfer(device_operation::READ, Some(blocks), None, size)?;
-        let fields = DeviceFields {
-            operation: device_operation::READ,
-            chain,
-            ..DeviceFields::default()
-        };
-        Ok(Self(request.0.with_operands(fields.to_bytes())))
+        Ok(with_chain(request, device_operation::READ, chain))
     }
+
+    /// DEVICE_TRANSFER, writing what another request makes of memory: ENCRYPT, COMPRESS or
+    /// SEAL_COPY, built with [`Address::own(0)`](Address::own) as its destination, and stored at
+    /// `chain` in one's own memory until this one has begun. As many blocks as its capacity needs
+    /// must belong to the capability; [`Stored`] tells how many bytes came out.
+    ///
+    /// # Errors
+    /// The operation cannot be chained, it has a destination, `chain` is not aligned to 64 bytes,
+    /// or as [`Request::read_blocks`].
+    pub fn write_chained(
+        blocks: Address,
+        block_bytes: u32,
+        chained: &Self,
+        chain: u64,
+    ) -> Result<Self, RequestError> {
+        let inner = &chained.0;
+        let may_be = [Opcode::Encrypt, Opcode::Compress, Opcode::SealCopy];
+        check_chained(inner, may_be, (inner.dst, inner.slots().dst_slot()), chain)?;
+        let room = CodecWord(inner.op0).capacity();
+        let size = u64::from(room).next_multiple_of(block_bytes.max(1).into());
+        let request = transfer(device_operation::WRITE, None, Some(blocks), size)?;
+        Ok(with_chain(request, device_operation::WRITE, chain))
+    }
+}
+
+/// Whether a descriptor can be chained, of which this operand is the blocks'.
+fn check_chained(
+    inner: &Descriptor,
+    may_be: [Opcode; 3],
+    operand: (u64, u16),
+    chain: u64,
+) -> Result<(), RequestError> {
+    let opcode = Opcode::from_code(inner.code()).unwrap_or(Opcode::Nop);
+    if !may_be.contains(&opcode) || operand != (0, 0) {
+        return Err(RequestError::Flag(opcode));
+    }
+    if chain == 0 || !chain.is_multiple_of(Descriptor::SIZE as u64) {
+        return Err(RequestError::ListAlignment(chain));
+    }
+    Ok(())
+}
+
+fn with_chain(request: Request, operation: u8, chain: u64) -> Request {
+    let fields = DeviceFields {
+        operation,
+        chain,
+        ..DeviceFields::default()
+    };
+    Request(request.0.with_operands(fields.to_bytes()))
 }
 
 #[cfg(test)]
@@ -203,6 +279,50 @@ mod tests {
         assert!(write.checking_crc(7).is_err());
         let copy = Request::memmove(own, Address::own(0), 100).unwrap();
         assert!(Request::read_chained(blocks, 512, &copy, 0x40).is_err());
+        assert!(Request::write_chained(blocks, 512, &copy, 0x40).is_err());
+    }
+
+    #[test]
+    fn what_is_stored_takes_the_blocks_of_its_capacity_and_tells_its_sum() {
+        let slot = Slot::new(5).unwrap();
+        let blocks = Address::capability(slot, 1024);
+        let inner = Descriptor {
+            src: 0x1000,
+            size: 10_000,
+            op0: CodecWord::key(3, 10_016).0,
+            ..Descriptor::new(Opcode::Encrypt, Flags::NONE)
+        };
+        let write = Request::write_chained(blocks, 512, &Request(inner), 0x40).unwrap();
+        let (d, f) = fields(write.giving_crc().unwrap());
+        assert_eq!((d.slots().src_slot(), d.slots().dst_slot()), (0, 5));
+        assert_eq!((d.src, d.dst, d.size), (0, 1024, 10_240));
+        assert_eq!((f.operation, f.flags, f.chain), (2, 2, 0x40));
+        for inner in [
+            Descriptor { dst: 64, ..inner },
+            Descriptor::new(Opcode::Decrypt, Flags::NONE),
+        ] {
+            assert!(Request::write_chained(blocks, 512, &Request(inner), 0x40).is_err());
+        }
+        assert!(Request::write_chained(blocks, 512, &Request(inner), 0x41).is_err());
+        let read = Request::read_blocks(Address::own(0x1000), blocks, 512).unwrap();
+        assert!(read.giving_crc().is_err());
+        let done = Completion {
+            status: Status::Success as u8,
+            op0: 0xabcd_0000_1234,
+            ..Completion::default()
+        };
+        let expected = Stored {
+            bytes: 0x1234,
+            crc: 0xabcd,
+        };
+        assert_eq!(Stored::of(&done), Some(expected));
+        assert_eq!(
+            Stored::of(&Completion {
+                status: 0x54,
+                ..done
+            }),
+            None
+        );
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub use byway_protocols::{Completion, Descriptor, Flags, Opcode, Rights, Status}
 pub use checksum::{Crc32c, Crc64};
 pub use context::{Capability, Context, Transport, WorkQueue};
 pub use delta::{Delta, Difference};
-pub use device::DeviceFailure;
+pub use device::{DeviceFailure, Stored};
 pub use error::{QueueError, SubmitError, UnknownTicket, WaitError};
 pub use gather::{Rows, Side, segment, source};
 pub use memory::QueueMemory;

@@ -167,7 +167,8 @@ const BLOCK_BYTES_MAX: u32 = 4096;
 
 fn rest_of_device(descriptor: &Descriptor, done: u32) -> Option<Descriptor> {
     let fields = DeviceFields::from_bytes(&descriptor.operands());
-    if fields.chain != 0 || fields.flags & device_flags::CHECK_CRC != 0 {
+    // A checksum is about all of it.
+    if fields.chain != 0 || fields.flags & device_flags::ALL != 0 {
         return Some(*descriptor);
     }
     let whole = done / BLOCK_BYTES_MAX * BLOCK_BYTES_MAX;

@@ -201,7 +201,10 @@ pub fn groups() -> Vec<Group> {
             "device_flags",
             "byway_device_fields.flags (section 4.33)",
             "DEVICE",
-            vec![("CHECK_CRC", device_flags::CHECK_CRC.into())],
+            vec![
+                ("CHECK_CRC", device_flags::CHECK_CRC.into()),
+                ("GIVE_CRC", device_flags::GIVE_CRC.into()),
+            ],
         ),
         bits(
             "endpoint_features",

@@ -568,6 +568,14 @@ fn endpoints(
                     format!("use one of {}", names.list.join(", ")),
                 ));
             }
+            if let Some(trusted) = grant.trusted.filter(|trusted| *trusted.get_ref()) {
+                return Err(place.wrong(
+                    trusted.span(),
+                    "trusted = true, but this engine lets no device reach a guest's memory",
+                    "leave it out: what a device reads and writes passes through memory of the \
+                     engine, whoever made the device",
+                ));
+            }
             if !grant.read && !grant.write {
                 return Err(place.wrong(
                     span,

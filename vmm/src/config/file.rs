@@ -157,6 +157,8 @@ pub(super) struct GrantTable {
     pub read: bool,
     #[serde(default)]
     pub write: bool,
+    /// The device may reach the domain's own memory. Known, so that it is refused in words.
+    pub trusted: Option<Spanned<bool>>,
 }
 
 /// `[[link]]`

@@ -369,6 +369,23 @@ fn links_lead_from_one_vm_to_another() {
 }
 
 #[test]
+fn no_device_is_trusted_with_memory() {
+    let endpoint = |trusted: &str| {
+        format!(
+            "[[link]]\nfrom = \"alice\"\nto = \"bob-2\"\nread = true\n\
+             [[endpoint]]\nname = \"disk\"\nkind = \"file\"\npath = \"disk.img\"\n\
+             [[endpoint.grant]]\ndomain = \"alice\"\nread = true\n{trusted}\n[[link]]"
+        )
+    };
+    for harmless in ["", "trusted = false"] {
+        assert!(parse("[[link]]", &endpoint(harmless)).is_ok(), "{harmless}");
+    }
+    let line = GOOD.lines().position(|line| line == "[[link]]").unwrap() + 1;
+    let what = "no device reach a guest's memory";
+    refused("[[link]]", &endpoint("trusted = true"), line + 11, what);
+}
+
+#[test]
 fn files_must_be_there() {
     refused(
         "kernel = \"KERNEL\"",

@@ -19,7 +19,7 @@ mod tests;
 
 use std::time::Duration;
 
-pub use disk::Disk;
+pub use disk::{Disk, SHORT_READ};
 
 /// Where the device sees its staging memory.
 pub const STAGING_IOVA: u64 = 1 << 32;

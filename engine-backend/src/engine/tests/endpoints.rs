@@ -1,5 +1,11 @@
 //! Block devices, from the operator's grant to the bytes in a guest's process and back.
 
+mod chains;
+mod failing_host;
+mod failures;
+mod peer_world;
+mod peers;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -353,6 +359,9 @@ fn ranges_are_cut_given_on_and_taken_back() {
     }
     let widened = derive(&mut alice, slot, first, length, Rights::READ);
     assert_eq!(widened, Err(ControlStatus::MissingRight));
+    // PINNED, which no device here could make use of.
+    let pinned = derive(&mut alice, 0, BUFFER, 4096, Rights(3 | 0x200));
+    assert_eq!(pinned, Err(ControlStatus::BadArgument));
     let cut = derive(&mut alice, slot, first, length, readable).unwrap();
     let offer = alice.offer(cut.into(), bob.id, Rights::BLOCK_READ).unwrap();
     let his = bob.accept(offer).unwrap();

@@ -2,13 +2,15 @@
 //!
 //! A transfer is cut into pieces, of which a few are at the device at a time (`pieces`). What a
 //! device has read lies in its staging, and is an operand like any other from there on
-//! (`view`): MEMMOVE, COMPARE and the transforming operations take it as their source. So
+//! (`view`): MEMMOVE, COMPARE and the transforming operations take it as their source, and those
+//! that make something to be stored have what is to be written as their destination. So
 //! whatever happens to the guest's side happens in ordinary chunks.
 //!
 //! A transfer that has to wait says [`Step::Device`]: it holds slots, and nothing of a guest's.
 
 mod chain;
 mod copy;
+mod pack;
 mod pieces;
 mod read;
 mod view;
@@ -76,7 +78,9 @@ pub struct Wanted {
     pub size: u32,
     /// The CRC-32C that what is read has to have.
     pub crc: Option<u32>,
-    /// Address of a descriptor for what is read; 0 = none.
+    /// The submitter wants the CRC-32C of what is written.
+    pub sum: bool,
+    /// Address of a descriptor for what is read or written; 0 = none.
     pub chain: u64,
     /// The submitter wants the destination in the caches.
     pub cached: bool,
@@ -105,7 +109,8 @@ pub struct Device {
     /// Bytes whose checksum `crc` is.
     summed: u32,
     crc: u32,
-    /// What becomes of the bytes read, when it is not to be just copied.
+    /// What becomes of the bytes read, or makes those that are written, when they are not to be
+    /// just copied.
     chain: Option<Link>,
 }
 
@@ -205,7 +210,7 @@ impl Device {
             true => Some(self.blocks(chunk, wanted.src, Rights::BLOCK_READ, 0)?),
             false => None,
         };
-        if wanted.kind == Kind::Write {
+        if wanted.kind == Kind::Write && wanted.chain == 0 {
             // Before the destination, as in every operation.
             self.memory(chunk, wanted.src, Rights::READ)?;
         }
@@ -224,7 +229,10 @@ impl Device {
         match (from, to) {
             (Some(from), None) => self.read(chunk, &from),
             (Some(from), Some(to)) => self.copy(chunk, &from, &to),
-            (None, Some(to)) if wanted.kind == Kind::Write => self.write(chunk, &to),
+            (None, Some(to)) if wanted.kind == Kind::Write => match wanted.chain {
+                0 => self.write(chunk, &to),
+                _ => self.write_chained(chunk, &to),
+            },
             (None, Some(to)) => self.command(chunk, &to),
             // Every kind has blocks.
             (None, None) => Err(Status::BadOpcode.into()),
@@ -313,8 +321,9 @@ impl Device {
             }
         }
         if self.wanted.chain != 0 {
-            let block = from.map_or(1, |from| from.endpoint.geometry().block_bytes);
-            self.begin_chain(chunk, block, piece)?;
+            let used = from.or(to);
+            let block = used.map_or(1, |used| used.endpoint.geometry().block_bytes);
+            piece = self.begin_chain(chunk, block, piece)?;
         }
         self.piece = piece;
         Ok(())

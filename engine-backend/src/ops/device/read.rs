@@ -253,7 +253,7 @@ impl Device {
 }
 
 /// Bytes between two looks at the budget.
-const CRC_BYTES: u64 = 8 << 10;
+pub(super) const CRC_BYTES: u64 = 8 << 10;
 
 /// Where a piece's bytes are.
 pub(super) fn host_of(pieces: &super::Pieces, index: usize) -> Option<HostAddr> {

@@ -1,7 +1,8 @@
 //! WRITE: from memory to the device.
 
-use byway_protocols::Rights;
+use byway_protocols::{Completion, Rights};
 
+use super::read::CRC_BYTES;
 use super::{Device, Progress, Stop, submit};
 use crate::backend::{Backend, Hint, Order};
 use crate::context::BlockUse;
@@ -23,7 +24,11 @@ impl Device {
         loop {
             self.reap(to)?;
             if self.done == self.wanted.size {
-                return Ok(Progress::Done(success(self.done)));
+                let completion = Completion {
+                    op0: u64::from(self.done) * u64::from(self.wanted.sum),
+                    ..success(self.done)
+                };
+                return Ok(Progress::Done(self.with_sum(completion)));
             }
             if self.asked == self.wanted.size || self.dst.is_full() {
                 return Ok(Progress::Waits);
@@ -47,7 +52,7 @@ impl Device {
                 }
                 return Err(failure.into());
             }
-            if self.filled < length {
+            if self.filled < length || !self.sum_up(chunk, host) {
                 return Ok(Progress::More);
             }
             let request = Request::Write {
@@ -114,5 +119,33 @@ impl Device {
         chunk.settle(&[(&src, Access::Read, moved)])?;
         self.filled += moved as u32;
         result
+    }
+
+    /// Adds what is in hand, in the slot at `host`, to the checksum, if one is wanted. False: the
+    /// chunk is over before.
+    pub(super) fn sum_up<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>, host: HostAddr) -> bool {
+        let end = self.asked + self.filled;
+        while self.wanted.sum && self.summed < end {
+            if chunk.budget.is_over() {
+                return false;
+            }
+            let at = HostAddr(host.0 + u64::from(self.summed - self.asked));
+            let len = CRC_BYTES.min((end - self.summed).into());
+            // SAFETY: the slot is in the staging of a device, which `self` keeps mapped, and to
+            // which there are no references; it is filled up to there.
+            self.crc = unsafe { chunk.backend.crc32c(at, len as usize, self.crc) };
+            self.summed += len as u32;
+            chunk.budget.spend(len);
+        }
+        true
+    }
+
+    /// The completion with the checksum, for who wants it.
+    pub(super) fn with_sum(&self, completion: Completion) -> Completion {
+        let sum = if self.wanted.sum { self.crc } else { 0 };
+        Completion {
+            op0: completion.op0 | u64::from(sum) << 32,
+            ..completion
+        }
     }
 }

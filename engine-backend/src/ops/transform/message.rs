@@ -161,6 +161,11 @@ impl Message {
         self.consumed
     }
 
+    /// Bytes at the destination.
+    pub(super) fn produced(&self) -> u32 {
+        self.produced
+    }
+
     /// Goes on until done or until the chunk is over.
     pub(super) fn run<B: Backend>(
         &mut self,

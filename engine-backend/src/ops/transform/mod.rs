@@ -146,6 +146,27 @@ impl Transform {
         self
     }
 
+    /// The same with another destination.
+    #[must_use]
+    pub(super) fn into(mut self, dst: Operand) -> Self {
+        self.wanted.dst = dst;
+        self
+    }
+
+    /// Room at its destination.
+    pub(super) fn capacity(&self) -> u32 {
+        self.wanted.capacity
+    }
+
+    /// Bytes at its destination.
+    pub(super) fn produced(&self) -> u32 {
+        match &self.state {
+            State::New => 0,
+            State::Blocks(blocks) => blocks.done(),
+            State::Message(message) => message.produced(),
+        }
+    }
+
     /// Bytes of its source.
     pub(super) fn size(&self) -> u32 {
         self.wanted.size

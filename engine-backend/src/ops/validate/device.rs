@@ -26,10 +26,16 @@ pub(super) fn transfer(d: &Descriptor) -> Result<Operation, Status> {
         _ => None,
     };
     let is_read = kind == Some(Kind::Read);
-    let allowed = if is_read { device_flags::ALL } else { 0 };
+    let is_write = kind == Some(Kind::Write);
+    let allowed = match kind {
+        Some(Kind::Read) => device_flags::CHECK_CRC,
+        Some(Kind::Write) => device_flags::GIVE_CRC,
+        _ => 0,
+    };
     let has_crc = is_read && fields.flags & device_flags::CHECK_CRC != 0;
     let operands = match kind {
         Some(Kind::Read) if fields.chain != 0 => no_dst(d),
+        Some(Kind::Write) if fields.chain != 0 => no_src(d),
         Some(Kind::Flush) => no_src(d) | d.dst,
         Some(Kind::Discard | Kind::WriteZeroes) => no_src(d),
         _ => 0,
@@ -39,7 +45,7 @@ pub(super) fn transfer(d: &Descriptor) -> Result<Operation, Status> {
         | u64::from(fields.reserved2)
         | any(&fields.reserved16)
         | if has_crc { 0 } else { fields.crc.into() }
-        | if is_read { 0 } else { fields.chain };
+        | if is_read || is_write { 0 } else { fields.chain };
     common(d, TRANSFORMS, d.status_array | unused | operands)?;
     let kind = kind.ok_or(Status::ReservedNotZero)?;
     let size = match kind {
@@ -50,13 +56,14 @@ pub(super) fn transfer(d: &Descriptor) -> Result<Operation, Status> {
     if !fields.chain.is_multiple_of(Descriptor::SIZE as u64) {
         return Err(Status::ListAlignment);
     }
-    debug_assert!(fields.chain == 0 || dst_slot(d) == 0);
+    debug_assert!(fields.chain == 0 || is_write || dst_slot(d) == 0);
     Ok(Operation::Device(Device::new(Wanted {
         kind,
         src: src_operand(d),
         dst: dst_operand(d),
         size,
         crc: has_crc.then_some(fields.crc),
+        sum: fields.flags & device_flags::GIVE_CRC != 0,
         chain: fields.chain,
         cached: d.flags().contains(byway_protocols::Flags::CACHE_CONTROL),
     })))
@@ -68,18 +75,30 @@ pub(super) fn transfer(d: &Descriptor) -> Result<Operation, Status> {
 /// As for one of a batch; 10 for operations that cannot be chained.
 #[cold]
 pub(in crate::ops) fn chained(d: &Descriptor, src: Operand) -> Result<Transform, Status> {
-    let can_be = matches!(
-        Opcode::from_code(d.code()),
-        Some(Opcode::Decrypt | Opcode::Decompress | Opcode::OpenCopy)
-    );
-    if !can_be {
+    let can_be = [Opcode::Decrypt, Opcode::Decompress, Opcode::OpenCopy];
+    Ok(transform(d, can_be, no_src(d))?.of(src))
+}
+
+/// The same of one that makes what is written, to `dst`.
+///
+/// # Errors
+/// As [`chained`].
+#[cold]
+pub(in crate::ops) fn chained_before(d: &Descriptor, dst: Operand) -> Result<Transform, Status> {
+    let can_be = [Opcode::Encrypt, Opcode::Compress, Opcode::SealCopy];
+    Ok(transform(d, can_be, no_dst(d))?.into(dst))
+}
+
+/// One of three operations, with nothing in the operand that is not its own.
+fn transform(d: &Descriptor, can_be: [Opcode; 3], not_its_own: u64) -> Result<Transform, Status> {
+    if !Opcode::from_code(d.code()).is_some_and(|opcode| can_be.contains(&opcode)) {
         return Err(Status::BadOpcode);
     }
-    if no_src(d) | u64::from(d.slots().phase()) != 0 {
+    if not_its_own | u64::from(d.slots().phase()) != 0 {
         return Err(Status::ReservedNotZero);
     }
     match operation(d)? {
-        Operation::Transform(transform) => Ok(transform.of(src)),
+        Operation::Transform(transform) => Ok(transform),
         _ => Err(Status::BadOpcode),
     }
 }

@@ -185,6 +185,7 @@ fn play(stage: &Stage, folder: &Path, report: &mut P2pReport) -> Result<()> {
     tools::same_sums(&plain, &[&first, &second], report)?;
     tools::same_images(&first, &second, report)?;
     object::read_in_one_pass(stage, folder, &expected, report)?;
+    object::stored_in_one_pass(stage, folder, &expected, report)?;
 
     let usual = usual::read_and_send(&first, DISK, SIZE, ROUNDS)?;
     ensure!(
@@ -211,12 +212,14 @@ fn expect(stage: &Stage, descriptor: &Descriptor, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// System calls that devices' drivers have made.
+/// System calls that devices' drivers have made, and those by which workers slept meanwhile.
 fn system_calls(stage: &Stage) -> Result<u64> {
     let Reply::Endpoints { endpoints } = stage.engine.act(Action::Endpoints)? else {
         bail!("the engine does not list its endpoints");
     };
-    Ok(endpoints.iter().map(|endpoint| endpoint.system_calls).sum())
+    let drivers: u64 = endpoints.iter().map(|endpoint| endpoint.system_calls).sum();
+    let naps: u64 = stage.engine.stats().workers.iter().map(|w| w.naps).sum();
+    Ok(drivers + naps)
 }
 
 /// Runs over the whole disk, and takes the time.

@@ -34,7 +34,7 @@ pub struct PathRow {
     pub gbps: f64,
     /// VM exits that the timed transfers of all rows caused; `None` where they were not measured.
     pub exits: Option<u64>,
-    /// System calls that the engine made to drive the devices, for each MiB.
+    /// System calls that the engine made to drive the devices and to wait for them, for each MiB.
     pub syscalls_per_mib: f64,
     /// Processor time of the engine's worker, in seconds for each GiB.
     pub cpu_s_per_gib: f64,

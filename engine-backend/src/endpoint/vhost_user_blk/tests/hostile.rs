@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::endpoint::vhost_user_blk::disk::SHORT_READ;
+use crate::endpoint::vhost_user_blk::SHORT_READ;
 use crate::testing::Mischief;
 
 fn impatient() -> Options {

@@ -19,13 +19,23 @@ struct Daemon {
 impl Daemon {
     /// `None`, said aloud: the host has no storage daemon.
     fn start(options: &str) -> Option<Self> {
+        Self::start_on("disk", &[], options)
+    }
+
+    /// The same with more nodes, exporting one of them.
+    fn start_on(node: &str, more: &[&str], options: &str) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("disk"), pattern(77, DISK_BYTES)).unwrap();
-        let process = Self::spawn(&folder, options)?;
+        let process = Self::spawn(&folder, node, more, options)?;
         Some(Self { process, folder })
     }
 
-    fn spawn(folder: &tempfile::TempDir, options: &str) -> Option<Child> {
+    fn spawn(
+        folder: &tempfile::TempDir,
+        node: &str,
+        more: &[&str],
+        options: &str,
+    ) -> Option<Child> {
         let path = |name: &str| folder.path().join(name).display().to_string();
         let _ = fs::remove_file(folder.path().join("socket"));
         let spawned = Command::new("qemu-storage-daemon")
@@ -34,9 +44,10 @@ impl Daemon {
                 "driver=file,node-name=disk,discard=unmap,filename={}",
                 path("disk")
             ))
+            .args(more.iter().flat_map(|node| ["--blockdev", node]))
             .arg("--export")
             .arg(format!(
-                "type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path={}{options}",
+                "type=vhost-user-blk,id=export,node-name={node},addr.type=unix,addr.path={}{options}",
                 path("socket")
             ))
             .stdin(Stdio::null())
@@ -199,8 +210,49 @@ fn qemus_storage_daemon_is_killed_and_attached_again() {
     drop(bench);
 
     daemon.process.wait().unwrap();
-    daemon.process = Daemon::spawn(&daemon.folder, ",writable=on").unwrap();
+    daemon.process = Daemon::spawn(&daemon.folder, "disk", &[], ",writable=on").unwrap();
     let mut bench = open(&daemon.path(), &Options::default()).unwrap();
     assert_eq!(bench.one(read(5)), Outcome::Done);
     assert!(bench.read(staging(5 * 32768, 32768)) == daemon.disk()[5 * 512..5 * 512 + 32768]);
+}
+
+#[test]
+fn qemus_storage_daemon_tells_of_blocks_that_fail() {
+    // EIO of one block that is read, ENOSPC of one that is written: virtio has one status for both.
+    let failing = r#"{"driver": "blkdebug", "node-name": "failing", "image": "disk", "inject-error": [
+        {"event": "none", "iotype": "read", "errno": 5, "sector": 2000},
+        {"event": "none", "iotype": "write", "errno": 28, "sector": 3000}]}"#;
+    let options = ",writable=on,logical-block-size=512";
+    let Some(daemon) = Daemon::start_on("failing", &[failing], options) else {
+        return;
+    };
+    let mut bench = open(&daemon.path(), &Options::default()).unwrap();
+    let at = staging(0, 8 * 512);
+    let (lba, blocks) = (1996, 8);
+    let failed = Outcome::Failed {
+        device_status: 1,
+        bytes_done: 0,
+    };
+    assert_eq!(bench.one(Request::Read { lba, blocks, at }), failed);
+    let before = lba - 8;
+    assert_eq!(
+        bench.one(Request::Read {
+            lba: before,
+            blocks,
+            at
+        }),
+        Outcome::Done
+    );
+    let expected = pattern(77, DISK_BYTES);
+    let from = before as usize * 512;
+    assert!(bench.read(at) == expected[from..from + 4096]);
+    bench.fill(at, &pattern(5, 4096));
+    for (lba, outcome) in [(2996, failed), (2000, Outcome::Done)] {
+        assert_eq!(bench.one(Request::Write { lba, blocks, at }), outcome);
+    }
+    let found = daemon.disk();
+    assert!(found[2000 * 512..2008 * 512] == pattern(5, 4096));
+    let untouched = 2996 * 512..3004 * 512;
+    assert!(found[untouched.clone()] == expected[untouched]);
+    assert_eq!(bench.disk.gone(), None, "a failure is no lie");
 }
