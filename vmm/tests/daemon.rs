@@ -1,7 +1,7 @@
 //! `byway engine` and the commands that ask it, as programs: answers, exit codes, signals. Only
 //! `byway run --engine` needs KVM.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -154,6 +154,81 @@ fn an_engine_that_was_killed_is_followed_by_another() {
     assert_eq!(engine.0.wait().unwrap().code(), Some(0));
     assert!(since.elapsed() < Duration::from_secs(60));
     drop(idle);
+}
+
+/// `byway ps --watch` until it has said `what` for a second time.
+fn watch(command: &mut Command, what: &str) -> (Child, String) {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut said, mut part) = (String::new(), [0; 4096]);
+    while said.matches(what).count() < 2 {
+        let bytes = child.stdout.as_mut().unwrap().read(&mut part).unwrap();
+        assert_ne!(bytes, 0, "it has ended: {said}");
+        said += &String::from_utf8_lossy(&part[..bytes]);
+    }
+    (child, said)
+}
+
+#[test]
+fn what_is_used_can_be_watched() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = &sockets(folder.path());
+    fails(2, "0.1 to 3600", &["ps", "--watch=0"]);
+    fails(3, "no engine answers", &["ps", "--watch", "--engine", dir]);
+    let engine = Engine::start(folder.path());
+    let ps = |json: bool| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_byway"));
+        command.args(["ps", "--watch=0.1", "--engine", dir]);
+        command.args(json.then_some("--json"));
+        command
+    };
+    // Nobody reads it any more: that is its end, and no failure.
+    let (mut child, said) = watch(&mut ps(false), "bytes/s");
+    assert!(!said.contains('\x1b'), "{said:?}");
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    // The engine is away: so it says.
+    let (mut child, said) = watch(&mut ps(true), "}\n");
+    let lines: Vec<serde_json::Value> = said
+        .split_inclusive('\n')
+        .filter(|line| line.ends_with('\n'))
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines[0]["domains"][0]["name"], "alice");
+    let when = |line: &serde_json::Value| line["unix_ms"].as_u64().unwrap();
+    assert!(when(&lines[1]) > when(&lines[0]));
+    drop(engine);
+    let mut rest = Vec::new();
+    child.stdout.take().unwrap().read_to_end(&mut rest).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no engine answers"));
+}
+
+#[test]
+fn a_terminal_shows_one_table_that_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = &sockets(folder.path());
+    let _engine = Engine::start(folder.path());
+    let byway = env!("CARGO_BIN_EXE_byway");
+    let line = format!("stty rows 6 cols 300; exec {byway} ps --watch=0.1 --engine {dir}");
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--command", &line, "/dev/null"]);
+    if let Err(error) = Command::new("script").arg("--version").output() {
+        println!("SKIPPED: no terminal, since script (package bsdutils) cannot be run: {error}");
+        return;
+    }
+    let (mut child, said) = watch(&mut script, "\x1b[H");
+    let _ = child.kill();
+    let _ = child.wait();
+    let frames: Vec<_> = said.split("\x1b[H").skip(1).collect();
+    // Top, header, line between, and two domains; the terminal has no room for the table's end.
+    assert_eq!(frames[0].lines().count(), 6, "{:?}", frames[0]);
+    assert!(frames[0].contains("alice") && frames[0].contains("bob"));
 }
 
 /// Names of the domains that have a VMM.

@@ -189,6 +189,10 @@ impl Device {
         state.unfinished = None;
         state.sequence = 0;
         state.features = 0;
+        if state.stopped {
+            // For the guest the reset was complete when its virtqueues had stopped (SPEC section 9).
+            self.domain.abandon_queues();
+        }
         self.domain.reset();
         state.stopped = false;
         self.settle(state);

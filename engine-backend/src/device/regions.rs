@@ -129,7 +129,7 @@ impl Device {
             .flatten()
             .filter(|vring| vring.touches(gpa, size))
             .for_each(Running::break_off);
-        self.domain.stop_queues_in(gpa, size);
+        self.domain.stop_queues_in(gpa, size, state.stopped);
     }
 }
 

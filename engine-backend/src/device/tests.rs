@@ -512,6 +512,18 @@ fn memory_is_unmapped_after_the_last_chunk_that_may_use_it() {
 }
 
 #[test]
+fn a_reset_and_the_end_of_a_vmm_wait_for_the_last_chunk() {
+    let mut w = World::new();
+    let core = Arc::clone(w.device.domain().core());
+    assert!(is_waiting(core.epochs(), || w.handle.reset()));
+    // Without memory there is nothing else to wait for.
+    let (start, size) = w.driver.guest.ram();
+    w.handle.remove_region(start, size).unwrap();
+    let handle = w.handle;
+    assert!(is_waiting(core.epochs(), || drop(handle)));
+}
+
+#[test]
 fn a_verb_that_holds_the_device_does_not_hold_up_the_server() {
     let w = World::new();
     let signal = w.device.domain().events().signal().try_clone().unwrap();

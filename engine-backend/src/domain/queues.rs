@@ -214,9 +214,20 @@ impl Domain {
         }
     }
 
+    /// The driver may have been reset and has not said so yet: the rings that it knew are not written to
+    /// any more ([`WorkQueue::abandon`]). The domain must be paused.
+    pub fn abandon_queues(&self) {
+        let tables = self.tables();
+        let queues = tables.queues.by_id.values();
+        queues
+            .filter_map(|entry| entry.queue.as_ref())
+            .for_each(|queue| queue.abandon());
+    }
+
     /// Ends the queues that have a byte in memory that was taken away, and says so to the
-    /// driver. Returns after the last access to their rings.
-    pub fn stop_queues_in(&self, gpa: u64, size: u64) {
+    /// driver. Returns after the last access to their rings; `silently`: there is none any more
+    /// ([`WorkQueue::abandon`]).
+    pub fn stop_queues_in(&self, gpa: u64, size: u64, silently: bool) {
         let stopped: Vec<_> = self
             .tables()
             .queues
@@ -226,6 +237,9 @@ impl Domain {
             .filter_map(|(&id, e)| Some((id, e.queue.take()?)))
             .collect();
         for (id, queue) in stopped {
+            if silently {
+                queue.abandon();
+            }
             self.stop(Some(queue));
             self.events.queue_dead(id, Status::RegionGone);
         }

@@ -149,15 +149,25 @@ mod tests {
         // It may be taken away at any time.
         file.set_len(0).unwrap();
         log.mark(0);
+        // Each is wrong in one way only.
+        let file_bytes = BYTES_MAX + 8192;
+        file.set_len(file_bytes).unwrap();
         for (offset, size) in [
             (1, 8),
+            (4095, 4096),
             (0, 0),
-            (0, 1 << 40),
+            (0, BYTES_MAX + 1),
+            (4096, BYTES_MAX + 4097),
             (u64::MAX - 4095, 4096),
-            (0, 1),
+            (file_bytes - 4096, 4097),
         ] {
             let file = file.try_clone().unwrap();
-            assert!(SharedLog::new(file, offset, size).is_err());
+            let refused = SharedLog::new(file, offset, size).unwrap_err();
+            assert!(
+                matches!(refused, MemoryError::BadArgument(_)),
+                "{offset:#x}+{size:#x}: {refused}"
+            );
         }
+        SharedLog::new(file, file_bytes - 4096, 4096).unwrap();
     }
 }

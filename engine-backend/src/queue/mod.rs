@@ -88,6 +88,7 @@ pub struct WorkQueue {
     sink: Arc<dyn CompletionSink>,
     interrupt: Interrupt,
     served: AtomicBool,
+    abandoned: AtomicBool,
     counts: Counts,
 }
 
@@ -138,6 +139,7 @@ impl WorkQueue {
             sink: parts.sink,
             interrupt: Interrupt::default(),
             served: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
             counts: Counts::default(),
         };
         queue.log_header();
@@ -177,8 +179,23 @@ impl WorkQueue {
         }
     }
 
+    /// From now on its rings are not written to, not even when it ends: its guest may have put them to
+    /// another use. Nobody may be serving it, as in a domain that is paused.
+    pub fn abandon(&self) {
+        // Whoever ends it has been asked to after this, by way of a lock.
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
+    /// See [`Self::abandon`].
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+
     /// Says that nobody serves the queue any more, when no worker is left to do it.
     pub fn mark_dead(&self) {
+        if self.is_abandoned() {
+            return;
+        }
         self.memory.store_state(QueueState::Dead);
         self.log_header();
     }
@@ -379,8 +396,12 @@ impl Served {
     }
 
     /// Ends the queue: whatever was published and not taken ends in
-    /// [`Status::Aborted`], at most one ring full of it, and the header says dead.
+    /// [`Status::Aborted`], at most one ring full of it, and the header says dead. An abandoned
+    /// one ends without a word.
     pub fn abort(&mut self) {
+        if self.queue.is_abandoned() {
+            return;
+        }
         self.watch_log();
         for _ in 0..self.ring.entries() {
             let Some(word) = self.poll() else { break };

@@ -15,7 +15,8 @@
 //! (QEMU's GPIO device sends no reset). The control ring's base tells: a paused VM goes on where
 //! it was, a guest that starts anew begins with 0. So the domain is reset, before its memory can be
 //! reached again, unless the base is where the ring stopped; and where that was at 0, unless the
-//! front end has not set the ring up again either.
+//! front end has not set the ring up again either. From the stop on the guest may have put what were its queues' rings to
+//! another use: such a reset writes nothing to them, nor does the end of the connection.
 
 use std::fmt::Display;
 use std::fs::File;

@@ -485,8 +485,10 @@ impl Active {
         } in away.into_iter().chain(self.flight.take())
         {
             let outcome = execution.abort();
-            self.served
-                .complete(ticket, &outcome.completion, outcome.bytes, false);
+            if !self.served.queue().is_abandoned() {
+                self.served
+                    .complete(ticket, &outcome.completion, outcome.bytes, false);
+            }
         }
         self.served.abort();
     }

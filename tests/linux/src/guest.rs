@@ -363,6 +363,14 @@ impl Guest {
         self.wire = None;
     }
 
+    /// Stops its QEMU where it is (SIGSTOP), or has it go on: a VM that stands still.
+    ///
+    /// # Errors
+    /// When the signal cannot be sent.
+    pub fn stop(&self, stopped: bool) -> Result<()> {
+        self.process.stop(stopped)
+    }
+
     /// Plugs RAM in, as much as [`Machine::more_mib`] says, once. Its kernel has to be told to use it.
     ///
     /// # Errors

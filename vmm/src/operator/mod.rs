@@ -4,14 +4,18 @@
 //! as JSON for programs. Nothing is kept here.
 
 mod tables;
+mod watch;
 
 pub(crate) use tables::table;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use byway_engine::daemon::{ClientError, RemoteEngine};
-use byway_engine::interface::{Action, AuditBooks, DomainInfo, LinkPolicy, Reply, Share};
+use byway_engine::interface::{
+    Action, AuditBooks, DomainInfo, EndpointInfo, LinkPolicy, Reply, Share,
+};
 use clap::Args;
 use serde::Serialize;
 
@@ -32,9 +36,13 @@ pub struct Common {
 /// Arguments of `byway ps`.
 #[derive(Debug, Clone, Args)]
 #[command(
-    after_help = "Examples:\n  byway ps --engine /run/byway\n  byway ps --engine /run/byway --json | jq '.domains[] | {name, bytes, walks_2m}'"
+    after_help = "Examples:\n  byway ps --engine /run/byway\n  byway ps --engine /run/byway --json | jq '.domains[] | {name, bytes, walks_2m}'\n  byway ps --watch                     every second, until Ctrl-C\n  byway ps --watch=10 --json >>use.jsonl"
 )]
 pub struct PsArgs {
+    /// Show it again every so many seconds (1), with what was done a second in between. With --json, a line each time
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true,
+          default_missing_value = "1", value_parser = watch::seconds)]
+    watch: Option<Duration>,
     #[command(flatten)]
     common: Common,
 }
@@ -121,25 +129,31 @@ pub struct AuditArgs {
     common: Common,
 }
 
-/// Lists domains and endpoints and their use.
+/// What `byway ps` tells.
+#[derive(Debug, Serialize)]
+struct Use {
+    domains: Vec<DomainInfo>,
+    endpoints: Vec<EndpointInfo>,
+}
+
+/// Lists domains and endpoints and their use, once or until somebody ends it.
 ///
 /// # Errors
 /// See `ask`.
 pub fn ps(args: &PsArgs) -> Result<(), Failure> {
-    let domains = domains(&args.common)?;
-    let endpoints = match ask(&args.common, &Action::Endpoints)? {
-        Reply::Endpoints { endpoints } => endpoints,
-        _ => return Err(unexpected()),
-    };
-    let mut table = tables::domains(&domains);
-    if !endpoints.is_empty() {
-        table = format!("{table}\n{}", tables::endpoints(&endpoints));
+    if let Some(every) = args.watch {
+        return watch::watch(&args.common, every);
     }
-    show(
-        &args.common,
-        &serde_json::json!({ "domains": domains, "endpoints": endpoints }),
-        &table,
-    )
+    let used = look(&args.common)?;
+    show(&args.common, &used, &tables::used(&used, None))
+}
+
+fn look(common: &Common) -> Result<Use, Failure> {
+    let domains = domains(common)?;
+    match ask(common, &Action::Endpoints)? {
+        Reply::Endpoints { endpoints } => Ok(Use { domains, endpoints }),
+        _ => Err(unexpected()),
+    }
 }
 
 /// Permits capabilities along a link.

@@ -1,12 +1,16 @@
 //! Answers as tables for people.
 
+use std::time::Duration;
+
 use byway_engine::interface::{
     AuditBooks, AuditEnding, AuditParty, AuditRecord, DomainInfo, EndpointInfo, Share,
 };
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, Row, Table, presets};
+
+use super::Use;
 
 /// An empty table whose columns from `numbers_from` on are numbers.
-pub(crate) fn table<const N: usize>(header: [&str; N], numbers_from: usize) -> Table {
+pub(crate) fn table(header: impl Into<Row>, numbers_from: usize) -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::UTF8_BORDERS_ONLY)
@@ -17,15 +21,28 @@ pub(crate) fn table<const N: usize>(header: [&str; N], numbers_from: usize) -> T
     table
 }
 
+/// All that is used. `since` is how it was a while ago, and how long ago: then there is what was done a second, too.
+pub(super) fn used(used: &Use, since: Option<(Duration, &Use)>) -> String {
+    let domains = domains(&used.domains, since);
+    if used.endpoints.is_empty() {
+        return domains;
+    }
+    format!("{domains}\n{}", endpoints(&used.endpoints))
+}
+
 /// A row for each domain.
-pub(super) fn domains(domains: &[DomainInfo]) -> String {
+fn domains(domains: &[DomainInfo], since: Option<(Duration, &Use)>) -> String {
     let header = [
         "domain", "VMM", "contexts", "queues", "caps", "bytes", "done", "failed", "busy ms",
         "waiting", "weight", "misses", "4K", "2M", "1G",
     ];
+    let mut header = header.to_vec();
+    if since.is_some() {
+        header.extend(["bytes/s", "done/s"]);
+    }
     let mut table = table(header, 2);
     for d in domains {
-        table.add_row([
+        let mut row = vec![
             d.name.clone(),
             if d.attached { "attached" } else { "-" }.to_owned(),
             d.contexts.to_string(),
@@ -41,13 +58,33 @@ pub(super) fn domains(domains: &[DomainInfo]) -> String {
             d.walks_4k.to_string(),
             d.walks_2m.to_string(),
             d.walks_1g.to_string(),
-        ]);
+        ];
+        if let Some((time, then)) = since {
+            row.extend(rates(d, time, then));
+        }
+        table.add_row(row);
     }
     table.to_string()
 }
 
+/// Bytes and descriptors a second; a domain that was not there, or was another one, has none yet.
+fn rates(now: &DomainInfo, time: Duration, then: &Use) -> [String; 2] {
+    let then = then.domains.iter().find(|d| d.id == now.id);
+    let rate = |now: u64, then: Option<u64>| {
+        let done = then.and_then(|then| now.checked_sub(then));
+        done.map_or_else(
+            || "-".to_owned(),
+            |done| format!("{:.0}", done as f64 / time.as_secs_f64().max(1e-3)),
+        )
+    };
+    [
+        rate(now.bytes, then.map(|d| d.bytes)),
+        rate(now.descriptors, then.map(|d| d.descriptors)),
+    ]
+}
+
 /// A row for each endpoint.
-pub(super) fn endpoints(endpoints: &[EndpointInfo]) -> String {
+fn endpoints(endpoints: &[EndpointInfo]) -> String {
     let header = [
         "endpoint",
         "kind",

@@ -1,15 +1,14 @@
 //! Everything that can end in the middle of a transfer: a guest, its driver, the engine. One after another with the
 //! same two guests, so that each end is also one that those before it have left able to work.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use byway_linux_tests::engine::Engine;
 use byway_linux_tests::guest::{Guest, Job};
 use byway_linux_tests::images::Kernel;
 use byway_linux_tests::lab::{self, step};
 
-use crate::scenario::{LIMIT, check, give, linked, local, offer, random_file, until};
+use crate::scenario::{LIMIT, check, give, linked, local, offer, random_file, until, wait_until};
+use crate::stands_still;
 
 /// How a transfer of [`traffic`] ends that was broken off.
 const BROKEN_OFF: i32 = 7;
@@ -77,9 +76,7 @@ fn a_guest_a_driver_and_an_engine_that_end_leave_nobody_hanging() {
         step("driver unbound in mid-transfer", || {
             driver_unbound(&engine, &mut alice, &mut bob)
         })?;
-        step("engine stopped in mid-transfer", || {
-            engine_stopped(&engine, &mut alice, &mut bob)
-        })?;
+        engine_stands_still(&engine, &mut alice, &mut bob)?;
         step("engine killed in mid-transfer", || {
             engine_killed(&mut engine, &mut alice, &mut bob)
         })?;
@@ -145,16 +142,6 @@ fn movable(guest: &mut Guest, line: &str) -> Result<u64> {
     Ok(told.parse()?)
 }
 
-fn wait_until(what: &str, holds: &mut dyn FnMut() -> Result<bool>) -> Result<()> {
-    for _ in 0..1200 {
-        if holds()? {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    anyhow::bail!("not true in a minute: {what}")
-}
-
 /// Path of the driver in sysfs.
 const DRIVER: &str = "/sys/bus/virtio/drivers/byway";
 
@@ -198,31 +185,23 @@ fn driver_unbound(engine: &Engine, alice: &mut Guest, bob: &mut Guest) -> Result
     give(bob, alice, 2)
 }
 
-/// It holds everything and answers nothing: requests end in ETIMEDOUT, and the device is taken into use again when
-/// the engine goes on. QEMU itself waits for the engine meanwhile, and its guest with it.
-fn engine_stopped(engine: &Engine, alice: &mut Guest, bob: &mut Guest) -> Result<()> {
-    let timeout = "/sys/module/byway/parameters/timeout_ms";
-    let (giving, taking) = traffic(engine, alice, bob)?;
-    for guest in [&mut *alice, &mut *bob] {
-        guest.ok(&format!("echo 1000 >{timeout}"))?;
-    }
-    engine.stop(true)?;
-    // Whoever gives asks for news a hundred times a second.
-    let unanswered = wait_until("alice finds out", &mut || {
-        Ok(alice.console().contains("the engine does not answer"))
-    });
-    engine.stop(false)?;
-    unanswered?;
-    broken_off(bob, &taking)?;
-    broken_off(alice, &giving)?;
-    for guest in [&mut *alice, &mut *bob] {
-        until(
-            guest,
-            "[ $(cat /sys/bus/virtio/devices/*/byway/state) = live ]",
-        )?;
-        guest.ok(&format!("echo 5000 >{timeout}"))?;
-    }
-    well(alice, bob)
+/// An engine that is stopped, and what is like it.
+fn engine_stands_still(engine: &Engine, alice: &mut Guest, bob: &mut Guest) -> Result<()> {
+    stands_still::prepare(alice, bob)?;
+    step("engine stopped: nobody notices, then both", || {
+        stands_still::engine_for_nobody_and_for_both(engine, alice, bob)
+    })?;
+    step("engine stopped: one notices", || {
+        stands_still::engine_for_one(engine, alice, bob)?;
+        well(alice, bob)
+    })?;
+    step("worker that stands still, and offers", || {
+        stands_still::worker(engine, alice, bob)?;
+        well(alice, bob)
+    })?;
+    step("guest that stands still, and offers", || {
+        stands_still::guest(engine, alice, bob)
+    })
 }
 
 fn engine_killed(engine: &mut Engine, alice: &mut Guest, bob: &mut Guest) -> Result<()> {

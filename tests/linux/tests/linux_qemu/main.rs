@@ -7,3 +7,4 @@ mod harness;
 mod links;
 mod memory;
 mod scenario;
+mod stands_still;

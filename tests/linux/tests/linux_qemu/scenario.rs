@@ -147,6 +147,17 @@ pub fn until(guest: &mut Guest, command: &str) -> Result<()> {
     Ok(())
 }
 
+/// Waits for what is seen from the host, a minute at most.
+pub fn wait_until(what: &str, holds: &mut dyn FnMut() -> Result<bool>) -> Result<()> {
+    for _ in 0..1200 {
+        if holds()? {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    anyhow::bail!("not true in a minute: {what}")
+}
+
 /// What every test ends with.
 pub fn check<const N: usize>(engine: &mut Engine, guests: [&mut Guest; N]) -> Result<()> {
     ensure!(engine.is_alive()?, "the engine has ended");

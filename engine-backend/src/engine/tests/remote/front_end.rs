@@ -252,14 +252,60 @@ fn a_guest_that_starts_anew_has_given_nothing() {
     assert_exchange(&mut alice, &bob.vm, remote);
 }
 
+/// For its driver a device is reset when GET_VRING_BASE has been answered (QEMU says no more), and what were rings may be
+/// anything from then on.
 #[test]
-fn a_migrating_front_end_is_told_of_every_page() {
-    let w = World::new();
-    let mut alice = w.boot("alice");
-    let mut bob = Machine::boot(&w, "bob");
-    let (_, remote) = bob.vm.give_buffer(&mut alice, Rights(3));
-    let (start, size) = bob.vm.guest.ram();
-    let bytes = (start + size) / 4096 / 8;
+fn rings_of_a_guest_that_has_stopped_are_not_written_to() {
+    type After = fn(&mut Machine);
+    let then: [(&str, After); 3] = [
+        ("the guest starts anew", |bob| bob.restart()),
+        ("its front end goes", |bob| {
+            let qemu = bob.qemu();
+            // SAFETY: shuts an open socket down.
+            unsafe { libc::shutdown(qemu.frontend.as_raw_fd(), libc::SHUT_RDWR) };
+            let _ = qemu.frontend.get_features();
+        }),
+        ("its memory goes", |bob| {
+            let smaller = Guest::new(1, BUFFER_BYTES);
+            let region = VhostUserMemoryRegionInfo {
+                mmap_handle: smaller.file().as_raw_fd(),
+                memory_size: smaller.ram().1,
+                ..bob.qemu().regions()[0]
+            };
+            bob.qemu().frontend.set_mem_table(&[region]).unwrap();
+            bob.qemu().frontend.get_features().unwrap();
+        }),
+    ];
+    for (what, after) in then {
+        let w = World::new();
+        let mut bob = Machine::boot(&w, "bob");
+        let own = copy((0, BUFFER), (0, BUFFER + 4096), 4096);
+        assert_eq!(bob.vm.run_for(&own), Status::Success);
+        bob.qemu().stop();
+        // Outstanding, as one that was in the works would be.
+        bob.vm.queue.publish(&own);
+        let queue = &bob.vm.queue;
+        let rings = [
+            (queue.ring, 64 * 16),
+            (queue.completions, 32 * 16),
+            (queue.header, 64),
+        ];
+        let read = |bob: &Machine| rings.map(|(gpa, bytes)| bob.vm.guest.read(gpa, bytes));
+        let before = read(&bob);
+        after(&mut bob);
+        if what != "the guest starts anew" {
+            bob.qemu.lock().unwrap().frontend = {
+                let (own, _) = UnixStream::pair().unwrap();
+                Frontend::from_stream(own, 2)
+            };
+            w.wait_detached("bob");
+        }
+        assert!(before == read(&bob), "{what}: its rings were written to");
+    }
+}
+
+/// A log of so many bytes, and how it is shared.
+fn dirty_log(bytes: u64) -> (File, VhostUserDirtyLogRegion) {
     // SAFETY: the name is a string with its end; the descriptor is nobody else's.
     let log = unsafe {
         let fd = libc::memfd_create(c"log".as_ptr(), libc::MFD_CLOEXEC);
@@ -272,6 +318,40 @@ fn a_migrating_front_end_is_told_of_every_page() {
         mmap_offset: 0,
         mmap_handle: log.as_raw_fd(),
     };
+    (log, shared)
+}
+
+#[test]
+fn a_log_that_ends_before_guest_ram_is_refused() {
+    let w = World::new();
+    let mut alice = w.boot("alice");
+    let mut bob = Machine::boot(&w, "bob");
+    let (_, remote) = bob.vm.give_buffer(&mut alice, BOTH);
+    let (start, size) = bob.vm.guest.ram();
+    let (log, shared) = dirty_log((start + size) / 4096 / 8 - 1);
+    {
+        let qemu = bob.qemu();
+        qemu.frontend.set_log_base(0, Some(shared)).unwrap();
+        // Not acknowledged, so that the refusal is the end.
+        let _ = qemu.frontend.set_features(qemu.features | LOG_ALL);
+    }
+    w.wait_detached("bob");
+    let put = copy((0, BUFFER), (remote, 0), 4096);
+    assert_eq!(alice.run_for(&put), Status::Revoked);
+    let mut bits = vec![0; log.metadata().unwrap().len() as usize];
+    log.read_exact_at(&mut bits, 0).unwrap();
+    assert!(bits.iter().all(|byte| *byte == 0), "it was used");
+}
+
+#[test]
+fn a_migrating_front_end_is_told_of_every_page() {
+    let w = World::new();
+    let mut alice = w.boot("alice");
+    let mut bob = Machine::boot(&w, "bob");
+    let (_, remote) = bob.vm.give_buffer(&mut alice, Rights(3));
+    let (start, size) = bob.vm.guest.ram();
+    let bytes = (start + size) / 4096 / 8;
+    let (log, shared) = dirty_log(bytes);
     let qemu = bob.qemu();
     let f = &qemu.frontend;
     f.set_log_base(0, Some(shared)).unwrap();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use byway_protocols::Status;
+use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::VhostUserHeaderFlag;
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
 use vmm_sys_util::eventfd::EventFd;
@@ -121,6 +122,10 @@ fn messages_that_are_none_end_the_connection() {
             "memory before REPLY_ACK",
             message(8, PLAIN, &words(&[256 << 32])),
         ),
+        (
+            "memory before REPLY_ACK, a reply asked for",
+            message(8, REPLY, &words(&[256 << 32])),
+        ),
         ("a ring of 3", message(8, PLAIN, &words(&[3 << 32]))),
         ("a ring that is not there", message(10, PLAIN, &words(&[7]))),
         (
@@ -144,6 +149,10 @@ fn messages_that_are_none_end_the_connection() {
             message(24, PLAIN, &[0; 20]),
         ),
         ("device state", message(42, PLAIN, &words(&[0]))),
+        (
+            "writes to be logged without a log",
+            message(2, PLAIN, &words(&[1 << 26])),
+        ),
         (
             "a log without a file",
             message(6, PLAIN, &words(&[4096, 0])),
@@ -260,6 +269,35 @@ fn descriptors_that_could_hold_others_up_are_refused() {
     b.assert_unharmed();
     drop((qemu, stream));
     b.assert_detached("40 descriptors");
+}
+
+#[test]
+fn who_is_told_of_a_refusal_goes_on() {
+    let mut b = Bystanders::new();
+    let (mut qemu, guest) = b.mallory();
+    let offered = qemu.frontend.get_protocol_features().unwrap();
+    qemu.frontend.set_protocol_features(offered).unwrap();
+    qemu.frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+    let region = |gpa| VhostUserMemoryRegionInfo {
+        guest_phys_addr: gpa,
+        memory_size: BUFFER_BYTES,
+        userspace_addr: (1 << 40) + gpa,
+        mmap_offset: 0,
+        mmap_handle: guest.file().as_raw_fd(),
+    };
+    qemu.frontend.add_mem_region(&region(0)).unwrap();
+    // It overlaps the first one: refused, and nothing has changed.
+    assert!(qemu.frontend.add_mem_region(&region(4096)).is_err());
+    assert!(qemu.frontend.set_vring_num(0, 3).is_err());
+    qemu.frontend.add_mem_region(&region(BUFFER_BYTES)).unwrap();
+    qemu.frontend.remove_mem_region(&region(0)).unwrap();
+    assert!(qemu.frontend.remove_mem_region(&region(0)).is_err());
+    qemu.frontend.add_mem_region(&region(0)).unwrap();
+    b.assert_unharmed();
+    // What does not ask to be told is disconnected.
+    qemu.frontend.set_hdr_flags(VhostUserHeaderFlag::empty());
+    let _ = qemu.frontend.add_mem_region(&region(4096));
+    b.assert_detached("a refusal that nobody is told of");
 }
 
 #[test]
