@@ -432,8 +432,11 @@ impl Host {
                 now += &format!("== {name}\n{}\n", output.text);
             }
         }
-        let engine = "byway ps --engine /tmp/engine; ps; free";
-        if let Ok(output) = self.guest.run(engine) {
+        // Where each thread of a VMM stands, too.
+        let host = "byway ps --engine /tmp/engine; ps; free; for task in $(cat /tmp/*.pid); do \
+                    for thread in /proc/$task/task/*; do echo \"== $thread $(cat $thread/comm)\"; cat $thread/stack; \
+                    done; done";
+        if let Ok(output) = self.guest.run(host) {
             now += &output.text;
         }
         let _ = fs::write(self.logs.join("now.log"), now);
