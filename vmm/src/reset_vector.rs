@@ -48,7 +48,9 @@ mod tests {
         // The displacement counts from the end of the jump.
         let jump = CODE_BYTES as i32 + i32::from(found[8] as i8);
         assert_eq!(found[jump as usize], 0xf4);
-        assert!(ACPI_TABLES_END <= RESET_VECTOR);
-        assert!(RESET_VECTOR + CODE_BYTES as u64 <= HIGH_RAM);
+        const {
+            assert!(ACPI_TABLES_END <= RESET_VECTOR);
+            assert!(RESET_VECTOR + CODE_BYTES as u64 <= HIGH_RAM);
+        }
     }
 }

@@ -323,11 +323,14 @@ fn traffic(host: &mut Host) -> Result<()> {
     flowing(host)
 }
 
-/// Kills the shell of [`Host::spawn`] whose command matches a pattern, which is not to match itself.
+/// Kills the shell of [`Host::spawn`] whose command matches a pattern, which is not to match itself. It may have ended with
+/// what it did: a giver's does when its taker lets go.
 fn end_loop(host: &mut Host, name: &str, pattern: &str) -> Result<()> {
     host.ok(
         name,
-        &format!("kill -9 $(ps | sed -n '/{pattern}/s/^ *\\([0-9]*\\).*/\\1/p')"),
+        &format!(
+            "shells=$(ps | sed -n '/{pattern}/s/^ *\\([0-9]*\\).*/\\1/p'); [ -z \"$shells\" ] || kill -9 $shells"
+        ),
     )?;
     Ok(())
 }
