@@ -9,7 +9,7 @@
 //! | `0x6000`, `0x7000` | PVH start info and its tables, or the Linux zero page |
 //! | `0x9000`-`0xefff` | boot page tables (64-bit Linux protocol only) |
 //! | `0x2_0000` | kernel command line |
-//! | `0x9_fc00`-`0xf_ffff` | reserved; places for added memory at `0xd_f000`, ACPI tables from `0xe_0000` |
+//! | `0x9_fc00`-`0xf_ffff` | reserved; places for added memory at `0xd_f000`, ACPI tables from `0xe_0000`, code for a reset at `0xf_fff0` |
 //! | `0x10_0000` and up | kernel, initramfs, RAM |
 //! | `0xc000_0000`-`0xffff_ffff` | no RAM: MMIO, IOAPIC, LAPIC |
 //! | `0x1_0000_0000` and up | the rest of RAM |
@@ -42,7 +42,9 @@ pub const MEMORY_SLOTS: u64 = 0xd_f000;
 /// Start of the ACPI tables; the RSDP comes first, where a scan would find it too.
 pub const ACPI_TABLES: u64 = 0xe_0000;
 /// End of the ACPI tables.
-pub const ACPI_TABLES_END: u64 = 0x10_0000;
+pub const ACPI_TABLES_END: u64 = RESET_VECTOR;
+/// Where a processor begins after a reset, as far as real mode reaches (f000:fff0).
+pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// Where high memory starts: nothing of a kernel may be loaded below.
 pub const HIGH_RAM: u64 = 0x10_0000;
 

@@ -35,6 +35,7 @@ use crate::irq::{IrqError, IrqLine};
 use crate::layout;
 use crate::loader::{self, KernelSource, LoadError, MemoryMap, Payload};
 use crate::memory::{GuestRam, MemoryError, RamConfig};
+use crate::reset_vector;
 use crate::vcpu::{Outcome, RunState, Template, Vcpu, VcpuContext, VcpuError, write_boot_tables};
 
 mod devices;
@@ -202,6 +203,7 @@ impl Vm {
         let mailbox = mailbox_range(&ram, config.mailbox_bytes)?;
         let cmdline = command_line(&config, &windows, mailbox);
         let rsdp = acpi::write(ram.memory(), config.cpus, &windows)?;
+        reset_vector::write(ram.memory()).map_err(AcpiError::Write)?;
         let entry = loader::load(
             ram.memory(),
             &MemoryMap::new(&ram.ranges(), mailbox.map_or(0, |(at, _)| ram.end() - at)),

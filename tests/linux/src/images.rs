@@ -124,6 +124,14 @@ impl Images {
         files_of(&self.cache.join(kernel.series()).join("kvm"))
     }
 
+    /// Its modules for disks, network interfaces and random numbers, in the order of loading.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn device_modules(&self, kernel: Kernel) -> Result<Vec<PathBuf>> {
+        files_of(&self.cache.join(kernel.series()).join("devices"))
+    }
+
     /// The kernel's own modules that a guest loads, in that order.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use crate::cpio::Archive;
 use crate::images::{Images, Kernel};
 
 /// What runs first in every guest.
-const INIT: &str = include_str!("../guest/init");
+pub(crate) const INIT: &str = include_str!("../guest/init");
 /// Device numbers of the console, which the kernel opens before anything is mounted.
 const CONSOLE: (u32, u32) = (5, 1);
 
@@ -83,6 +83,17 @@ pub fn build(
         add(&mut archive, inside, path, is_executable(path)?)?;
     }
     Ok(archive.finish())
+}
+
+/// What [`build`] is to add for devices beside Byway's: they are loaded after the modules of the transport.
+///
+/// # Errors
+/// When they cannot be listed.
+pub fn device_modules(images: &Images, kernel: Kernel) -> Result<Vec<(String, PathBuf)>> {
+    let modules = images.device_modules(kernel)?.into_iter();
+    Ok(modules
+        .map(|path| (format!("/modules/50-{}", name(&path)), path))
+        .collect())
 }
 
 fn add(archive: &mut Archive, inside: &str, path: &Path, executable: bool) -> Result<()> {

@@ -9,6 +9,7 @@ use std::io;
 use vm_superio::{I8042Device, Trigger};
 
 use super::bus::BusDevice;
+use crate::layout::ACPI_PM_PORT;
 
 /// `SLP_EN` of the ACPI sleep control register (ACPI 6.5, 4.8.3.7).
 const SLEEP_ENABLE: u8 = 1 << 5;
@@ -17,6 +18,8 @@ const SLEEP_TYPE_SHIFT: u32 = 2;
 const SLEEP_TYPE_MASK: u8 = 7;
 /// Sleep type that the DSDT's `\_S5` names.
 pub const SLEEP_TYPE_S5: u8 = 5;
+/// Port of the ACPI reset register.
+pub const RESET_REGISTER: u16 = ACPI_PM_PORT + RESET as u16;
 /// Value that the FADT tells to write to the reset register.
 pub const RESET_VALUE: u8 = 1;
 

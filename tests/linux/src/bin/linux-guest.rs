@@ -109,7 +109,10 @@ fn run(args: &Args) -> Result<u8> {
     };
     let images = Images::find()?;
     if let Some(path) = &args.write_initramfs {
-        let archive = initramfs::build(&images, config.kernel, &config.module, &config.files)?;
+        // Whoever boots it elsewhere chooses its devices.
+        let mut files = initramfs::device_modules(&images, config.kernel)?;
+        files.extend(config.files);
+        let archive = initramfs::build(&images, config.kernel, &config.module, &files)?;
         std::fs::write(path, archive)
             .with_context(|| format!("cannot write {}", path.display()))?;
         return Ok(0);

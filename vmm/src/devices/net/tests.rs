@@ -1,7 +1,8 @@
-//! The network device against a driver, honest and hostile; a socket pair of packets stands for the host's interface.
+//! The network device against a driver, honest and hostile; a socket pair of packets stands for the host's interface, but where
+//! that is to be had.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
@@ -28,9 +29,12 @@ struct World {
 fn world() -> World {
     let (host, guest) = UnixDatagram::pair().unwrap();
     guest.set_nonblocking(true).unwrap();
+    world_of(Tap::from_file(File::from(OwnedFd::from(guest))), host)
+}
+
+fn world_of(tap: Tap, host: UnixDatagram) -> World {
     host.set_read_timeout(Some(Duration::from_secs(20)))
         .unwrap();
-    let tap = Tap::from_file(File::from(OwnedFd::from(guest)));
     let memory = DeviceMemory::new(ram());
     let mac = Mac::of("alice", 0);
     let mut device = NetDevice::new(memory.clone(), tap, mac).unwrap();
@@ -149,6 +153,92 @@ fn an_interface_that_cannot_be_had_says_why() {
         ),
         "{error}"
     );
+}
+
+/// EtherType for experiments (IEEE 802): nothing else on the host sends such frames.
+const EXPERIMENT: u16 = 0x88b5;
+
+/// A TAP interface in a network namespace of its own, and a socket on the host's side of it that has the frames of
+/// [`EXPERIMENT`]. `None`, having said why, where the host grants no such thing. The calling thread stays in the namespace.
+fn real_tap() -> Option<(Tap, UnixDatagram)> {
+    let skip = |why: &str| {
+        println!("SKIPPED: {why}: {}", std::io::Error::last_os_error());
+        None
+    };
+    // SAFETY: concerns this thread alone, which has nothing of the old namespace open.
+    if unsafe { libc::unshare(libc::CLONE_NEWNET) } < 0 {
+        return skip("no network namespace to be had");
+    }
+    let tap = match Tap::open(&TapSource::Name("tap0".to_owned())) {
+        Ok(tap) => tap,
+        Err(why) if why.is_hosts() => return skip(&why.to_string()),
+        Err(why) => panic!("{why}"),
+    };
+    let protocol = EXPERIMENT.to_be();
+    // SAFETY: takes no pointer.
+    let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW, i32::from(protocol)) };
+    if socket < 0 {
+        return skip("no packet socket to be had");
+    }
+    // SAFETY: a fresh descriptor, owned by nobody else. Of a socket of datagrams only what all sockets have is used.
+    let host = UnixDatagram::from(unsafe { OwnedFd::from_raw_fd(socket) });
+    // SAFETY: plain data; zeros are a value of it.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"tap0") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: the request is whole and live for the call.
+    let up = unsafe { libc::ioctl(socket, libc::SIOCSIFFLAGS, &raw const request) };
+    assert_eq!(up, 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: as above.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = protocol;
+    // SAFETY: the name ends with a zero.
+    address.sll_ifindex = unsafe { libc::if_nametoindex(c"tap0".as_ptr()) } as i32;
+    let len = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: an address of this length, live for the call.
+    let bound = unsafe { libc::bind(socket, (&raw const address).cast(), len) };
+    assert_eq!(bound, 0, "{}", std::io::Error::last_os_error());
+    Some((tap, host))
+}
+
+/// As [`frame`], with the type of [`real_tap`]'s socket, to everybody.
+fn experiment(len: usize, seed: u8) -> Vec<u8> {
+    let mut bytes = frame(len, seed);
+    bytes[..6].fill(0xff);
+    bytes[6..12].copy_from_slice(&[2, 0, 0, 0, 0, seed]);
+    bytes[12..14].copy_from_slice(&EXPERIMENT.to_be_bytes());
+    bytes
+}
+
+#[test]
+fn frames_pass_a_tap_interface_of_the_host_both_ways() {
+    let Some((tap, host)) = real_tap() else {
+        return;
+    };
+    let mut world = world_of(tap, host);
+    let sent = experiment(600, 5);
+    world.transmit.write(DATA, &[0; 12]);
+    world.transmit.write(DATA + 12, &sent);
+    world.transmit.request(&[(DATA, 612)], &[]);
+    assert_eq!(world.transmit.used(), (0, 0));
+    assert_eq!(heard(&world.host), sent);
+
+    let sent = experiment(1514, 8);
+    world.host.send(&sent).unwrap();
+    // The host's kernel has words of its own for an interface that comes up.
+    for _ in 0..100 {
+        world.receive.request(&[], &[(DATA, 1600)]);
+        let (_, len) = world.receive.used();
+        let got = world.receive.read(DATA + 12, len as usize - 12);
+        if got[12..14] == EXPERIMENT.to_be_bytes() {
+            assert_eq!(got, sent);
+            return;
+        }
+    }
+    panic!("the frame has not come");
 }
 
 proptest! {
