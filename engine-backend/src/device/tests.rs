@@ -408,7 +408,7 @@ fn stopping_a_virtqueue_tells_where_to_go_on() {
 
 /// A context with so many queues that their end takes longer than a turn.
 fn with_many_queues() -> (World, ContextDestroyRequest) {
-    const QUEUES: usize = 2000;
+    const QUEUES: usize = 8000;
     let mut w = World::new();
     w.query();
     let reply = w.create_context().unwrap();
