@@ -143,8 +143,9 @@ pub fn engine_for_nobody_and_for_both(
     stopped_until_noticed(engine, &[&*alice, &*bob])?;
     // Hers is whichever request was the first: the process's, or her kernel's heartbeat.
     failed(alice, &serving, &[TIMED_OUT, RESET])?;
-    // Whose reset the engine gets first is open: by hers, his transfer ends; by his, nobody tells how.
-    failed(bob, &reading, &[REVOKED, ABORTED])?;
+    // Whose reset the engine gets first is open: by hers, his transfer ends; by his, nobody tells how. And it may have
+    // been about to ring the doorbell.
+    failed(bob, &reading, &[REVOKED, ABORTED, RESET])?;
     for (guest, before) in [(alice, before.0), (bob, before.1)] {
         recovered(guest)?;
         lost_its_session(guest, &before)?;
@@ -204,7 +205,7 @@ pub fn worker(engine: &Engine, alice: &mut Guest, bob: &mut Guest) -> Result<()>
     let (serving, reading) = busy(engine, alice, bob)?;
     let before = noticed(bob)?;
     stall(engine, bob)?;
-    failed(bob, &reading, &[ABORTED])?;
+    failed(bob, &reading, &[ABORTED, RESET])?;
     failed(bob, &waiting, &[RESET])?;
     recovered(bob)?;
     lost_its_session(bob, &before)?;

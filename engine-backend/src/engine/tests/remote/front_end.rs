@@ -258,7 +258,11 @@ fn a_guest_that_starts_anew_has_given_nothing() {
 fn rings_of_a_guest_that_has_stopped_are_not_written_to() {
     type After = fn(&mut Machine);
     let then: [(&str, After); 3] = [
-        ("the guest starts anew", |bob| bob.restart()),
+        ("the guest starts anew", |bob| {
+            bob.restart();
+            // Answered when all that came before has been done.
+            bob.qemu().frontend.get_features().unwrap();
+        }),
         ("its front end goes", |bob| {
             let qemu = bob.qemu();
             // SAFETY: shuts an open socket down.
