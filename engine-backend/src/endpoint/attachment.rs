@@ -206,14 +206,7 @@ impl Attachment {
     pub fn prepare(&self, slot: u8, domain: u32) {
         let before = self.slots[usize::from(slot)].change_domain(domain);
         if before != domain && before != 0 {
-            let at = self.staging.address();
-            // SAFETY: the slot's bytes, within the mapping; it is in its owner's hand alone, and a
-            // device that writes to it nevertheless races with volatile-like stores of a libc
-            // call on raw memory to which there is no reference.
-            unsafe {
-                let first = at.add(usize::from(slot) * SLOT_BYTES as usize);
-                std::ptr::write_bytes(first, 0, SLOT_BYTES as usize);
-            }
+            self.clear(slot, 0..SLOT_BYTES);
         }
     }
 
@@ -224,7 +217,9 @@ impl Attachment {
         let first = usize::from(slot) * SLOT_BYTES as usize + part.start as usize;
         let bytes = end.saturating_sub(part.start) as usize;
         let at = self.staging.address();
-        // SAFETY: within the slot, and so within the mapping; else as in `prepare`.
+        // SAFETY: within the slot, and so within the mapping; it is in its owner's hand alone, and a
+        // device that writes to it nevertheless races with volatile-like stores of a libc
+        // call on raw memory to which there is no reference.
         unsafe { std::ptr::write_bytes(at.add(first), 0, bytes) };
     }
 

@@ -82,18 +82,7 @@ impl Request {
     /// # Errors
     /// The request is another than [`Request::read_blocks`] or [`Request::read_chained`] made.
     pub fn checking_crc(self, crc: u32) -> Result<Self, RequestError> {
-        let fields = DeviceFields::from_bytes(&self.0.operands());
-        let is_read = self.0.code() == Opcode::DeviceTransfer as u8
-            && fields.operation == device_operation::READ;
-        if !is_read {
-            return Err(RequestError::Flag(Opcode::DeviceTransfer));
-        }
-        let fields = DeviceFields {
-            flags: device_flags::CHECK_CRC,
-            crc,
-            ..fields
-        };
-        Ok(Self(self.0.with_operands(fields.to_bytes())))
+        self.with_device_flag(device_operation::READ, device_flags::CHECK_CRC, crc)
     }
 
     /// DEVICE_TRANSFER, writing.
@@ -109,14 +98,18 @@ impl Request {
     /// # Errors
     /// The request is another than [`Request::write_blocks`] or [`Request::write_chained`] made.
     pub fn giving_crc(self) -> Result<Self, RequestError> {
+        self.with_device_flag(device_operation::WRITE, device_flags::GIVE_CRC, 0)
+    }
+
+    /// A transfer of this kind with the one flag that it may have, and the checksum that goes with that.
+    fn with_device_flag(self, operation: u8, flags: u8, crc: u32) -> Result<Self, RequestError> {
         let fields = DeviceFields::from_bytes(&self.0.operands());
-        let is_write = self.0.code() == Opcode::DeviceTransfer as u8
-            && fields.operation == device_operation::WRITE;
-        if !is_write {
+        if self.0.code() != Opcode::DeviceTransfer as u8 || fields.operation != operation {
             return Err(RequestError::Flag(Opcode::DeviceTransfer));
         }
         let fields = DeviceFields {
-            flags: device_flags::GIVE_CRC,
+            flags,
+            crc,
             ..fields
         };
         Ok(Self(self.0.with_operands(fields.to_bytes())))

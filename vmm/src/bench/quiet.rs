@@ -5,6 +5,7 @@
 //! do not count, the result is "not measured" (decided before measuring, so that nobody picks the good ones).
 
 use anyhow::Result;
+use byway_engine::domain::LatencySummary;
 
 use crate::measure::ThreadLoad;
 use crate::steer::Stage;
@@ -15,7 +16,16 @@ pub const DISTURBED_SHARE_MAX: f64 = 0.1;
 pub const RUN_DELAY_NS_MAX: u64 = 50_000;
 /// Time in which the timed thread did not run although it could have, in nanoseconds, that is put down to how exact
 /// clocks are.
-pub const STOLEN_NS_MAX: u64 = 2_000;
+const STOLEN_NS_MAX: u64 = 2_000;
+
+/// Whether the host, and what is below it, let both threads run that a revocation needs: the worker between two readings
+/// of its load, and the control thread, of whose latest one `latest` tells.
+#[must_use]
+pub fn let_revoke(before: &ThreadLoad, after: &ThreadLoad, latest: &LatencySummary) -> bool {
+    after.quiet_since(before, RUN_DELAY_NS_MAX)
+        && latest.last_preemptions == 0
+        && latest.last_stolen_ns <= STOLEN_NS_MAX
+}
 
 /// A result, or why there is none.
 #[derive(Debug, Clone)]

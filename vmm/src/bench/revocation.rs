@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use byway_agent::Process;
 use byway_protocols::Status;
 
-use super::quiet::{Quiet, RUN_DELAY_NS_MAX, STOLEN_NS_MAX, Watch};
+use super::quiet::{Quiet, Watch, let_revoke};
 use super::report::Row;
 use crate::measure::Quantiles;
 use crate::steer::{Direction, Stage};
@@ -76,10 +76,7 @@ fn pass(
             "the engine timed {} revocations",
             latest.count - count
         );
-        // The thread that waits is preempted like the one that is waited for, by the host and below it.
-        let calm = after.quiet_since(&before, RUN_DELAY_NS_MAX)
-            && latest.last_preemptions == 0
-            && latest.last_stolen_ns <= STOLEN_NS_MAX;
+        let calm = let_revoke(&before, &after, &latest);
         watch.count(latest.last_ns as f64 / 1000.0, in_the_middle && calm);
         stage.alice.drop_capability(Process::App, stage.slot)?;
         stage

@@ -9,7 +9,7 @@ use byway_agent::commands::FillPattern;
 use byway_protocols::{Rights, Status};
 
 use super::report::{RefusalRow, status_name};
-use crate::bench::quiet::{RUN_DELAY_NS_MAX, STOLEN_NS_MAX};
+use crate::bench::quiet::let_revoke;
 use crate::steer::{Direction, Stage};
 
 /// Revocations during copies.
@@ -90,9 +90,7 @@ fn one(stage: &mut Stage, round: u32, found: &mut Revocations) -> Result<()> {
         "the engine timed {} revocations",
         latest.count - count
     );
-    let is_quiet = after.quiet_since(&before, RUN_DELAY_NS_MAX)
-        && latest.last_preemptions == 0
-        && latest.last_stolen_ns <= STOLEN_NS_MAX;
+    let is_quiet = let_revoke(&before, &after, &latest);
     found.add(latest.last_ns as f64 / 1000.0, is_quiet);
     let at_once = stage
         .bob

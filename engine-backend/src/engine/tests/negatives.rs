@@ -7,11 +7,11 @@ mod deeds;
 
 use std::time::Duration;
 
-use byway_protocols::codec::{KEY_BYTES_MAX, KeyAlgorithm, KeyBytes};
+use byway_protocols::codec::KeyAlgorithm;
 use byway_protocols::control::{
     CapAcceptRequest, CapDeriveReply, CapDeriveRequest, CapOfferRequest, CapQueryReply,
-    CapSlotRequest, ContextCreateReply, ContextCreateRequest, InvalidateRequest, KeyLoadRequest,
-    PortCreateRequest, RequestKind, invalidate_scope, revoke_flags,
+    CapSlotRequest, ContextCreateReply, ContextCreateRequest, InvalidateRequest, PortCreateRequest,
+    RequestKind, invalidate_scope, revoke_flags,
 };
 use byway_protocols::{
     Completion, ControlStatus, Descriptor, Flags, Opcode, Rights, Status, Word0,
@@ -335,8 +335,8 @@ impl World {
         };
         let reply = vm.ask(RequestKind::ContextCreate, &q.to_bytes()).unwrap();
         vm.context = ContextCreateReply::from_bytes(&reply).context;
-        load_key(vm, KEY, OWN_KEY.into());
-        load_key(vm, KeyAlgorithm::Channel256, OWN_CHANNEL.into());
+        vm.load_key(KEY, OWN_KEY.into(), key_byte);
+        vm.load_key(KeyAlgorithm::Channel256, OWN_CHANNEL.into(), key_byte);
         create_port(vm, OWN_PORT.into());
         open_into(vm, "disk", OWN_BLOCKS.into()).unwrap();
         vm.create_queue();
@@ -367,7 +367,7 @@ impl World {
         let context = self.actors[self.actor(Who::Owner)].context;
         let bob = self.vm(BOB);
         bob.context = context;
-        load_key(bob, KEY, 60);
+        bob.load_key(KEY, 60, key_byte);
         create_port(bob, 61);
     }
 
@@ -583,23 +583,12 @@ fn put_list(vm: &Vm, deed: &Deed, list: u64) {
     }
 }
 
-/// Puts a key with all rights to it into a slot of the VM's context.
-fn load_key(vm: &mut Vm, algorithm: KeyAlgorithm, slot: u32) {
-    let mut key = KeyBytes([0; KEY_BYTES_MAX]);
-    key.0[..algorithm.key_bytes()].fill(0x2d);
-    let q = KeyLoadRequest {
-        context: vm.context,
-        slot,
-        algorithm: algorithm as u32,
-        length: algorithm.key_bytes() as u32,
-        rights: Rights::KEY.0,
-        key,
-        ..KeyLoadRequest::default()
-    };
-    vm.ask::<8>(RequestKind::KeyLoad, &q.to_bytes()).unwrap();
+/// Bytes of all keys.
+fn key_byte(_: usize) -> u8 {
+    0x2d
 }
 
-/// The same with a port.
+/// Puts a port with all rights to it into a slot of the VM's context.
 fn create_port(vm: &mut Vm, slot: u32) {
     let q = PortCreateRequest {
         context: vm.context,

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
+use byway_protocols::codec::{KeyAlgorithm, KeyBytes};
 use byway_protocols::control::{
     BindRequest, CapAcceptReply, CapAcceptRequest, CapDeriveReply, CapDeriveRequest, CapOfferReply,
     CapOfferRequest, CapSlotRequest, ContextCreateReply, ContextCreateRequest,
-    ContextDestroyRequest, QueueCreateReply, QueueCreateRequest, QueueRequest, RequestKind,
-    bind_flags,
+    ContextDestroyRequest, KeyLoadRequest, QueueCreateReply, QueueCreateRequest, QueueRequest,
+    RequestKind, bind_flags,
 };
 use byway_protocols::{
     Completion, ControlStatus, Descriptor, Flags, Opcode, Rights, RingPosition, Status, Word0,
@@ -187,6 +188,26 @@ impl Vm {
             reserved4: 0,
         };
         self.ask::<0>(kind, &q.to_bytes()).map(|_| ())
+    }
+    /// Puts a key with all rights to it into a slot of the context: of each byte its place tells what it is.
+    pub(super) fn load_key(
+        &mut self,
+        algorithm: KeyAlgorithm,
+        slot: u32,
+        byte: impl Fn(usize) -> u8,
+    ) {
+        let length = algorithm.key_bytes();
+        let key = std::array::from_fn(|i| if i < length { byte(i) } else { 0 });
+        let q = KeyLoadRequest {
+            context: self.context,
+            slot,
+            algorithm: algorithm as u32,
+            length: algorithm.key_bytes() as u32,
+            rights: Rights::KEY.0,
+            key: KeyBytes(key),
+            ..KeyLoadRequest::default()
+        };
+        self.ask::<8>(RequestKind::KeyLoad, &q.to_bytes()).unwrap();
     }
     /// A capability over a range of the process's own memory.
     pub(super) fn derive(&mut self, base: u64, length: u64, rights: Rights) -> u32 {

@@ -6,13 +6,11 @@ use byway_protocols::Status;
 
 use super::chain::Link;
 use super::view::View;
-use super::{Device, Progress, Stop, submit};
+use super::{Device, Progress, Stop};
 use crate::backend::Backend;
 use crate::context::BlockUse;
-use crate::endpoint::device::Request;
 use crate::memory::HostAddr;
 use crate::ops::Step;
-use crate::ops::budget::OPERATION_COST;
 use crate::ops::chunk::Chunk;
 
 impl Device {
@@ -59,19 +57,8 @@ impl Device {
             // What is made may end within a block.
             let length = self.filled.next_multiple_of(block);
             device.clear(slot, self.filled..length);
-            let request = Request::Write {
-                lba: (to.first + u64::from(self.asked)) / u64::from(block),
-                blocks: length / block,
-                at: device.range(slot, length),
-            };
-            if let Some(progress) = submit(&mut self.dst, &request)? {
+            if let Some(progress) = self.send(chunk, to, length)? {
                 return Ok(progress);
-            }
-            self.asked += length;
-            self.filled = 0;
-            chunk.budget.spend(OPERATION_COST);
-            if chunk.budget.is_over() {
-                return Ok(Progress::More);
             }
         }
     }

@@ -20,7 +20,6 @@ impl Device {
         to: &BlockUse<'_>,
     ) -> Result<Progress, Stop> {
         let domain = chunk.context.domain();
-        let block = to.endpoint.geometry().block_bytes;
         loop {
             self.reap(to)?;
             if self.done == self.wanted.size {
@@ -40,7 +39,7 @@ impl Device {
                 return Ok(Progress::Waits);
             };
             let length = self.length(self.asked);
-            let (host, range) = (device.host(slot), device.range(slot, length));
+            let host = device.host(slot);
             device.prepare(slot, domain);
             if let Err(failure) = self.fill(chunk, host, length) {
                 self.dst.drop_hand();
@@ -55,21 +54,35 @@ impl Device {
             if self.filled < length || !self.sum_up(chunk, host) {
                 return Ok(Progress::More);
             }
-            let request = Request::Write {
-                lba: (to.first + u64::from(self.asked)) / u64::from(block),
-                blocks: length / block,
-                at: range,
-            };
-            if let Some(progress) = submit(&mut self.dst, &request)? {
+            if let Some(progress) = self.send(chunk, to, length)? {
                 return Ok(progress);
             }
-            self.asked += length;
-            self.filled = 0;
-            chunk.budget.spend(OPERATION_COST);
-            if chunk.budget.is_over() {
-                return Ok(Progress::More);
-            }
         }
+    }
+
+    /// Has the device write this many bytes, whole blocks, of the slot in hand. `Some`: nothing more now.
+    pub(super) fn send<B: Backend>(
+        &mut self,
+        chunk: &mut Chunk<'_, B>,
+        to: &BlockUse<'_>,
+        length: u32,
+    ) -> Result<Option<Progress>, Stop> {
+        let (Some(device), Some(slot)) = (self.dst.device(), self.dst.in_hand()) else {
+            return Ok(Some(Progress::Waits));
+        };
+        let block = to.endpoint.geometry().block_bytes;
+        let request = Request::Write {
+            lba: (to.first + u64::from(self.asked)) / u64::from(block),
+            blocks: length / block,
+            at: device.range(slot, length),
+        };
+        if let Some(progress) = submit(&mut self.dst, &request)? {
+            return Ok(Some(progress));
+        }
+        self.asked += length;
+        self.filled = 0;
+        chunk.budget.spend(OPERATION_COST);
+        Ok(chunk.budget.is_over().then_some(Progress::More))
     }
 
     /// Copies the rest of a piece into its slot, as far as the chunk goes.

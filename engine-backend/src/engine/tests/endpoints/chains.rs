@@ -1,8 +1,7 @@
 //! What is made of memory on its way to blocks: compressed, encrypted, sealed, and summed up, in
 //! one pass; and read back likewise.
 
-use byway_protocols::codec::{KEY_BYTES_MAX, KeyAlgorithm, KeyBytes, SealHeader, TAG_BYTES};
-use byway_protocols::control::KeyLoadRequest;
+use byway_protocols::codec::{KeyAlgorithm, SealHeader, TAG_BYTES};
 
 use super::peer_world::{DISK as SMALL_DISK, Peers, blk};
 use super::*;
@@ -153,21 +152,9 @@ fn a_plain_write_tells_its_sum() {
     assert_eq!(done.op0, u64::from(crc32c(there)) << 32 | size);
 }
 
-fn load_key(vm: &mut Vm, algorithm: KeyAlgorithm, slot: u32) {
-    let mut key = KeyBytes([0; KEY_BYTES_MAX]);
-    for (i, byte) in key.0[..algorithm.key_bytes()].iter_mut().enumerate() {
-        *byte = 3 * i as u8 + 1;
-    }
-    let q = KeyLoadRequest {
-        context: vm.context,
-        slot,
-        algorithm: algorithm as u32,
-        length: algorithm.key_bytes() as u32,
-        rights: Rights::KEY.0,
-        key,
-        ..KeyLoadRequest::default()
-    };
-    vm.ask::<8>(RequestKind::KeyLoad, &q.to_bytes()).unwrap();
+/// Bytes of all keys.
+fn key_byte(i: usize) -> u8 {
+    3 * i as u8 + 1
 }
 
 #[test]
@@ -184,7 +171,7 @@ fn what_is_written_is_encrypted_on_the_way() {
     ] {
         let what = format!("{algorithm:?} {unit}");
         let (_engine, mut alice, disk, slot, block) = with_object();
-        load_key(&mut alice, algorithm, key.into());
+        alice.load_key(algorithm, key.into(), key_byte);
         let [there, back] = match algorithm {
             KeyAlgorithm::Channel256 => [Opcode::SealCopy, Opcode::OpenCopy],
             _ => [Opcode::Encrypt, Opcode::Decrypt],
@@ -313,7 +300,7 @@ fn what_cannot_be_chained_before_a_write_is_refused() {
 fn a_device_that_fails_what_was_made_tells_how_much_is_stored() {
     let mut world = Peers::new(&blk(Mischief::Fails(1), 2, SMALL_DISK));
     let peer = world.slots[1];
-    load_key(&mut world.alice, KeyAlgorithm::AesCbc256, 6);
+    world.alice.load_key(KeyAlgorithm::AesCbc256, 6, key_byte);
     let size = 512 << 10;
     world.alice.fill(0, size, 0x42);
     let make = Descriptor {
