@@ -505,3 +505,20 @@ fn what_dies_with_its_space_is_revoked() {
     space.kill();
     assert_eq!(c.state(), State::Revoked);
 }
+
+/// A grace period that began earlier would let a chunk begin behind it, under the right.
+#[test]
+fn the_right_has_ended_when_its_grace_period_may_begin() {
+    let owner = Owner::new(1);
+    let root = Capability::root(&owner, space());
+    let derive = || {
+        root.capability()
+            .derive(terms(0, 64, Rights::ALL), holder(1), None)
+    };
+    let own = derive().unwrap();
+    let epoch = owner.epoch();
+    let (mut grave, seen) =
+        owner.revoke_then(&own, BY_OWNER, || (own.state(), owner.epoch() != epoch));
+    assert_eq!(seen, (State::Revoked, true));
+    assert!(grave.reap(100, |_| ()));
+}

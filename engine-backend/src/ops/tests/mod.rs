@@ -68,7 +68,8 @@ impl Rig {
         Self {
             alice,
             bob,
-            epochs: Arc::new(Epochs::new(1)),
+            // The second one does nothing unless a test has it.
+            epochs: Arc::new(Epochs::new(2)),
             iotlb: Iotlb::new(),
             backend: Software::new(),
             staging: Staging::new(),

@@ -297,3 +297,48 @@ fn a_short_move_that_faults_at_once_marks_nothing() {
     kinds[6] = Kind::ReadOnly;
     check_move(&kinds, 24_317, 24_391, 186, PAGE, true);
 }
+
+/// Chunks shrink to the least that gets on, and all is done nevertheless.
+#[test]
+fn long_ones_leave_the_rest_to_other_chunks_while_somebody_waits() {
+    const SIZE: u64 = 6 << 20;
+    const TO: u64 = VA + (8 << 20);
+    let mut rig = Rig::with_ram(32 << 20);
+    rig.alice.map(VA, 16 << 20, PageSize::Large);
+    let fill = Descriptor {
+        src: 0x0807_0605_0403_0201,
+        dst: VA,
+        size: SIZE as u32,
+        ..descriptor(Opcode::Fill, 0, 0)
+    };
+    let forwards = memmove(VA, TO, SIZE as u32);
+    // It overlaps: from its end.
+    let backwards = memmove(VA, VA + PAGE, SIZE as u32);
+    let chunks = |rig: &mut Rig| {
+        [fill, forwards, backwards].map(|descriptor| {
+            let done = rig.complete(&descriptor);
+            let whole = (Status::Success, false, SIZE as u32);
+            assert_eq!(short_form(&done), whole);
+            rig.chunks
+        })
+    };
+    let alone = chunks(&mut rig);
+    let in_chunks = (SIZE / CHUNK_BYTES) as u32;
+    assert_eq!(alone, [in_chunks; 3]);
+
+    let epochs = Arc::clone(&rig.epochs);
+    let held = epochs.enter(1);
+    let beside = std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| epochs.synchronize());
+        while !held.is_awaited() {
+            std::thread::yield_now();
+        }
+        let beside = chunks(&mut rig);
+        drop(held);
+        assert_eq!(waiter.join().unwrap(), 1);
+        beside
+    });
+    // What a fill does in one go is a chunk.
+    assert_eq!(beside, [in_chunks, 4 * in_chunks, 4 * in_chunks]);
+    assert_eq!(chunks(&mut rig), alone, "nobody waits any more");
+}
