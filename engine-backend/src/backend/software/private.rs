@@ -5,8 +5,8 @@
 //! points into guest memory.
 
 use super::SMALL;
-use super::copy;
 use super::cpu::Simd;
+use super::{calibrate, copy};
 use super::{diff, sum};
 use crate::backend::Order;
 use crate::memory::HostAddr;
@@ -16,6 +16,8 @@ use crate::memory::HostAddr;
 #[derive(Debug, Clone, Copy)]
 pub struct Private {
     simd: Simd,
+    /// From this length on, in bytes, the processor's own `rep movsb` is the faster one.
+    string_from: usize,
 }
 
 impl Default for Private {
@@ -28,12 +30,13 @@ impl Private {
     /// With the widest kernels that this processor has.
     #[must_use]
     pub fn new() -> Self {
-        Self::with(Simd::detect())
+        let simd = Simd::detect();
+        Self::with(simd, calibrate::string_from(simd))
     }
 
     /// With kernels that the processor must have.
-    pub(super) fn with(simd: Simd) -> Self {
-        Self { simd }
+    pub(super) fn with(simd: Simd, string_from: usize) -> Self {
+        Self { simd, string_from }
     }
 
     /// Reads guest memory, each byte once.
@@ -98,6 +101,8 @@ impl Private {
         unsafe {
             if len <= SMALL {
                 copy::small(dst, src, len);
+            } else if len >= self.string_from {
+                copy::string(dst, src, len);
             } else {
                 copy::long(self.simd, dst, src, len, Order::Disjoint, false);
             }

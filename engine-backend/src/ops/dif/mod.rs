@@ -23,6 +23,9 @@ use information::{BYTES, Information, guard};
 const PIECE: usize = 16 << 10;
 const _: () = assert!(PIECE <= HALF);
 
+/// Bytes of the vectors in which the checksum reads.
+const VECTOR: usize = 16;
+
 /// What is done with the blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -159,6 +162,16 @@ impl Dif {
         self.block() + if self.kind.is_interleaved() { BYTES } else { 0 }
     }
 
+    /// From one block to the next in the staging: with room for the information behind it, where some stands or goes
+    /// there, and each on a boundary that the checksum's vectors want. It is half as fast off it.
+    fn stride(&self) -> usize {
+        let behind = match self.kind {
+            Kind::GenerateApart | Kind::VerifyApart => 0,
+            _ => BYTES,
+        };
+        (self.block() + behind).next_multiple_of(VECTOR)
+    }
+
     fn run<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Result<(), Stop> {
         let unit = self.unit();
         let before = self.done;
@@ -220,16 +233,10 @@ impl Dif {
         index: u64,
     ) -> Result<(), Stop> {
         let (unit, out) = (self.unit(), self.kind.second(self.block()));
-        let most = PIECE / unit.max(out.unwrap_or(0));
+        let most = PIECE / self.stride();
         let room = (chunk.budget.left() as usize / unit).clamp(1, most);
         let blocks = room.min((self.size - self.done) as usize / unit);
-        let mut blocks = match (self.kind, out) {
-            (Kind::Insert, Some(out)) => self.spread(chunk, first, index, blocks, out)?,
-            _ => {
-                let copied = chunk.copy_in(first, index * unit as u64, 0..blocks * unit);
-                copied.units(unit)?
-            }
-        };
+        let mut blocks = self.take(chunk, first, index, blocks)?;
         let apart = HALF..HALF + blocks * out.unwrap_or(0);
         if self.kind == Kind::VerifyApart
             && let Some(second) = second
@@ -241,14 +248,12 @@ impl Dif {
         let (done, failure) = match (self.kind, second, out) {
             (Kind::Generate, ..) => self.write_behind(chunk, first, index, good),
             (Kind::Check | Kind::VerifyApart, ..) | (_, None, _) | (_, _, None) => (good, None),
-            (Kind::Strip, Some(second), _) => self.strip(chunk, second, index, good),
-            (_, Some(second), Some(out)) => {
-                // UPDATE has changed what it was given; others have made something beside it.
-                let start = if self.kind == Kind::Update { 0 } else { HALF };
-                let range = start..start + good * out;
+            (Kind::GenerateApart, Some(second), Some(out)) => {
+                let range = HALF..HALF + good * out;
                 let copied = chunk.copy_out(second, index * out as u64, range);
                 (copied.bytes / out, copied.failure)
             }
+            (_, Some(second), Some(out)) => self.put(chunk, second, index, good, out),
         };
         chunk.budget.spend((done * unit) as u64);
         self.done += (done * unit) as u32;
@@ -261,47 +266,50 @@ impl Dif {
         }
     }
 
-    /// Takes blocks into the second half of the staging, with room for information behind each.
-    fn spread<B: Backend>(
+    /// Takes blocks, with the information behind them, into the first half of the staging; how many.
+    fn take<B: Backend>(
         &self,
         chunk: &mut Chunk<'_, B>,
         first: &Target<'_>,
         index: u64,
         blocks: usize,
-        out: usize,
     ) -> Result<usize, Failure> {
-        let block = self.block();
+        let (unit, stride) = (self.unit(), self.stride());
+        if stride == unit {
+            let copied = chunk.copy_in(first, index * unit as u64, 0..blocks * unit);
+            return copied.units(unit);
+        }
         let rows = Rows {
             count: blocks,
-            bytes: block,
-            apart: block,
-            start: HALF,
-            stride: out,
+            bytes: unit,
+            apart: unit,
+            start: 0,
+            stride,
         };
-        match chunk.rows_in(first, index * block as u64, rows) {
+        match chunk.rows_in(first, index * unit as u64, rows) {
             (0, Some(failure)) => Err(failure),
             // A failure is met again when its block is the first.
             (blocks, _) => Ok(blocks),
         }
     }
 
-    /// Writes the data of blocks without the information between them.
-    fn strip<B: Backend>(
+    /// Writes `out` bytes of each block in the first half of the staging.
+    fn put<B: Backend>(
         &self,
         chunk: &mut Chunk<'_, B>,
         second: &Target<'_>,
         index: u64,
         blocks: usize,
+        out: usize,
     ) -> (usize, Option<Failure>) {
-        let block = self.block();
         let rows = Rows {
             count: blocks,
-            bytes: block,
-            apart: block,
+            bytes: out,
+            apart: out,
             start: 0,
-            stride: self.unit(),
+            stride: self.stride(),
         };
-        chunk.rows_out(second, index * block as u64, rows)
+        chunk.rows_out(second, index * out as u64, rows)
     }
 
     /// Writes new information behind blocks that stand where they are.
@@ -323,18 +331,14 @@ impl Dif {
         chunk.rows_out(first, index * unit as u64 + self.block() as u64, rows)
     }
 
-    /// Checks blocks in the first half of the staging (INSERT: in the second) and makes what follows from them: where they
+    /// Checks blocks in the first half of the staging and makes what follows from them: where they
     /// are, or in the second half. Gives how many were good, and what was wrong with the next.
     fn work(&self, staging: &mut Staging, blocks: usize) -> (usize, u8) {
-        let (block, unit) = (self.block(), self.unit());
+        let (block, unit, stride) = (self.block(), self.unit(), self.stride());
         let (first, second) = staging.split();
         for i in 0..blocks {
             let (check, make) = (self.check.after(i), self.make.after(i));
-            let given = match self.kind {
-                Kind::Insert => &second[i * (block + BYTES)..][..block],
-                _ => &first[i * unit..][..unit],
-            };
-            let (data, behind) = given.split_at(block);
+            let (data, behind) = first[i * stride..][..unit].split_at(block);
             // Taken once at most, whoever asks for it.
             let mut taken = None;
             let mut guard = || *taken.get_or_insert_with(|| guard(data, self.flags));
@@ -353,8 +357,7 @@ impl Dif {
             if self.makes() {
                 let made = make.make(source, &mut guard).to_bytes();
                 let into = match self.kind {
-                    Kind::Insert => &mut second[i * (block + BYTES) + block..],
-                    Kind::Update => &mut first[i * unit + block..],
+                    Kind::Insert | Kind::Update => &mut first[i * stride + block..],
                     _ => &mut second[i * BYTES..],
                 };
                 into[..BYTES].copy_from_slice(&made);

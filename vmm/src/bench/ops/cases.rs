@@ -617,7 +617,7 @@ fn gcm_open(guests: &Guests, turns: &mut Turns<'_>, op: &'static str, size: u64)
     let made = turns.run(&transform(Opcode::Encrypt, word, size))?;
     swap(turns, made.op0)?;
     let [src, dst] = [SRC, DST].map(|va| guests.host(va, size));
-    let library = library::cipher(GCM, Direction::Decrypt, None, src, dst);
+    let library = library::open(GCM, src, dst);
     Ok(Case::new(op, size, transform(Opcode::Decrypt, word, made.op0)).staged(library))
 }
 
@@ -649,7 +649,7 @@ fn open(guests: &Guests, turns: &mut Turns<'_>, op: &'static str, size: u64) -> 
         made.op0,
     );
     let [src, dst] = [SRC, DST].map(|va| guests.host(va, size));
-    let library = library::cipher(GCM, Direction::Decrypt, None, src, dst);
+    let library = library::open(GCM, src, dst);
     Ok(Case::new(op, size, open).staged(library))
 }
 
