@@ -12,6 +12,7 @@ mod faults;
 mod interrupts;
 mod kill;
 mod library;
+mod limits;
 mod lost_memory;
 mod messages;
 mod operations;

@@ -1,0 +1,103 @@
+//! Rate limits that the operator sets for a running VM: they hold for what its processes submit, however idle the
+//! workers are, bind nobody else, and are lifted as they were set.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use byway_engine::interface::{Action, Admin, Share};
+use byway_engine::{Engine, EngineConfig};
+use byway_vmm::steer::{RunDone, RunSpec};
+
+use super::world::{APP, KIB, MIB, Party, engine, memmove, turn};
+
+/// Copies of a run.
+const COPIES: u64 = 256;
+const DEPTH: u64 = 8;
+/// What may be used of a rate at once, in microseconds.
+const BURST_US: u32 = 10_000;
+/// Time that a run takes at its rate, burst and all, in milliseconds.
+const TIME_MS: u64 = 500;
+/// Workers look at what an operator has changed every few hundred turns, idle ones included.
+const NOTICED: Duration = Duration::from_millis(100);
+
+fn set(engine: &Engine, name: &str, share: Share) -> Result<()> {
+    engine.act(Action::Quota {
+        name: name.to_owned(),
+        share,
+    })?;
+    std::thread::sleep(NOTICED);
+    Ok(())
+}
+
+/// Copies of so many bytes within a VM's own memory.
+fn copies(party: &Party, bytes: u64) -> RunSpec {
+    RunSpec {
+        descriptor: memmove((0, party.buffer), (0, party.buffer + MIB), bytes),
+        iterations: COPIES,
+        depth: DEPTH,
+        stride: 0,
+        samples: 0,
+    }
+}
+
+fn assert_whole(done: &RunDone) {
+    assert_eq!((done.completed, done.failed), (COPIES, 0), "{done:?}");
+}
+
+/// Alice is bound to a rate at which her copies of `bytes` bytes take [`TIME_MS`]; bob is not.
+fn check(bytes: u64, share: Share) -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let engine = engine(EngineConfig::default(), &["alice", "bob"])?;
+    let alice = Party::boot(&engine, "alice", 2 * MIB)?;
+    let bob = Party::boot(&engine, "bob", 2 * MIB)?;
+    let burst_us = BURST_US;
+    set(&engine, "alice", Share { burst_us, ..share })?;
+    let bound = alice.start_run(APP, &copies(&alice, bytes))?;
+    let free = bob.run(APP, &copies(&bob, bytes))?;
+    let bound = alice.finish_run(bound)?;
+    assert_whole(&bound);
+    assert_whole(&free);
+    // A rate may be overdrawn by the burst, by one chunk of each worker, and by what ends last: the last DEPTH
+    // copies are half a percent each.
+    let least = Duration::from_millis(TIME_MS * 9 / 10) - Duration::from_micros(BURST_US.into());
+    let took = Duration::from_nanos(bound.ns);
+    assert!(
+        took >= least,
+        "alice took {took:?}, which is less than {least:?} at her rate"
+    );
+    assert!(
+        free.ns < bound.ns,
+        "bob has no limit: {free:?} beside {bound:?}"
+    );
+    set(&engine, "alice", Share::default())?;
+    let lifted = alice.run(APP, &copies(&alice, bytes))?;
+    assert_whole(&lifted);
+    assert!(
+        lifted.ns < bound.ns,
+        "the limit was lifted: {lifted:?} after {bound:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn bytes_a_second_bind_their_own_vm_alone() -> Result<()> {
+    let bytes = 64 * KIB;
+    check(
+        bytes,
+        Share {
+            bytes_per_s: COPIES * bytes * 1000 / TIME_MS,
+            ..Share::default()
+        },
+    )
+}
+
+#[test]
+fn operations_a_second_bind_their_own_vm_alone() -> Result<()> {
+    check(
+        64,
+        Share {
+            operations_per_s: COPIES * 1000 / TIME_MS,
+            ..Share::default()
+        },
+    )
+}
