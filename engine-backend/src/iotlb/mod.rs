@@ -207,8 +207,8 @@ impl Iotlb {
 
     /// What it counted.
     #[must_use]
-    pub fn stats(&self) -> IotlbStats {
-        self.stats
+    pub fn stats(&self) -> &IotlbStats {
+        &self.stats
     }
 }
 

@@ -300,7 +300,7 @@ proptest! {
             let access = if n >> 62 & 1 == 0 { Access::Read } else { Access::Write };
             let _ = translate_both(&mut iotlb, &space, (n >> 20) % (20 * MIB), access);
         }
-        let stats = iotlb.stats();
+        let stats = *iotlb.stats();
         prop_assert!(stats.hits > 1000 && stats.walks[0] > 4096 && stats.walks[1] > 0, "{:?}", stats);
         prop_assert_eq!(stats.misses, stats.walks.iter().sum::<u64>() + stats.faults);
     }
@@ -360,7 +360,7 @@ fn a_translation_read_before_is_walked_again_for_the_first_write() {
     assert_eq!(guest.leaf(0, 0, 0) >> 5 & 3, 3);
     iotlb.translate(space, 0, Access::Write).unwrap();
     iotlb.translate(space, 0, Access::Read).unwrap();
-    let stats = iotlb.stats();
+    let stats = *iotlb.stats();
     assert_eq!((stats.hits, stats.misses, stats.walks), (2, 2, [2, 0, 0]));
 }
 
@@ -464,7 +464,7 @@ fn a_page_is_busy_from_the_first_use_to_the_end_of_the_chunk() {
     iotlb.end_chunk();
     assert_eq!(busy(), 0);
     // The very same translation again: remembered, and busy nevertheless.
-    let before = iotlb.stats();
+    let before = *iotlb.stats();
     iotlb.translate(paged, 0, Access::Read).unwrap();
     assert_eq!(iotlb.stats().hits, before.hits + 1);
     assert!(busy() != 0 && busy() != first);
@@ -538,7 +538,7 @@ fn a_flood_of_ranges_costs_its_own_space_only() {
         invalidations.push(&flooding, MIB, 1);
     }
     iotlb.catch_up(&invalidations, WORKER);
-    let before = iotlb.stats();
+    let before = *iotlb.stats();
     iotlb.translate(&guest.spaces[0], 0, Access::Read).unwrap();
     assert_eq!(iotlb.stats().hits, before.hits + 1);
     iotlb.translate(&flooding, 0, Access::Read).unwrap();

@@ -195,9 +195,12 @@ impl Batch {
             return Ok(Step::refused(Status::NotAttempted));
         }
         self.blocks = validate::blocks(&descriptor);
-        Ok(match validate::operation(&descriptor) {
-            Ok(operation) => self.current.insert(operation).step(chunk),
-            Err(status) => Step::refused(status),
+        // In place, as `validate::request` says.
+        let checked = validate::operation(&descriptor, |operation| self.current = Some(operation));
+        Ok(match (checked, &mut self.current) {
+            (Ok(()), Some(operation)) => operation.step(chunk),
+            (Ok(()), None) => Step::refused(Status::BadOpcode),
+            (Err(status), _) => Step::refused(status),
         })
     }
 }

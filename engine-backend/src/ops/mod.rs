@@ -189,14 +189,36 @@ impl Execution {
     ///
     /// # Errors
     /// The status with which it is refused: 10-14, 18, 19, 1C.
-    #[inline(always)]
+    #[cfg(any(test, feature = "testing"))]
     pub fn new(descriptor: &Descriptor) -> Result<Self, Status> {
-        Ok(Self {
-            request: validate::request(descriptor)?,
-            interrupt: wants_interrupt(descriptor),
-            block: validate::blocks(descriptor),
+        let mut execution = Self::idle();
+        execution.accept(descriptor)?;
+        Ok(execution)
+    }
+
+    /// One that does nothing, until it accepts a descriptor.
+    #[inline(always)]
+    #[must_use]
+    pub fn idle() -> Self {
+        Self {
+            request: Request::Operation(Operation::Nothing),
+            interrupt: false,
+            block: false,
             asked: Asked::default(),
-        })
+        }
+    }
+
+    /// Checks a private copy of a descriptor, to carry it out from now on. In place: see
+    /// [`validate::request`].
+    ///
+    /// # Errors
+    /// The status with which it is refused: 10-14, 18, 19, 1C. It is as it was then.
+    #[inline(always)]
+    pub fn accept(&mut self, descriptor: &Descriptor) -> Result<(), Status> {
+        validate::request(descriptor, |request| self.request = request)?;
+        self.interrupt = wants_interrupt(descriptor);
+        self.block = validate::blocks(descriptor);
+        Ok(())
     }
 
     /// Whether the completion is to raise the queue's interrupt.

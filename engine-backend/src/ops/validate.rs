@@ -106,22 +106,20 @@ pub fn blocks(descriptor: &Descriptor) -> bool {
     descriptor.flags().contains(Flags::BLOCK_ON_FAULT)
 }
 
-/// Checks a private copy of a queue's descriptor, in the order of SPEC section 4.1.
+/// Checks a private copy of a descriptor, and has `put` take what it asks for.
+///
+/// Like [`operation`], not by its result: an operation that is made in one place and moved to another
+/// waits for its parts to leave the store buffer first, as long as a line takes to be copied.
 ///
 /// # Errors
-/// 10-14, 18, 19, 1C.
+/// 10-14, 18, 19, 1C; nothing is put then.
 #[inline(always)]
-pub fn request(d: &Descriptor) -> Result<Request, Status> {
+pub fn request(d: &Descriptor, put: impl FnOnce(Request)) -> Result<(), Status> {
     if d.code() == Opcode::Batch as u8 {
-        batch(d)
-    } else {
-        let operation = operation(d).or_else(|status| match status {
-            // Not for batches: one that waits would hold up elements that may come before it.
-            Status::BadOpcode => messages::transit(d).map(Operation::Rare),
-            status => Err(status),
-        });
-        operation.map(Request::Operation)
+        put(batch(d)?);
+        return Ok(());
     }
+    checked(d, true, |operation| put(Request::Operation(operation)))
 }
 
 /// Checks a private copy of a batch's element likewise; one that is a batch is refused.
@@ -129,22 +127,42 @@ pub fn request(d: &Descriptor) -> Result<Request, Status> {
 /// # Errors
 /// 10-13, 19.
 #[inline(always)]
-pub fn operation(d: &Descriptor) -> Result<Operation, Status> {
+pub fn operation(d: &Descriptor, put: impl FnOnce(Operation)) -> Result<(), Status> {
+    checked(d, false, put)
+}
+
+#[inline(always)]
+fn checked(d: &Descriptor, is_alone: bool, put: impl FnOnce(Operation)) -> Result<(), Status> {
     match Opcode::from_code(d.code()).map(Opcode::canonical) {
-        Some(Opcode::Memmove) => memmove(d).map(Operation::Memmove),
-        Some(Opcode::Nop | Opcode::Drain) => nothing(d),
-        Some(Opcode::Fill) => fill(d),
-        Some(Opcode::Compare) => compare(d),
-        Some(Opcode::CompareValue) => compare_value(d),
-        Some(Opcode::Compress) => stream(d, StreamKind::Compress),
-        Some(Opcode::Decompress) => stream(d, StreamKind::Decompress),
-        Some(Opcode::Encrypt) => crypt(d, Direction::Encrypt),
-        Some(Opcode::Decrypt) => crypt(d, Direction::Decrypt),
-        Some(Opcode::SealCopy) => channel(d, Direction::Encrypt),
-        Some(Opcode::OpenCopy) => channel(d, Direction::Decrypt),
-        Some(Opcode::DeviceTransfer) => device::transfer(d),
-        Some(opcode) => rare(d, opcode).map(Operation::Rare),
-        None => Err(Status::BadOpcode),
+        Some(Opcode::Memmove) => put(Operation::Memmove(memmove(d)?)),
+        Some(Opcode::Fill) => put(Operation::Fill(fill(d)?)),
+        Some(Opcode::Compare) => put(Operation::Compare(compare(d)?)),
+        Some(Opcode::CompareValue) => put(Operation::Compare(compare_value(d)?)),
+        Some(opcode) => put(other(d, opcode, is_alone)?),
+        None => return Err(Status::BadOpcode),
+    }
+    Ok(())
+}
+
+/// Those that are not worth a way of their own.
+#[inline(never)]
+fn other(d: &Descriptor, opcode: Opcode, is_alone: bool) -> Result<Operation, Status> {
+    match opcode {
+        Opcode::Nop | Opcode::Drain => nothing(d),
+        Opcode::Compress => stream(d, StreamKind::Compress),
+        Opcode::Decompress => stream(d, StreamKind::Decompress),
+        Opcode::Encrypt => crypt(d, Direction::Encrypt),
+        Opcode::Decrypt => crypt(d, Direction::Decrypt),
+        Opcode::SealCopy => channel(d, Direction::Encrypt),
+        Opcode::OpenCopy => channel(d, Direction::Decrypt),
+        Opcode::DeviceTransfer => device::transfer(d),
+        _ => rare(d, opcode)
+            .or_else(|status| match status {
+                // Not for batches: one that waits would hold up elements that may come before it.
+                Status::BadOpcode if is_alone => messages::transit(d),
+                status => Err(status),
+            })
+            .map(Operation::Rare),
     }
 }
 
@@ -267,7 +285,8 @@ pub fn memmove(d: &Descriptor) -> Result<Memmove, Status> {
     })
 }
 
-fn fill(d: &Descriptor) -> Result<Operation, Status> {
+#[inline(always)]
+fn fill(d: &Descriptor) -> Result<Fill, Status> {
     let wide = d.flags().contains(Flags::FILL_16);
     let high = if wide { 0 } else { d.op0 };
     common(
@@ -276,14 +295,14 @@ fn fill(d: &Descriptor) -> Result<Operation, Status> {
         d.status_array | high | d.op1 | d.op2 | src_slot(d),
     )?;
     let upper = if wide { d.op0 } else { d.src };
-    Ok(Operation::Fill(Fill {
+    Ok(Fill {
         dst: dst_operand(d),
         pattern: u128::from(d.src) | u128::from(upper) << 64,
         size: transfer_size(d)?,
         cached: d.flags().contains(Flags::CACHE_CONTROL),
         strict: d.flags().contains(Flags::STRICT_ORDER),
         done: 0,
-    }))
+    })
 }
 
 /// The expected result of a comparison, and what of `op0` must be 0.
@@ -295,32 +314,34 @@ fn expected(d: &Descriptor) -> (Option<bool>, u64) {
     }
 }
 
-fn compare(d: &Descriptor) -> Result<Operation, Status> {
+#[inline(always)]
+fn compare(d: &Descriptor) -> Result<Compare, Status> {
     let (expected, unused) = expected(d);
     common(d, COMPARES, d.status_array | unused | d.op1 | d.op2)?;
-    Ok(Operation::Compare(Compare {
+    Ok(Compare {
         src: src_operand(d),
         with: Other::Range(dst_operand(d)),
         size: transfer_size(d)?,
         expected,
         done: 0,
-    }))
+    })
 }
 
-fn compare_value(d: &Descriptor) -> Result<Operation, Status> {
+#[inline(always)]
+fn compare_value(d: &Descriptor) -> Result<Compare, Status> {
     let (expected, unused) = expected(d);
     common(
         d,
         COMPARES,
         d.status_array | unused | d.op1 | d.op2 | dst_slot(d),
     )?;
-    Ok(Operation::Compare(Compare {
+    Ok(Compare {
         src: src_operand(d),
         with: Other::Value(d.dst),
         size: transfer_size(d)?,
         expected,
         done: 0,
-    }))
+    })
 }
 
 /// COMPRESS and DECOMPRESS.

@@ -117,13 +117,11 @@ fn begin<B: Backend>(
     away: &mut Away,
     waits_for: &mut Option<u64>,
 ) -> Option<Next> {
-    let mut execution = match Execution::new(descriptor) {
-        Ok(execution) => execution,
-        Err(status) => {
-            served.refuse(ticket, status, wants_interrupt(descriptor));
-            return None;
-        }
-    };
+    let mut execution = Execution::idle();
+    if let Err(status) = execution.accept(descriptor) {
+        served.refuse(ticket, status, wants_interrupt(descriptor));
+        return None;
+    }
     if !away.is_empty() && must_wait(descriptor) {
         *flight = Some(Flight {
             ticket,

@@ -132,7 +132,7 @@ impl<B: Backend> Thread<B> {
         // SAFETY: takes no argument and cannot fail.
         self.stats.tid = unsafe { libc::gettid() };
         be_punctual();
-        self.published.store(&self.stats);
+        self.publish();
         let mut until_look = LOOK_EVERY;
         let mut until_clock = LOOK_EVERY;
         loop {
@@ -281,9 +281,9 @@ impl<B: Backend> Thread<B> {
         }
     }
 
-    fn publish(&mut self) {
-        self.stats.iotlb = self.tools.iotlb.stats();
-        self.published.store(&self.stats);
+    #[inline]
+    fn publish(&self) {
+        self.published.store(&self.stats, self.tools.iotlb.stats());
     }
 
     /// Sees to it when some region of some domain has lost its backing.

@@ -40,10 +40,10 @@ const SCRATCH: usize = 8 << 10;
 
 /// Bytes of a part of a long checksummed copy. So short that reading the next one, writing the last one and computing go on
 /// at the same time: memory is never idle while the library computes.
-const FUSED_PART: usize = 2 << 10;
+const FUSED_PART: usize = 1 << 10;
 
 /// How far ahead of a long checksummed copy lines are fetched, in bytes.
-const FUSED_AHEAD: usize = 8 << 10;
+const FUSED_AHEAD: usize = 1 << 10;
 
 /// Executes pieces on the worker's own processor.
 #[derive(Debug)]

@@ -97,7 +97,9 @@ fn transform(d: &Descriptor, can_be: [Opcode; 3], not_its_own: u64) -> Result<Tr
     if not_its_own | u64::from(d.slots().phase()) != 0 {
         return Err(Status::ReservedNotZero);
     }
-    match operation(d)? {
+    let mut stage = Operation::Nothing;
+    operation(d, |operation| stage = operation)?;
+    match stage {
         Operation::Transform(transform) => Ok(transform),
         _ => Err(Status::BadOpcode),
     }
