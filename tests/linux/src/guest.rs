@@ -57,6 +57,7 @@ pub struct Guest {
     wire: Option<Wire>,
     ready: Option<Ready>,
     console: PathBuf,
+    device: Option<PathBuf>,
     monitor: Monitor,
     started: Instant,
     slowness: u32,
@@ -107,6 +108,7 @@ impl Guest {
             wire: None,
             ready: None,
             console,
+            device: config.device.clone(),
             monitor: Monitor::new(monitor),
             started: Instant::now(),
             slowness: 1,
@@ -139,18 +141,32 @@ impl Guest {
                 Err(error) => return Err(error).context("no command channel"),
             }
             if let Some(status) = self.process.ended()? {
-                bail!("QEMU of {} ended: {status}; see its log", self.name);
+                bail!(
+                    "QEMU of {} ended: {status}: {} (is the package qemu-system-x86 installed?)",
+                    self.name,
+                    self.process.said()
+                );
             }
             ensure!(
                 self.started.elapsed() < SILENCE_LIMIT,
-                "QEMU of {} did not start",
-                self.name
+                "QEMU of {} did not start{}: {}",
+                self.name,
+                self.waits_for(),
+                self.process.said()
             );
             std::thread::sleep(POLL);
         };
         stream.set_nonblocking(false)?;
         self.wire = Some(Wire::new(stream)?);
         Ok(())
+    }
+
+    /// What QEMU waits for before it starts a guest.
+    fn waits_for(&self) -> String {
+        self.device.as_ref().map_or_else(String::new, |socket| {
+            let socket = socket.display();
+            format!(" (it waits for an engine at {socket}: is `byway engine` running?)")
+        })
     }
 
     fn await_ready(&mut self) -> Result<()> {
