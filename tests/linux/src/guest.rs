@@ -170,7 +170,7 @@ impl Guest {
     }
 
     fn await_ready(&mut self) -> Result<()> {
-        let (name, console) = (&self.name, &self.console);
+        let (name, console, process) = (&self.name, &self.console, &self.process);
         let (mut said, mut deadline) = (0, Instant::now() + SILENCE_LIMIT);
         let mut silent_until = || {
             let length = fs::metadata(console).map_or(0, |file| file.len());
@@ -185,7 +185,7 @@ impl Guest {
             .context("the guest has not been started")?;
         let ready = wire
             .ready(&mut silent_until)
-            .with_context(|| format!("{name} did not boot"))?;
+            .with_context(|| format!("{name} did not boot: {}", process.said()))?;
         ensure!(
             ready.failed_modules.is_empty(),
             "{name} could not load {:?}; see its console",
