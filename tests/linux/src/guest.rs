@@ -149,10 +149,9 @@ impl Guest {
             }
             ensure!(
                 self.started.elapsed() < SILENCE_LIMIT,
-                "QEMU of {} did not start{}: {}",
+                "QEMU of {} did not start: {}",
                 self.name,
-                self.waits_for(),
-                self.process.said()
+                self.why_silent()
             );
             std::thread::sleep(POLL);
         };
@@ -161,16 +160,20 @@ impl Guest {
         Ok(())
     }
 
-    /// What QEMU waits for before it starts a guest.
-    fn waits_for(&self) -> String {
-        self.device.as_ref().map_or_else(String::new, |socket| {
-            let socket = socket.display();
-            format!(" (it waits for an engine at {socket}: is `byway engine` running?)")
-        })
+    /// Why it has said nothing: what QEMU waits for before it starts a guest, and what QEMU has said.
+    fn why_silent(&self) -> String {
+        let said = self.process.said();
+        match &self.device {
+            Some(socket) if fs::metadata(&self.console).map_or(0, |file| file.len()) == 0 => {
+                let socket = socket.display();
+                format!("{said} (is `byway engine` running? QEMU waits for it at {socket})")
+            }
+            _ => said,
+        }
     }
 
     fn await_ready(&mut self) -> Result<()> {
-        let (name, console, process) = (&self.name, &self.console, &self.process);
+        let console = &self.console;
         let (mut said, mut deadline) = (0, Instant::now() + SILENCE_LIMIT);
         let mut silent_until = || {
             let length = fs::metadata(console).map_or(0, |file| file.len());
@@ -183,12 +186,13 @@ impl Guest {
             .wire
             .as_mut()
             .context("the guest has not been started")?;
-        let ready = wire
-            .ready(&mut silent_until)
-            .with_context(|| format!("{name} did not boot: {}", process.said()))?;
+        let ready = wire.ready(&mut silent_until);
+        let ready =
+            ready.with_context(|| format!("{} did not boot: {}", self.name, self.why_silent()))?;
         ensure!(
             ready.failed_modules.is_empty(),
-            "{name} could not load {:?}; see its console",
+            "{} could not load {:?}; see its console",
+            self.name,
             ready.failed_modules
         );
         self.ready = Some(ready);
