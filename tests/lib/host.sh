@@ -32,11 +32,28 @@ install_packages() {
     fi
     echo "==> installing ${missing[*]}"
     mkdir -p "$BYWAY_LOGS"
-    if ! { DEBIAN_FRONTEND=noninteractive apt-get update &&
-        DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } \
+    if ! { apt_get update && apt_get install -y --no-install-recommends "${missing[@]}"; } \
         </dev/null >"$BYWAY_LOGS/apt.log" 2>&1; then
         echo "note: apt-get could not install ${missing[*]}; see $BYWAY_LOGS/apt.log" >&2
     fi
+}
+
+# How often apt is asked again that somebody else holds, and after how long.
+APT_TRIES=60
+APT_PAUSE_S=5
+
+# apt_get ARGUMENTS...: apt-get, which fails at once where another one is at work: that is waited for.
+apt_get() {
+    local tried said status
+    for ((tried = 1; ; tried++)); do
+        status=0
+        said=$(LC_ALL=C DEBIAN_FRONTEND=noninteractive apt-get "$@" 2>&1) || status=$?
+        printf '%s\n' "$said"
+        if ((status == 0 || tried >= APT_TRIES)) || [[ $said != *'Could not get lock'* ]]; then
+            return "$status"
+        fi
+        sleep "$APT_PAUSE_S"
+    done
 }
 
 # install_linker: what Rust links programs with. A compiler may be there without the C library's files, so linking is tried.

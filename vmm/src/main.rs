@@ -17,6 +17,8 @@ fn main() -> ExitCode {
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
+        // It would tell of a standard error that is closed there, by a panic of the thread that logs.
+        .log_internal_errors(false)
         .init();
     match cli.execute() {
         Ok(()) => ExitCode::SUCCESS,

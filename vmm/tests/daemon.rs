@@ -1,8 +1,9 @@
 //! `byway engine` and the commands that ask it, as programs: answers, exit codes, signals. Only
 //! `byway run --engine` needs KVM.
 
-use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::ExitStatusExt;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -59,6 +60,7 @@ impl Engine {
         let this = Self(child);
         let first = lines.next().unwrap().unwrap();
         assert!(first.contains("engine ready"), "{first}");
+        // From here on nobody reads what it logs, which is no concern of its.
         this
     }
     fn signal(&self, signal: i32) {
@@ -135,6 +137,66 @@ fn an_engine_is_operated_by_commands() {
         .map(|entry| entry.unwrap().file_name())
         .collect();
     assert_eq!(left, ["engine.lock"]);
+}
+
+#[test]
+fn another_user_is_told_that_he_may_not_operate_it() {
+    const NOBODY: u32 = 65534;
+    let folder = tempfile::tempdir().unwrap();
+    let dir = &sockets(folder.path());
+    let _engine = Engine::start(folder.path());
+    // SAFETY: no preconditions.
+    let own = unsafe { libc::geteuid() };
+    for name in ["admin.sock", "alice.sock", "bob.sock", "engine.lock"] {
+        let found = std::fs::metadata(Path::new(dir).join(name)).unwrap();
+        assert_eq!((found.mode() & 0o777, found.uid()), (0o600, own), "{name}");
+    }
+    if own != 0 {
+        println!("SKIPPED: only root can run a program as another user");
+        return;
+    }
+    // Where anybody can get at it; the build's folder may be private.
+    let program = folder.path().join("byway");
+    std::fs::copy(env!("CARGO_BIN_EXE_byway"), &program).unwrap();
+    let opened = |path: &Path, mode| {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    };
+    opened(folder.path(), 0o755);
+    let nobody_fails = |args: &[&str], code, says: &[&str]| {
+        let mut command = Command::new(&program);
+        let output = command.args(args).uid(NOBODY).gid(NOBODY).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
+        assert!(says.iter().all(|says| error.contains(says)), "{error}");
+    };
+    let ps = ["ps", "--engine", dir];
+    let link = ["link", "--engine", dir, "bob", "alice", "--read"];
+    // By the modes, with the question that leads to the answer.
+    let by_mode = ["Permission denied", "may this user open its socket?"];
+    nobody_fails(&ps, 3, &by_mode);
+    nobody_fails(&link, 3, &by_mode);
+    // And by who he is, should somebody have opened the socket to all.
+    opened(&Path::new(dir).join("admin.sock"), 0o666);
+    let by_user = ["only processes of user 0 may operate this engine"];
+    nobody_fails(&ps, 1, &by_user);
+    nobody_fails(&link, 1, &by_user);
+    assert!(ok(&ps).contains("alice"));
+}
+
+#[test]
+fn an_engine_whose_log_nobody_reads_serves_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = &sockets(folder.path());
+    let _engine = Engine::start(folder.path());
+    let socket = Path::new(dir).join("alice.sock");
+    // Something to log: a front end that does not know the protocol.
+    let mut rude = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    rude.write_all(&[0xff; 64]).unwrap();
+    let _ = rude.set_read_timeout(Some(Duration::from_secs(20)));
+    let _ = rude.read_to_end(&mut Vec::new());
+    drop(rude);
+    byway_engine::vhost_user::RemoteDomain::connect(&socket).unwrap();
+    assert!(ok(&["ps", "--engine", dir]).contains("alice"));
 }
 
 #[test]

@@ -57,6 +57,7 @@ pub struct Guest {
     wire: Option<Wire>,
     ready: Option<Ready>,
     console: PathBuf,
+    device: Option<PathBuf>,
     monitor: Monitor,
     started: Instant,
     slowness: u32,
@@ -107,6 +108,7 @@ impl Guest {
             wire: None,
             ready: None,
             console,
+            device: config.device.clone(),
             monitor: Monitor::new(monitor),
             started: Instant::now(),
             slowness: 1,
@@ -139,12 +141,17 @@ impl Guest {
                 Err(error) => return Err(error).context("no command channel"),
             }
             if let Some(status) = self.process.ended()? {
-                bail!("QEMU of {} ended: {status}; see its log", self.name);
+                bail!(
+                    "QEMU of {} ended: {status}: {} (is the package qemu-system-x86 installed?)",
+                    self.name,
+                    self.process.said()
+                );
             }
             ensure!(
                 self.started.elapsed() < SILENCE_LIMIT,
-                "QEMU of {} did not start",
-                self.name
+                "QEMU of {} did not start: {}",
+                self.name,
+                self.why_silent()
             );
             std::thread::sleep(POLL);
         };
@@ -153,8 +160,20 @@ impl Guest {
         Ok(())
     }
 
+    /// Why it has said nothing: what QEMU waits for before it starts a guest, and what QEMU has said.
+    fn why_silent(&self) -> String {
+        let said = self.process.said();
+        match &self.device {
+            Some(socket) if fs::metadata(&self.console).map_or(0, |file| file.len()) == 0 => {
+                let socket = socket.display();
+                format!("{said} (is `byway engine` running? QEMU waits for it at {socket})")
+            }
+            _ => said,
+        }
+    }
+
     fn await_ready(&mut self) -> Result<()> {
-        let (name, console) = (&self.name, &self.console);
+        let console = &self.console;
         let (mut said, mut deadline) = (0, Instant::now() + SILENCE_LIMIT);
         let mut silent_until = || {
             let length = fs::metadata(console).map_or(0, |file| file.len());
@@ -167,12 +186,13 @@ impl Guest {
             .wire
             .as_mut()
             .context("the guest has not been started")?;
-        let ready = wire
-            .ready(&mut silent_until)
-            .with_context(|| format!("{name} did not boot"))?;
+        let ready = wire.ready(&mut silent_until);
+        let ready =
+            ready.with_context(|| format!("{} did not boot: {}", self.name, self.why_silent()))?;
         ensure!(
             ready.failed_modules.is_empty(),
-            "{name} could not load {:?}; see its console",
+            "{} could not load {:?}; see its console",
+            self.name,
             ready.failed_modules
         );
         self.ready = Some(ready);

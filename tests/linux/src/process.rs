@@ -1,7 +1,7 @@
 //! A child process that does not outlive its test, however that ends.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -10,16 +10,20 @@ use anyhow::{Context, Result, ensure};
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
+    log: PathBuf,
 }
+
+/// Lines of its log that tell how it ended.
+const LAST_LINES: usize = 10;
 
 impl Process {
     /// Starts a program; what it prints goes to the end of a file.
-    pub(crate) fn start(program: &Path, arguments: &[String], log: &Path) -> Result<Self> {
+    pub(crate) fn start(program: &Path, arguments: &[String], log_path: &Path) -> Result<Self> {
         let log = File::options()
             .create(true)
             .append(true)
-            .open(log)
-            .with_context(|| format!("cannot write {}", log.display()))?;
+            .open(log_path)
+            .with_context(|| format!("cannot write {}", log_path.display()))?;
         // `setpriv` asks for the signal and becomes the program.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
@@ -30,7 +34,18 @@ impl Process {
             .stderr(log)
             .spawn()
             .context("cannot start setpriv (package util-linux)")?;
-        Ok(Self { child })
+        Ok(Self {
+            child,
+            log: log_path.to_owned(),
+        })
+    }
+
+    /// The last lines of what it, or `setpriv` in its stead, has printed.
+    pub(crate) fn said(&self) -> String {
+        let bytes = std::fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
     }
 
     /// How it ended, if it has.

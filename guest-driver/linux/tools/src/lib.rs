@@ -1,4 +1,4 @@
-//! What the three commands share: how they end, how they open the device, how they say sizes.
+//! What the three commands share: how they end, how they open the device, how they offer, how they say sizes.
 //!
 //! The commands are `src/bin`; the checks of `byway-selftest` are [`selftest`].
 #![deny(
@@ -9,6 +9,7 @@
 
 pub mod emulation;
 pub mod exit;
+pub mod offer;
 pub mod progress;
 pub mod selftest;
 pub mod size;

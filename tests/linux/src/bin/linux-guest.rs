@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            eprintln!("error: {error:?}");
+            eprintln!("error: {error:#}");
             ExitCode::from(125)
         }
     }
@@ -117,6 +117,12 @@ fn run(args: &Args) -> Result<u8> {
             .with_context(|| format!("cannot write {}", path.display()))?;
         return Ok(0);
     }
+    if let Some(socket) = config.device.as_ref().filter(|socket| !socket.exists()) {
+        eprintln!(
+            "note: no engine has made {} yet; QEMU waits for it",
+            socket.display()
+        );
+    }
     let mut guest = Guest::start(&images, &config, scratch.path(), scratch.path())?;
     let status = guest.up().and_then(|()| commands(&mut guest, args));
     if args.console || status.is_err() {
@@ -124,7 +130,7 @@ fn run(args: &Args) -> Result<u8> {
     }
     let status = status?;
     if let Err(error) = guest.check() {
-        eprintln!("error: {error:?}");
+        eprintln!("error: {error:#}");
         return Ok(125);
     }
     Ok(status)

@@ -7,7 +7,9 @@ use byway_linux_tests::guest::{Guest, Job};
 use byway_linux_tests::images::Kernel;
 use byway_linux_tests::lab::{self, step};
 
-use crate::scenario::{LIMIT, check, give, linked, local, offer, random_file, until, wait_until};
+use crate::scenario::{
+    LIMIT, check, give, linked, local, offer, random_file, sha256, until, wait_until,
+};
 use crate::stands_still;
 
 /// How a transfer of [`traffic`] ends that was broken off.
@@ -93,9 +95,20 @@ fn a_guest_a_driver_and_an_engine_that_end_leave_nobody_hanging() {
             broken_off(&mut bob, &taking)?;
             local(&mut bob, 2)
         })?;
-        // The next alice is another one, at the same socket.
+        // The next alice is another one, at the same socket. Nobody is there to be told when bob offers.
+        random_file(&mut bob, "early", 1)?;
+        let early = bob.spawn("byway-cat offer alice early /tmp/early")?;
+        bob.wait_for(&early, "alice is not up; waiting", LIMIT)?;
         let [mut again] = lab.boot([lab.config("alice", Kernel::V6_12, &engine)])?;
-        step("another guest in its place", || well(&mut again, &mut bob))?;
+        step("another guest in its place", || {
+            again.ok("byway-cat fetch early --from bob -o /tmp/early --timeout 50")?;
+            bob.wait_ok(&early, LIMIT)?;
+            ensure!(
+                sha256(&mut bob, "early")? == sha256(&mut again, "early")?,
+                "other bytes have arrived"
+            );
+            well(&mut again, &mut bob)
+        })?;
         check(&mut engine, [&mut alice, &mut again, &mut bob])
     });
 }

@@ -5,20 +5,18 @@ use std::time::Duration;
 use byway_linux_tests::guest::{Config, Guest};
 use byway_linux_tests::images::Kernel;
 use byway_linux_tests::initramfs::Module;
-use byway_linux_tests::lab::{self, Lab};
+use byway_linux_tests::lab;
 use byway_linux_tests::qemu::Machine;
 
-fn plain(lab: &Lab, kernel: Kernel) -> anyhow::Result<Guest> {
-    let config = Config {
+fn plain(kernel: Kernel) -> Config {
+    Config {
         name: "guest".into(),
         kernel,
         module: Module::None,
         machine: Machine::default(),
         files: Vec::new(),
         device: None,
-    };
-    let [guest] = lab.boot([config])?;
-    Ok(guest)
+    }
 }
 
 /// Processes whose parents are gone end while commands come in: none of a command's bytes is lost.
@@ -37,7 +35,7 @@ fn many_ends(guest: &mut Guest) -> anyhow::Result<()> {
 #[test]
 fn a_warning_of_the_kernel_fails_a_test_and_a_hanging_command_is_killed() {
     lab::test("harness", |lab| {
-        let mut guest = plain(lab, Kernel::V6_12)?;
+        let [mut guest] = lab.boot([plain(Kernel::V6_12)])?;
         assert!(guest.release().starts_with("6.12."));
         guest.check()?;
         let slow = guest.run_within("sleep 60", Duration::from_secs(1))?;
@@ -48,6 +46,20 @@ fn a_warning_of_the_kernel_fails_a_test_and_a_hanging_command_is_killed() {
         many_ends(&mut guest)?;
         guest.ok("echo 'WARNING: CPU: 0 made up by a test' >/dev/kmsg")?;
         assert!(guest.check().is_err());
+        Ok(())
+    });
+}
+
+#[test]
+fn why_qemu_does_not_start_is_told() {
+    lab::test("harness-start", |lab| {
+        let mut config = plain(Kernel::V6_1);
+        config.machine.extra = vec!["no-such-device".into()];
+        let told = format!("{:?}", lab.boot([config]).unwrap_err());
+        assert!(
+            told.contains("'no-such-device' is not a valid device"),
+            "{told}"
+        );
         Ok(())
     });
 }

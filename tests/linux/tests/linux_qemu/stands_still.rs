@@ -26,6 +26,9 @@ const ABORTED: &str = "0x62 Aborted";
 /// How often the kernels ask whether the engine is still the same: as the module has it, or never.
 const HEARTBEAT_MS: u32 = 2000;
 const NEVER: u32 = 0;
+/// How long they wait for an answer: as the module has it, or as long as they can be told to.
+const TIMEOUT_MS: u32 = 5000;
+const PATIENT_MS: u32 = 60_000;
 
 /// Keeps both kernels from doing of their own accord what would notice a stop.
 pub fn prepare(alice: &mut Guest, bob: &mut Guest) -> Result<()> {
@@ -38,8 +41,12 @@ pub fn prepare(alice: &mut Guest, bob: &mut Guest) -> Result<()> {
 }
 
 fn heartbeat(guest: &mut Guest, ms: u32) -> Result<()> {
+    parameter(guest, "heartbeat_ms", ms)
+}
+
+fn parameter(guest: &mut Guest, name: &str, value: u32) -> Result<()> {
     guest.ok(&format!(
-        "echo {ms} >/sys/module/byway/parameters/heartbeat_ms"
+        "echo {value} >/sys/module/byway/parameters/{name}"
     ))?;
     Ok(())
 }
@@ -204,7 +211,10 @@ pub fn worker(engine: &Engine, alice: &mut Guest, bob: &mut Guest) -> Result<()>
     let waiting = bob.spawn("byway-cat fetch never -o /dev/null")?;
     let (serving, reading) = busy(engine, alice, bob)?;
     let before = noticed(bob)?;
+    // It may take several stops, of which her process's requests must not notice any.
+    parameter(alice, "timeout_ms", PATIENT_MS)?;
     stall(engine, bob)?;
+    parameter(alice, "timeout_ms", TIMEOUT_MS)?;
     failed(bob, &reading, &[ABORTED, RESET])?;
     failed(bob, &waiting, &[RESET])?;
     recovered(bob)?;

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use byway_guest_tools::exit::{self, Failure};
+use byway_guest_tools::offer;
 use byway_guest_tools::progress::Progress;
 use byway_guest_tools::size;
 use byway_linux::{
@@ -263,7 +264,10 @@ fn until_fetched(share: &Share, until: Option<Instant>) -> Result<(), Failure> {
 }
 
 /// Gives a file by `how`, and waits until it was fetched.
-fn give(give: &GiveArgs, how: impl FnOnce(&Share) -> Result<(), Failure>) -> Result<(), Failure> {
+fn give(
+    give: &GiveArgs,
+    how: impl FnOnce(&Share, Option<Instant>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let context = exit::context()?;
     let buffer = load(give.file.as_ref())?;
     let sha256 = checksum_of(&buffer, give.report.checksum)?;
@@ -271,8 +275,9 @@ fn give(give: &GiveArgs, how: impl FnOnce(&Share) -> Result<(), Failure>) -> Res
     let start = Instant::now();
     let rights = Rights::READ | Rights::GRANT;
     let share = context.share(buffer, 0..bytes, rights)?;
-    how(&share)?;
-    until_fetched(&share, limit(give.timeout))?;
+    let until = limit(give.timeout);
+    how(&share, until)?;
+    until_fetched(&share, until)?;
     if let Err(still) = share.take_back() {
         return Err(still.error.into());
     }
@@ -388,8 +393,10 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             peer,
             port,
             give: args,
-        } => give(args, |share| Ok(share.offer(peer, port, Rights::READ)?)),
-        Command::Pass { socket, give: args } => give(args, |share| passed(socket, share)),
+        } => give(args, |share, until| {
+            offer::when_there("byway-cat", share, (peer, port), Rights::READ, until)
+        }),
+        Command::Pass { socket, give: args } => give(args, |share, _| passed(socket, share)),
         Command::Fetch { port, from, take } => {
             let context = exit::context()?;
             let listener = context.listen(port, from.as_ref())?;

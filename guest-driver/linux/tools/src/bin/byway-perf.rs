@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use byway_guest_tools::emulation;
 use byway_guest_tools::exit::{self, Failure};
+use byway_guest_tools::offer;
 use byway_guest_tools::size;
 use byway_linux::{
     Buffer, Capability, Context, Ended, Name, QueueOptions, Request, Rights, State, Wait, Waiting,
@@ -333,7 +334,8 @@ fn serve(context: &Context, peer: &Name, port: &Name, bytes: u64) -> Result<(), 
     buffer.region().fill(0xa5);
     let rights = Rights::READ | Rights::WRITE | Rights::GRANT;
     let share = context.share(buffer, 0..bytes, rights)?;
-    share.offer(peer, port, Rights::READ | Rights::WRITE)?;
+    let rights = Rights::READ | Rights::WRITE;
+    offer::when_there("byway-perf", &share, (peer, port), rights, None)?;
     eprintln!("byway-perf: {bytes} bytes for {peer} under {port}");
     loop {
         std::thread::sleep(LOOK_EVERY);
