@@ -16,4 +16,5 @@ mod monitor;
 pub mod nested;
 mod process;
 pub mod qemu;
+mod tsc;
 mod wire;

@@ -16,6 +16,7 @@ use crate::images::{Kernel, repository};
 use crate::initramfs::{self, Module};
 use crate::lab::{self, Lab};
 use crate::qemu::Machine;
+use crate::tsc;
 use crate::wire::base64;
 
 /// The host's kernel.
@@ -23,8 +24,12 @@ const HOST_KERNEL: Kernel = Kernel::V6_1;
 /// A processor with SVM and nested paging, as QEMU emulates it.
 const HOST_CPU: &str = "EPYC,svm=on,npt=on";
 /// The emulated time stamp counters are one, and reading them is quick. Linux does not trust them, and takes the HPET for its clock,
-/// each look at which waits for the emulation of devices; KVM looks several times for each exit.
-const HOST_CMDLINE: &str = "tsc=reliable";
+/// each look at which waits for the emulation of devices; KVM looks several times for each exit. Their rate is told, as they are this
+/// machine's: when that is busy, the kernel finds something else by its timers, and its clock, with those of all VMs, went fifty
+/// times too fast.
+fn host_cmdline() -> String {
+    format!("tsc=reliable tsc_early_khz={}", tsc::khz())
+}
 /// MiB of the host: kernels and initramfs are in it twice, as an archive and as files, beside two VMs.
 const HOST_MIB: u32 = 3072;
 /// Size of a VM's disk, as mke2fs takes it.
@@ -215,7 +220,7 @@ impl Host {
                 emulator: lab.images.recent_qemu()?,
                 cpu: HOST_CPU.into(),
                 memory_mib: HOST_MIB,
-                cmdline: HOST_CMDLINE.into(),
+                cmdline: host_cmdline(),
                 ..Machine::default()
             },
             files,
