@@ -35,7 +35,7 @@ pub struct Stream {
     kind: StreamKind,
     encoder: Encoder,
     decoder: Decoder,
-    compressors: [Compressor; 2],
+    compressor: Compressor,
     decompressor: Decompressor,
 }
 
@@ -53,7 +53,7 @@ impl Stream {
             kind: StreamKind::Compress(Compression::Lz4Block),
             encoder: Encoder::new(),
             decoder: Decoder::new(),
-            compressors: [Compressor::new(false), Compressor::new(true)],
+            compressor: Compressor::new(),
             decompressor: Decompressor::new(),
         }
     }
@@ -64,8 +64,8 @@ impl Stream {
         match kind {
             StreamKind::Compress(Compression::Lz4Block) => self.encoder.reset(false),
             StreamKind::Compress(Compression::Lz4Frame) => self.encoder.reset(true),
-            StreamKind::Compress(Compression::Deflate) => self.compressors[0].reset(),
-            StreamKind::Compress(Compression::Zlib) => self.compressors[1].reset(),
+            StreamKind::Compress(Compression::Deflate) => self.compressor.reset(false),
+            StreamKind::Compress(Compression::Zlib) => self.compressor.reset(true),
             StreamKind::Decompress(Compression::Lz4Block) => self.decoder.reset(false),
             StreamKind::Decompress(Compression::Lz4Frame) => self.decoder.reset(true),
             StreamKind::Decompress(Compression::Deflate) => self.decompressor.reset(false),
@@ -137,11 +137,8 @@ impl Stream {
             StreamKind::Compress(Compression::Lz4Block | Compression::Lz4Frame) => {
                 Ok(self.encoder.run(input, last, output))
             }
-            StreamKind::Compress(Compression::Deflate) => {
-                Ok(self.compressors[0].run(input, last, output))
-            }
-            StreamKind::Compress(Compression::Zlib) => {
-                Ok(self.compressors[1].run(input, last, output))
+            StreamKind::Compress(Compression::Deflate | Compression::Zlib) => {
+                Ok(self.compressor.run(input, last, output))
             }
             StreamKind::Decompress(Compression::Lz4Block | Compression::Lz4Frame) => self
                 .decoder

@@ -45,6 +45,7 @@ impl Domain {
         if !is_there {
             return Err(ControlStatus::NoSuchObject);
         }
+        self.core.workers().prepare_for_devices();
         let mut rights = Rights::GRANT;
         if grant.read {
             rights = rights | Rights::BLOCK_READ;

@@ -1,12 +1,16 @@
 //! What transforming operations need of a worker: buffers, ciphers, and a few [`Job`]s,
 //! which keep an operation's state from chunk to chunk.
 //!
-//! All of it is allocated when the worker starts. A job is leased to an operation and
-//! comes back when that is dropped, wherever this happens: on the worker, or on a control
-//! thread that aborts a queue. Keys that were expanded into it are overwritten then.
+//! None of it is allocated by a worker at work. Most is when the worker starts. A job takes
+//! near half a MiB, so there are as many as queues can have in use at a time: control threads
+//! make one more before they attach a queue ([`Jobs`]), until there are [`JOBS`].
+//!
+//! A job is leased to an operation and comes back when that is dropped, wherever this
+//! happens: on the worker, or on a control thread that aborts a queue. Keys that were
+//! expanded into it are overwritten then.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use byway_protocols::codec::{AAD_BYTES_MAX, GCM_OPEN_BYTES_MAX, KeyAlgorithm};
 use crossbeam_queue::ArrayQueue;
@@ -93,6 +97,73 @@ struct Pool {
     /// A place for each job. The first that is there is taken, so that whoever comes next finds the caches warm.
     free: [ArrayQueue<Box<Job>>; JOBS],
     users: [AtomicU32; JOBS],
+    /// How many there are, those in use included.
+    made: Mutex<usize>,
+}
+
+impl Pool {
+    /// Those in use.
+    fn used(&self) -> usize {
+        let is_used = |user: &&AtomicU32| user.load(Ordering::Relaxed) != NOBODY;
+        self.users.iter().filter(is_used).count()
+    }
+}
+
+/// A worker's jobs, as control threads see them: they make them.
+#[derive(Debug, Clone)]
+pub struct Jobs(Arc<Pool>);
+
+impl Default for Jobs {
+    fn default() -> Self {
+        Self::none()
+    }
+}
+
+impl Jobs {
+    /// None yet.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(Arc::new(Pool {
+            free: std::array::from_fn(|_| ArrayQueue::new(1)),
+            users: std::array::from_fn(|_| AtomicU32::new(NOBODY)),
+            made: Mutex::new(0),
+        }))
+    }
+
+    /// All that there can be.
+    #[must_use]
+    pub fn all() -> Self {
+        let jobs = Self::none();
+        jobs.provide(JOBS);
+        jobs
+    }
+
+    /// Makes jobs until so many queues find one each: to be called before the worker is given the last of them. A queue
+    /// has one operation in hand; one that was taken away from the worker may have a job of its with it, which
+    /// counts as in use.
+    pub fn provide_for(&self, queues: usize) {
+        self.provide(queues + self.0.used());
+    }
+
+    /// Makes jobs until there are so many, or all: for queues with many operations at a time, those at devices.
+    pub fn provide(&self, count: usize) {
+        // A count that is right between any two steps.
+        let mut made = self.0.made.lock().unwrap_or_else(PoisonError::into_inner);
+        while *made < count.min(JOBS) {
+            match Job::new(*made) {
+                Ok(job) => {
+                    // Its place is empty.
+                    let _ = self.0.free[*made].push(Box::new(job));
+                    *made += 1;
+                }
+                // Operations that find none end in status 20.
+                Err(error) => {
+                    tracing::warn!(%error, "no memory for a worker's ciphers");
+                    return;
+                }
+            }
+        }
+    }
 }
 
 /// A job in an operation's hands.
@@ -130,30 +201,22 @@ pub struct Codecs {
     pub buffer: Buffer,
     /// Ciphers within a chunk, for modes that keep nothing but an initialisation vector.
     ciphers: [Option<Cipher>; 3],
-    pool: Arc<Pool>,
+    jobs: Jobs,
     /// Room for operations on what devices read.
     pub chains: Chains,
 }
 
 impl Codecs {
-    /// Allocates everything.
+    /// Allocates everything but the jobs.
     ///
     /// # Panics
     /// When there is no memory.
     #[must_use]
-    pub fn new() -> Self {
-        Self::try_new().expect("memory for a worker's ciphers")
+    pub fn new(jobs: Jobs) -> Self {
+        Self::try_new(jobs).expect("memory for a worker's ciphers")
     }
 
-    fn try_new() -> Result<Self, CipherError> {
-        let pool = Pool {
-            free: std::array::from_fn(|_| ArrayQueue::new(1)),
-            users: std::array::from_fn(|_| AtomicU32::new(NOBODY)),
-        };
-        for index in 0..JOBS {
-            // There is room for every job.
-            let _ = pool.free[index].push(Box::new(Job::new(index)?));
-        }
+    fn try_new(jobs: Jobs) -> Result<Self, CipherError> {
         Ok(Self {
             buffer: Buffer::new(),
             ciphers: [
@@ -161,7 +224,7 @@ impl Codecs {
                 Some(Cipher::new(KeyAlgorithm::AesCbc128)?),
                 Some(Cipher::new(KeyAlgorithm::AesCbc256)?),
             ],
-            pool: Arc::new(pool),
+            jobs,
             chains: Chains::new(),
         })
     }
@@ -170,7 +233,8 @@ impl Codecs {
     /// many.
     #[must_use]
     pub fn lease(&self, domain: u32) -> Option<Lease> {
-        let users = &self.pool.users;
+        let pool = &self.jobs.0;
+        let users = &pool.users;
         let has = users
             .iter()
             .filter(|user| user.load(Ordering::Relaxed) == domain)
@@ -178,11 +242,11 @@ impl Codecs {
         if has >= JOBS_PER_DOMAIN {
             return None;
         }
-        let job = self.pool.free.iter().find_map(ArrayQueue::pop)?;
+        let job = pool.free.iter().find_map(ArrayQueue::pop)?;
         users[job.index].store(domain, Ordering::Relaxed);
         Some(Lease {
             job: Some(job),
-            pool: Arc::clone(&self.pool),
+            pool: Arc::clone(pool),
         })
     }
 
@@ -205,12 +269,6 @@ impl Codecs {
     }
 }
 
-impl Default for Codecs {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 // Additional data and a tag's worth of it are gathered in one go.
 const _: () = assert!(AAD_BYTES_MAX as usize <= super::buffer::BUFFER_BYTES);
 
@@ -220,7 +278,7 @@ mod tests {
 
     #[test]
     fn one_domain_leaves_some_to_others() {
-        let codecs = Codecs::new();
+        let codecs = Codecs::new(Jobs::all());
         let mine: Vec<_> = (0..JOBS_PER_DOMAIN)
             .map(|_| codecs.lease(1).unwrap())
             .collect();
@@ -232,14 +290,33 @@ mod tests {
         drop(mine);
         assert!(codecs.lease(3).is_some());
         drop(yours);
-        assert!(codecs.pool.free.iter().all(ArrayQueue::is_full));
+        assert!(codecs.jobs.0.free.iter().all(ArrayQueue::is_full));
     }
 
     #[test]
     fn a_lease_may_outlive_its_worker() {
-        let codecs = Codecs::new();
+        let codecs = Codecs::new(Jobs::all());
         let lease = codecs.lease(1).unwrap();
         drop(codecs);
         drop(lease);
+    }
+
+    #[test]
+    fn there_is_a_job_for_each_queue_and_for_what_one_has_taken_along() {
+        let jobs = Jobs::none();
+        let codecs = Codecs::new(jobs.clone());
+        assert!(codecs.lease(1).is_none());
+        jobs.provide_for(1);
+        let along = codecs.lease(1).unwrap();
+        assert!(codecs.lease(1).is_none());
+        // Its queue has gone to another worker, and one of another domain comes.
+        jobs.provide_for(1);
+        assert!(codecs.lease(2).is_some());
+        drop(along);
+        // Nothing grows without end.
+        for _ in 0..3 {
+            jobs.provide_for(2 * JOBS);
+        }
+        assert!(jobs.0.free.iter().all(ArrayQueue::is_full));
     }
 }

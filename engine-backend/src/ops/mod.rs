@@ -64,7 +64,7 @@ use transform::Transform;
 use validate::Request;
 
 pub use budget::Budget;
-pub use lease::Codecs;
+pub use lease::{Codecs, JOBS, Jobs};
 pub use missing::Verdict;
 pub use short::try_short;
 pub use staging::Staging;

@@ -8,7 +8,9 @@ use crate::epoch::Epochs;
 use crate::iotlb::Iotlb;
 use crate::memory::sigbus;
 use crate::ops::chunk::Chunk;
-use crate::ops::{Budget, Codecs, Execution, Outcome, Staging, Step, Verdict, Windows, try_short};
+use crate::ops::{
+    Budget, Codecs, Execution, Jobs, Outcome, Staging, Step, Verdict, Windows, try_short,
+};
 
 /// A worker's tools without a worker. What it does depends on its arguments alone: its
 /// chunks end by work done, never by the clock.
@@ -36,7 +38,7 @@ impl Stepper {
             iotlb: Iotlb::new(),
             backend: Software::new(),
             staging: Staging::new(),
-            codecs: Codecs::new(),
+            codecs: Codecs::new(Jobs::all()),
         }
     }
 

@@ -45,8 +45,8 @@ use crate::backend::{Backend, Software};
 use crate::endpoint::Endpoints;
 use crate::epoch::{Epochs, WORKERS_MAX};
 use crate::iotlb::Invalidations;
-use crate::ops::Verdict;
 use crate::ops::budget::ticks;
+use crate::ops::{JOBS, Jobs, Verdict};
 use crate::queue::{Served, WorkQueue};
 use crate::stats::Published;
 use active::Active;
@@ -80,6 +80,7 @@ pub enum WorkerError {
 struct Handle {
     inbox: Arc<Inbox>,
     published: Arc<Published>,
+    jobs: Jobs,
     #[expect(clippy::vec_box, reason = "what the thread gives back is boxed")]
     thread: JoinHandle<Vec<Box<Active>>>,
 }
@@ -258,7 +259,9 @@ impl Workers {
                 invalidations: invalidations.clone(),
                 published: published.clone(),
                 endpoints: Arc::clone(&workers.endpoints),
+                jobs: Jobs::none(),
             };
+            let jobs = shared.jobs.clone();
             let thread = Thread::new(index, config.park_us, shared, backend(index));
             let cpu = config.cpus.get(index).copied();
             let thread = std::thread::Builder::new()
@@ -274,6 +277,7 @@ impl Workers {
             workers.handles.push(Handle {
                 inbox,
                 published,
+                jobs,
                 thread,
             });
         }
@@ -284,6 +288,14 @@ impl Workers {
     #[must_use]
     pub fn endpoints(&self) -> &Endpoints {
         &self.endpoints
+    }
+
+    /// Before somebody may use a device: a queue may have many descriptors at devices, each with an operation on what is
+    /// read or written.
+    pub fn prepare_for_devices(&self) {
+        for handle in &self.handles {
+            handle.jobs.provide(JOBS);
+        }
     }
 
     /// Hands a queue to the worker with the fewest (see `balance`); it is polled from now
@@ -304,6 +316,7 @@ impl Workers {
             None => return,
         };
         *load += 1;
+        self.handles[worker].jobs.provide_for(*load);
         registry.by_queue.insert(queue.id(), (worker, queue));
         // Under the lock, so that no `detach` overtakes it.
         self.handles[worker].send(Command::Attach(active));
@@ -357,6 +370,7 @@ impl Workers {
         let mut registry = self.registry();
         registry.load[from] -= 1;
         registry.load[to] += 1;
+        self.handles[to].jobs.provide_for(registry.load[to]);
         registry.by_queue.insert(queue, (to, shared));
         // Under the lock, so that no `detach` overtakes it.
         self.handles[to].send(Command::Attach(active));

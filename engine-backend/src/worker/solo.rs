@@ -9,6 +9,7 @@ use super::thread::{Shared, Thread};
 use crate::backend::Software;
 use crate::epoch::Epochs;
 use crate::iotlb::Invalidations;
+use crate::ops::Jobs;
 use crate::queue::{Served, WorkQueue};
 use crate::stats::Published;
 
@@ -41,6 +42,7 @@ impl Solo {
             invalidations: Arc::new(Invalidations::new(1)),
             published: Arc::new(Published::default()),
             endpoints: Arc::default(),
+            jobs: Jobs::all(),
         };
         let thread = Thread::new(0, u32::MAX, shared, Software::new());
         Self { inbox, thread }

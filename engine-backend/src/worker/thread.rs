@@ -19,7 +19,7 @@ use crate::epoch::Epochs;
 use crate::iotlb::{Invalidations, Iotlb};
 use crate::memory::sigbus;
 use crate::ops::budget::{CHUNK_BYTES, CHUNK_US, OPERATION_COST, ticks};
-use crate::ops::{Budget, Codecs, Staging, Verdict};
+use crate::ops::{Budget, Codecs, Jobs, Staging, Verdict};
 use crate::stats::{Published, WorkerStats};
 
 /// Turns, idle ones included, between two looks at the clock.
@@ -77,6 +77,8 @@ pub(super) struct Shared {
     pub(super) published: Arc<Published>,
     /// The devices that all workers drive.
     pub(super) endpoints: Arc<Endpoints>,
+    /// What this worker's operations that last for several chunks are kept in.
+    pub(super) jobs: Jobs,
 }
 
 /// Fraction bits of `Thread::tick_cost`.
@@ -90,6 +92,7 @@ impl<B: Backend> Thread<B> {
             invalidations,
             published,
             endpoints,
+            jobs,
         } = shared;
         let chunk_ticks = ticks_in_us(CHUNK_US).max(1);
         Self {
@@ -104,7 +107,7 @@ impl<B: Backend> Thread<B> {
                 backend,
                 staging: Staging::new(),
                 regions_lost: sigbus::generation(),
-                codecs: Codecs::new(),
+                codecs: Codecs::new(jobs),
             },
             schedule: Schedule::default(),
             queues: Vec::new(),

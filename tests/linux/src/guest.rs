@@ -99,7 +99,7 @@ impl Guest {
                 device: config.device.clone(),
             },
         );
-        let program = Path::new(qemu::PROGRAM);
+        let program = &config.machine.emulator;
         let process = Process::start(program, &arguments, &logs.join(format!("{name}-qemu.log")))?;
         Ok(Self {
             name,

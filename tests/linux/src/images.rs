@@ -6,6 +6,7 @@
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
@@ -122,6 +123,22 @@ impl Images {
     /// When the folder cannot be read.
     pub fn kvm_modules(&self, kernel: Kernel) -> Result<Vec<PathBuf>> {
         files_of(&self.cache.join(kernel.series()).join("kvm"))
+    }
+
+    /// A QEMU that is new enough for guests which have a KVM, as `tests/lib/linux-images qemu` finds it.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn recent_qemu(&self) -> Result<PathBuf> {
+        let output = Command::new("tests/lib/linux-images")
+            .arg("qemu")
+            .current_dir(repository())
+            .output()
+            .context("cannot run tests/lib/linux-images")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "no QEMU: {}", said.trim_end());
+        let path = String::from_utf8(output.stdout)?;
+        Ok(PathBuf::from(path.trim_end()))
     }
 
     /// Its modules for disks, network interfaces and random numbers, in the order of loading.

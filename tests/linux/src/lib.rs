@@ -7,6 +7,7 @@
 pub mod console;
 pub mod cpio;
 pub mod engine;
+pub mod footprint;
 pub mod guest;
 pub mod images;
 pub mod initramfs;
@@ -15,4 +16,5 @@ mod monitor;
 pub mod nested;
 mod process;
 pub mod qemu;
+mod tsc;
 mod wire;

@@ -16,6 +16,7 @@ use crate::images::{Kernel, repository};
 use crate::initramfs::{self, Module};
 use crate::lab::{self, Lab};
 use crate::qemu::Machine;
+use crate::tsc;
 use crate::wire::base64;
 
 /// The host's kernel.
@@ -23,14 +24,20 @@ const HOST_KERNEL: Kernel = Kernel::V6_1;
 /// A processor with SVM and nested paging, as QEMU emulates it.
 const HOST_CPU: &str = "EPYC,svm=on,npt=on";
 /// The emulated time stamp counters are one, and reading them is quick. Linux does not trust them, and takes the HPET for its clock,
-/// each look at which waits for the emulation of devices; KVM looks several times for each exit.
-const HOST_CMDLINE: &str = "tsc=reliable";
+/// each look at which waits for the emulation of devices; KVM looks several times for each exit. Their rate is told, as they are this
+/// machine's: when that is busy, the kernel finds something else by its timers, and its clock, with those of all VMs, went fifty
+/// times too fast.
+fn host_cmdline() -> String {
+    format!("tsc=reliable tsc_early_khz={}", tsc::khz())
+}
 /// MiB of the host: kernels and initramfs are in it twice, as an archive and as files, beside two VMs.
 const HOST_MIB: u32 = 3072;
 /// Size of a VM's disk, as mke2fs takes it.
 const DISK_SIZE: &str = "24M";
 /// Address of the host's end of a VM's TAP interface; others of its first three bytes are the VM's.
 pub const HOST_ADDRESS: &str = "10.9.8.1";
+/// The kernel's command line of a VM, which takes its commands from the console.
+pub const CMDLINE: &str = "console=ttyS0 quiet panic=-1 guest.console=1";
 /// How long a VM may take to its first command. It is half a minute when nothing else runs.
 const UP_LIMIT: Duration = Duration::from_secs(180);
 /// What an answer by the console takes beside the command itself.
@@ -66,7 +73,7 @@ echo "ask: $name does not answer" >&2
 exit 124
 "#;
 
-/// How a VM is started: `vm NAME ARGUMENTS...`, with a terminal of its own. What it answers goes to whoever asks; all goes
+/// How a VM is started: `vm NAME COMMAND...`, with a terminal of its own. What it answers goes to whoever asks; all goes
 /// to `/tmp/NAME.console`.
 const VM: &str = r#"#!/bin/sh
 name=$1
@@ -78,7 +85,7 @@ done
 echo 0 >/tmp/$name.nonce
 {
     echo "echo \$\$ >/tmp/$name.pid"
-    echo "exec byway run $* 2>/tmp/$name.err"
+    echo "exec $* 2>/tmp/$name.err"
 } >/tmp/$name.sh
 (
     setsid script --quiet --flush --return --command "sh /tmp/$name.sh" /dev/null \
@@ -101,6 +108,13 @@ echo 0 >/tmp/$name.nonce
 ) &
 "#;
 
+/// Which process has the guest of a VM: `vmpid NAME`. In a jail that is a child of its `byway run`.
+const VMPID: &str = r#"#!/bin/sh
+read -r pid </tmp/$1.pid
+read -r child others </proc/$pid/task/$pid/children
+echo ${child:-$pid}
+"#;
+
 /// Which image of a kernel a VM boots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Image {
@@ -121,6 +135,8 @@ pub struct Vm {
     pub image: Image,
     /// Whether it has a disk, which its root file system is on, a TAP interface and a source of random numbers.
     pub has_devices: bool,
+    /// Whether it runs in a jail, a process of its own.
+    pub is_jailed: bool,
 }
 
 /// The host.
@@ -138,8 +154,35 @@ impl Host {
     /// # Errors
     /// When a part is missing, or it does not come up with a KVM that has nested paging.
     pub fn start(lab: &Lab, vms: &[Vm], engine: &str) -> Result<Self> {
+        let mut host = Self::boots(lab, vms, Vec::new())?;
+        let config64 = base64(engine.as_bytes());
+        host.guest
+            .ok(&format!("echo {config64} | base64 -d >/root/engine.toml"))?;
+        host.guest.ok(
+            "setsid byway engine --socket /tmp/engine --config /root/engine.toml \
+             >/tmp/engine.err 2>&1 </dev/null &\n\
+             n=0; until grep -q ready /tmp/engine.err || [ $n -gt 200 ]; do n=$((n + 1)); usleep 100000; done; \
+             grep ready /tmp/engine.err",
+        )?;
+        Ok(host)
+    }
+
+    /// The same without an engine, and with a QEMU to compare with, the one that emulates the host.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with_qemu(lab: &Lab, vms: &[Vm]) -> Result<Self> {
+        Self::boots(lab, vms, qemu(lab)?)
+    }
+
+    fn boots(lab: &Lab, vms: &[Vm], more: Vec<(String, PathBuf)>) -> Result<Self> {
         let scratch = lab.scratch();
         let mut files = programs(scratch)?;
+        for (inside, path) in more {
+            if !files.iter().any(|(there, _)| *there == inside) {
+                files.push((inside, path));
+            }
+        }
         let mut add = |inside: String, content: &[u8], mode: u32| -> Result<()> {
             let path = scratch.join(inside.replace('/', "_"));
             fs::write(&path, content)?;
@@ -149,7 +192,7 @@ impl Host {
         };
         add("/bin/ask".into(), ASK.as_bytes(), 0o755)?;
         add("/bin/vm".into(), VM.as_bytes(), 0o755)?;
-        add("/root/engine.toml".into(), engine.as_bytes(), 0o644)?;
+        add("/bin/vmpid".into(), VMPID.as_bytes(), 0o755)?;
         for vm in vms {
             let image = made_by_byway(scratch, vm)?;
             files.push((format!("/vms/{}.cpio", vm.name), image));
@@ -174,9 +217,10 @@ impl Host {
             kernel: HOST_KERNEL,
             module: Module::None,
             machine: Machine {
+                emulator: lab.images.recent_qemu()?,
                 cpu: HOST_CPU.into(),
                 memory_mib: HOST_MIB,
-                cmdline: HOST_CMDLINE.into(),
+                cmdline: host_cmdline(),
                 ..Machine::default()
             },
             files,
@@ -189,12 +233,6 @@ impl Host {
         guest.ok("echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled")?;
         let npt = guest.ok("cat /sys/module/kvm_amd/parameters/npt")?;
         ensure!(npt == "Y", "kvm_amd has no nested paging: npt={npt}");
-        guest.ok(
-            "setsid byway engine --socket /tmp/engine --config /root/engine.toml \
-             >/tmp/engine.err 2>&1 </dev/null &\n\
-             n=0; until grep -q ready /tmp/engine.err || [ $n -gt 200 ]; do n=$((n + 1)); usleep 100000; done; \
-             grep ready /tmp/engine.err",
-        )?;
         Ok(Self {
             guest,
             logs: lab.logs().to_owned(),
@@ -213,8 +251,8 @@ impl Host {
     /// When the host does not answer.
     pub fn boot(&mut self, vm: &Vm) -> Result<()> {
         let name = vm.name;
-        self.started.push(name);
         let (mut devices, mut root) = (String::new(), "");
+        let jail = if vm.is_jailed { "--jail" } else { "" };
         if vm.has_devices {
             self.guest.ok(&format!(
                 "tunctl -t {name} >/dev/null && ifconfig {name} {HOST_ADDRESS} netmask 255.255.255.0 up"
@@ -222,11 +260,24 @@ impl Host {
             devices = format!("--disk /vms/{name}.img --net tap={name} --rng");
             root = "root=/dev/vda";
         }
-        self.guest.ok(&format!(
-            "vm {name} --engine /tmp/engine --name {name} --kernel /vms/{name}.kernel --initrd /vms/{name}.cpio \
-             --cpus 2 --memory 384M --cpu-template nested-tcg {devices} \
-             --cmdline \"'console=ttyS0 quiet panic=-1 guest.console=1 {root}'\""
-        ))?;
+        self.launch(
+            name,
+            &format!(
+                "byway run {jail} --engine /tmp/engine --name {name} --kernel /vms/{name}.kernel --initrd /vms/{name}.cpio \
+                 --cpus 2 --memory 384M --cpu-template nested-tcg {devices} \
+                 --cmdline \"'{CMDLINE} {root}'\""
+            ),
+        )
+    }
+
+    /// Starts a VM by a command whose standard input and output are its console; [`Self::up`] waits for it, if its kernel's
+    /// command line has what [`CMDLINE`] has.
+    ///
+    /// # Errors
+    /// When the host does not answer.
+    pub fn launch(&mut self, name: &'static str, command: &str) -> Result<()> {
+        self.started.push(name);
+        self.guest.ok(&format!("vm {name} {command}"))?;
         Ok(())
     }
 
@@ -363,7 +414,7 @@ impl Host {
     /// When there is no such VM.
     pub fn counts(&mut self, name: &str) -> Result<Counts> {
         let told = self.guest.ok(&format!(
-            "cd /sys/kernel/debug/kvm/$(cat /tmp/{name}.pid)-*; cat exits io_exits; byway ps --engine /tmp/engine --json"
+            "cd /sys/kernel/debug/kvm/$(vmpid {name})-*; cat exits io_exits; byway ps --engine /tmp/engine --json"
         ))?;
         let mut lines = told.splitn(3, '\n');
         let mut number = || -> Result<u64> {
@@ -441,22 +492,6 @@ impl Host {
         }
         let _ = fs::write(self.logs.join("now.log"), now);
     }
-}
-
-/// Whether the host's kernel has died, whose log is put aside then.
-///
-/// That kernel runs nothing of Byway's, and no program can kill it: it is QEMU 7.2 that now and then lets it take a page fault
-/// right after a VM's exit, with the VM's GS still loaded, until its stack is used up ("stack guard page was hit", in
-/// the thread of a vCPU). Seen in one boot of ten.
-#[must_use]
-pub fn emulation_has_failed(lab: &Lab) -> bool {
-    let console = lab.logs().join("host-console.log");
-    let log = fs::read(&console).unwrap_or_default();
-    let has_died = String::from_utf8_lossy(&log).contains("Kernel panic");
-    if has_died {
-        let _ = fs::rename(&console, console.with_extension("first.log"));
-    }
-    has_died
 }
 
 /// See [`Host::counts`].
@@ -550,6 +585,28 @@ fn programs(scratch: &Path) -> Result<Vec<(String, PathBuf)>> {
         }
     }
     Ok(files)
+}
+
+/// QEMU, with its libraries and what it reads to boot a kernel of its command line.
+fn qemu(lab: &Lab) -> Result<Vec<(String, PathBuf)>> {
+    const PARTS: [&str; 5] = [
+        "usr/bin/qemu-system-x86_64",
+        "usr/share/seabios/bios-256k.bin",
+        "usr/share/qemu/pvh.bin",
+        "usr/share/qemu/linuxboot_dma.bin",
+        "usr/share/qemu/kvmvapic.bin",
+    ];
+    let program = lab.images.recent_qemu()?;
+    let root = program.ancestors().nth(3).context("a path in usr/bin")?;
+    let parts = PARTS.map(|part| (format!("/{part}"), root.join(part)));
+    for (_, path) in &parts {
+        ensure!(path.exists(), "there is no {}", path.display());
+    }
+    let libraries = libraries(&program)?.into_iter();
+    Ok(libraries
+        .map(|path| (path.display().to_string(), path))
+        .chain(parts)
+        .collect())
 }
 
 /// Paths of what a program is linked with, the loader included.

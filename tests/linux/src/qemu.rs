@@ -16,6 +16,8 @@ pub const FIVE_LEVELS: &str = "max,cx16=off";
 /// What kind of machine a guest is.
 #[derive(Debug, Clone)]
 pub struct Machine {
+    /// The emulator: [`PROGRAM`] unless a test needs another.
+    pub emulator: PathBuf,
     /// Virtual CPUs. Two unless a test is about one: see the module's documentation of NO_AD.
     pub cpus: u32,
     /// RAM, MiB. Above 2048 it is two regions, below and above 4 GiB.
@@ -35,6 +37,7 @@ pub struct Machine {
 impl Default for Machine {
     fn default() -> Self {
         Self {
+            emulator: PROGRAM.into(),
             cpus: 2,
             memory_mib: 512,
             more_mib: 0,

@@ -238,3 +238,19 @@ fn pythons_zlib_agrees() {
         }
     }
 }
+
+/// What is put around DEFLATE here is what the library would put around it, however it is taken.
+#[test]
+fn a_zlib_stream_is_the_librarys_own() {
+    for data in [&b""[..], b"a", &noise(5000, 9), &text(100_000)] {
+        let config = zlib_rs::DeflateConfig::new(1);
+        let mut room = vec![0; zlib_rs::compress_bound(data.len())];
+        let (theirs, code) = zlib_rs::compress_slice(&mut room, data, config);
+        assert_eq!(code, zlib_rs::ReturnCode::Ok);
+        let kind = StreamKind::Compress(Compression::Zlib);
+        for output in [1, 2, 3, 700, 2 * data.len() + 200] {
+            let ours = run(&mut Stream::new(), kind, data, data.len().max(1), output).unwrap();
+            assert!(ours == theirs, "{} bytes by {output}", data.len());
+        }
+    }
+}

@@ -555,6 +555,15 @@ fn what_is_read_is_checked_and_decompressed_on_the_way() {
     );
     assert!(alice.read(0, data.len() as u64) == data);
 
+    // As many at a time as a domain may have, of the one queue that there is.
+    for _ in 0..4 {
+        alice.submit(&chained);
+    }
+    for i in 0..4 {
+        let done = alice.queue.wait();
+        assert_eq!(done.status(), Some(Status::Success), "{i}: {done:?}");
+    }
+
     // Another checksum than expected.
     let wrong = DeviceFields {
         crc: fields.crc ^ 1,

@@ -21,7 +21,7 @@ use byway_protocols::{Completion, Descriptor, Flags, Opcode, Status, Word0};
 
 use super::budget::CHUNK_BYTES;
 use super::chunk::Chunk;
-use super::{Budget, Codecs, Execution, Outcome, Staging, Step, Verdict, Windows, try_short};
+use super::{Budget, Codecs, Execution, Jobs, Outcome, Staging, Step, Verdict, Windows, try_short};
 use crate::backend::{Backend, Software};
 use crate::epoch::Epochs;
 use crate::iotlb::Iotlb;
@@ -73,7 +73,7 @@ impl Rig {
             iotlb: Iotlb::new(),
             backend: Software::new(),
             staging: Staging::new(),
-            codecs: Codecs::new(),
+            codecs: Codecs::new(Jobs::all()),
             chunk_bytes: CHUNK_BYTES,
             short: true,
             chunks: 0,

@@ -1,12 +1,14 @@
 //! A stock kernel on this host's own KVM, as far as that carries it: a software KVM emulates ring 0 and never gets to user
 //! space, but what the VMM hands to a kernel, the kernel says within its first hundred lines.
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use byway_linux_tests::footprint::{self, Footprint};
 use byway_linux_tests::images::{Images, Kernel};
 use byway_linux_tests::lab;
 
@@ -62,6 +64,7 @@ fn banner(kernel: Kernel) -> Result<()> {
         }
         seen.push(line);
     }
+    let beside = beside_ram(child.id());
     let _ = child.kill();
     child.wait()?;
     ensure!(
@@ -71,7 +74,22 @@ fn banner(kernel: Kernel) -> Result<()> {
         seen.join("\n")
     );
     println!("   {kernel}: ACPI found after {:?}", start.elapsed());
+    let beside = beside?;
+    println!("   a VMM with an engine has beside its guest's RAM {beside}");
+    ensure!(
+        beside.total() <= footprint::MOST_KIB,
+        "more than {} KiB beside its guest's RAM: {beside}",
+        footprint::MOST_KIB
+    );
     Ok(())
+}
+
+/// What the child of `timeout` has in memory.
+fn beside_ram(timeout: u32) -> Result<Footprint> {
+    let children = fs::read_to_string(format!("/proc/{timeout}/task/{timeout}/children"))?;
+    let child = children.split_whitespace().next().context("no child")?;
+    let smaps = fs::read_to_string(format!("/proc/{child}/smaps"))?;
+    Footprint::parse(&smaps, "/byway")
 }
 
 /// The template that `byway doctor` recommends.

@@ -12,7 +12,7 @@ use crate::iotlb::Iotlb;
 use crate::memory::sigbus;
 use crate::ops::budget::CHUNK_BYTES;
 use crate::ops::chunk::Chunk;
-use crate::ops::{Budget, Codecs, Execution, Staging, Step, Windows, try_short};
+use crate::ops::{Budget, Codecs, Execution, Jobs, Staging, Step, Windows, try_short};
 use crate::testing::{Guest, PageSize, Process, pte};
 
 /// Where processes have their data.
@@ -62,7 +62,7 @@ impl<B: Backend> World<B> {
             iotlb: Iotlb::new(),
             backend,
             staging: Staging::new(),
-            codecs: Codecs::new(),
+            codecs: Codecs::new(Jobs::all()),
         }
     }
 

@@ -20,8 +20,8 @@ use serde::Serialize;
 
 /// Entries of the queue, and the deepest pipeline.
 const ENTRIES: u32 = 256;
-/// Descriptors of a measurement at most, so that short ones end on slow machines, too.
-const COUNT_MAX: usize = 200_000;
+/// Latencies kept of a measurement, the last ones: it may last for long.
+const SAMPLES_MAX: usize = 200_000;
 /// Descriptors that warm up caches and page tables.
 const WARM_UP: usize = 32;
 /// Time between two looks of the serving side.
@@ -117,6 +117,14 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
+/// What was counted while something was measured.
+struct Counts {
+    /// Descriptors that completed.
+    completed: usize,
+    /// Doorbells rung.
+    kicks: u64,
+}
+
 /// One measurement.
 #[derive(Debug, Serialize)]
 struct Row {
@@ -173,19 +181,18 @@ impl Bench<'_> {
         })
     }
 
-    /// Keeps `depth` descriptors in flight until time is over or there were `most`; the latency of each, in
-    /// nanoseconds, and the doorbells rung.
+    /// Keeps `depth` descriptors in flight until time is over or there were `most`; latencies in nanoseconds.
     fn keep_busy(
         &mut self,
         descriptor: Descriptor,
         depth: u32,
         most: usize,
         samples: &mut Vec<u64>,
-    ) -> Result<u64, Failure> {
+    ) -> Result<Counts, Failure> {
         samples.clear();
         let limit = Duration::from_secs_f64(self.plan.seconds);
         let mut in_flight = std::collections::VecDeque::with_capacity(depth as usize);
-        let (mut submitted, mut kicks) = (0, 0);
+        let (mut submitted, mut completed, mut kicks) = (0_usize, 0, 0);
         let start = Instant::now();
         loop {
             let over = submitted >= most || start.elapsed() >= limit && submitted != 0;
@@ -204,10 +211,15 @@ impl Bench<'_> {
                 kicks += u64::from(self.queue.flush()?);
             }
             let Some((ticket, began)) = in_flight.pop_front() else {
-                return Ok(kicks);
+                return Ok(Counts { completed, kicks });
             };
             let completion = self.queue.wait(ticket)?;
-            samples.push(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
+            let latency = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            match samples.get_mut(completed % SAMPLES_MAX) {
+                Some(oldest) => *oldest = latency,
+                None => samples.push(latency),
+            }
+            completed += 1;
             if !completion.status().is_some_and(Status::is_success) {
                 return Err(Failure::while_("a transfer", Ended { completion }));
             }
@@ -224,9 +236,9 @@ impl Bench<'_> {
         let descriptor = self.descriptor(operation, bytes)?;
         self.keep_busy(descriptor, depth, WARM_UP, samples)?;
         let start = Instant::now();
-        let kicks = self.keep_busy(descriptor, depth, COUNT_MAX, samples)?;
+        let counts = self.keep_busy(descriptor, depth, usize::MAX, samples)?;
         let seconds = start.elapsed().as_secs_f64();
-        let descriptors = samples.len();
+        let descriptors = counts.completed;
         samples.sort_unstable();
         Ok(Row {
             operation,
@@ -239,7 +251,7 @@ impl Bench<'_> {
             latency_ns_p50: percentile(samples, 50),
             latency_ns_p99: percentile(samples, 99),
             latency_ns_max: samples.last().copied().unwrap_or(0),
-            kicks,
+            kicks: counts.kicks,
         })
     }
 }
@@ -298,7 +310,7 @@ fn bench(context: &Context, peer: &Capability, plan: &Plan) -> Result<(), Failur
     };
     let mut depths = vec![1, plan.depth];
     depths.dedup();
-    let mut samples = Vec::with_capacity(COUNT_MAX);
+    let mut samples = Vec::with_capacity(SAMPLES_MAX);
     let mut rows = Vec::new();
     for operation in &plan.operations {
         for bytes in &sizes {
