@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use byway_agent::Process;
+use byway_engine::interface::EndpointKind;
 use byway_protocols::Completion;
 use byway_ring::{Address, Request, Slot};
 use byway_vmm::host;
@@ -72,7 +73,7 @@ impl Disk {
             .and_then(|file| file.set_len(bytes))
             .with_context(|| format!("cannot make {}", path.display()))?;
         let disk = Self { name, path };
-        stage.attach_disk(disk.name, &disk.path)?;
+        stage.attach_disk(disk.name, EndpointKind::File, &disk.path)?;
         Ok(disk)
     }
 

@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use byway_nvme::attach::{Server, serve_with};
 use byway_nvme::controller::{Config, Controller};
@@ -54,6 +55,8 @@ pub struct NvmePlan {
     pub mischief: NvmeMischief,
     /// After how many completions of I/O commands.
     pub after: u64,
+    /// How long it looks for more before it sleeps.
+    pub spin: Duration,
 }
 
 impl Default for NvmePlan {
@@ -63,6 +66,7 @@ impl Default for NvmePlan {
             config: Config::default(),
             mischief: NvmeMischief::None,
             after: 0,
+            spin: Duration::from_micros(50),
         }
     }
 }
@@ -87,7 +91,7 @@ impl NvmePeer {
         let server = Server::start(path, move |socket, stop| {
             let mut controller = Controller::new(plan.config.clone(), Shared(Arc::clone(&theirs)));
             let hang_up = socket.try_clone()?;
-            serve_with(socket, &mut controller, stop, |memory| Wicked {
+            serve_with(socket, &mut controller, stop, plan.spin, |memory| Wicked {
                 memory,
                 plan: plan.clone(),
                 completions: AtomicU64::new(0),

@@ -289,6 +289,7 @@ static long byway_file_ioctl(struct file *filp, unsigned int cmd, unsigned long 
 	case BYWAY_IOC_LISTEN:
 	case BYWAY_IOC_KEY_LOAD:
 	case BYWAY_IOC_PORT_CREATE:
+	case BYWAY_IOC_ENDPOINT_OPEN:
 		break;
 	default:
 		return -ENOTTY;
@@ -315,8 +316,10 @@ static long byway_file_ioctl(struct file *filp, unsigned int cmd, unsigned long 
 		return byway_listen(context, arg);
 	case BYWAY_IOC_KEY_LOAD:
 		return byway_key_load(context, arg);
-	default:
+	case BYWAY_IOC_PORT_CREATE:
 		return byway_port_create(context, arg);
+	default:
+		return byway_endpoint_open(context, arg);
 	}
 }
 

@@ -55,7 +55,8 @@ struct file;
 /* Features of QUERY that the module makes use of. */
 #define BYWAY_FEATURES_WANTED						\
 	(BYWAY_FEATURE_INVALIDATION_PAGE | BYWAY_FEATURE_PAGE_REQUESTS |	\
-	 BYWAY_FEATURE_LEVELS_5 | BYWAY_FEATURE_EXPIRY | BYWAY_FEATURE_BYTE_QUOTA)
+	 BYWAY_FEATURE_LEVELS_5 | BYWAY_FEATURE_EXPIRY |			\
+	 BYWAY_FEATURE_BYTE_QUOTA | BYWAY_FEATURE_ENDPOINTS)
 
 /* ---- statistics: debugfs.c ------------------------------------------------ */
 
@@ -354,6 +355,10 @@ long byway_cap_derive(struct byway_context *context, void __user *arg);
 long byway_cap_attach(struct byway_context *context, void __user *arg);
 long byway_key_load(struct byway_context *context, void __user *arg);
 long byway_port_create(struct byway_context *context, void __user *arg);
+
+/* ---- endpoint.c ------------------------------------------------------------------- */
+
+long byway_endpoint_open(struct byway_context *context, void __user *arg);
 
 /* ---- offer.c, listener.c ---------------------------------------------------------- */
 

@@ -10,13 +10,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use byway_protocols::operands::endpoint_features;
 use byway_protocols::{Completion, Descriptor, Flags, Opcode, Rights, Status};
 use byway_ring::context::{
-    Accepted, CapabilityInfo, Error, Info, Key, Memory, Name, NewCapability, NewQueue, Pipeline,
-    Port, QueueOptions, Reason, Region, State, Terms, Transport, TransportError, Wait, Waiting,
-    Wake,
+    Accepted, CapabilityInfo, Error, Info, Key, Memory, Name, NewBlocks, NewCapability, NewQueue,
+    Pipeline, Port, QueueOptions, Reason, Region, State, Terms, Transport, TransportError, Wait,
+    Waiting, Wake,
 };
-use byway_ring::{Context, Slot, SubmitError, WorkQueue};
+use byway_ring::{Address, Context, Request, Slot, SubmitError, WorkQueue};
 
 /// What happened, in order.
 type Log = Rc<RefCell<Vec<String>>>;
@@ -64,6 +65,8 @@ struct World {
     sleep: Option<Result<Wake, Refused>>,
     revoke: Option<Refused>,
     kick: Option<Refused>,
+    /// An endpoint: its name and its blocks.
+    disk: Option<(String, Rc<[u8]>)>,
 }
 
 #[derive(Clone)]
@@ -172,9 +175,13 @@ impl World {
     }
 
     fn carry_out(&mut self, d: &Descriptor) -> Completion {
-        assert_eq!(d.code(), Opcode::Memmove as u8, "all that this engine does");
         let slots = d.slots();
-        let from = self.place(slots.src_slot(), d.src, d.size, Rights::READ);
+        let reads = match d.code() {
+            code if code == Opcode::Memmove as u8 => Rights::READ,
+            code if code == Opcode::DeviceTransfer as u8 => Rights::BLOCK_READ,
+            code => panic!("operation {code:#x}, which this engine does not know"),
+        };
+        let from = self.place(slots.src_slot(), d.src, d.size, reads);
         let to = self.place(slots.dst_slot(), d.dst, d.size, Rights::WRITE);
         let (from, to) = match (from, to) {
             (Ok(from), Ok(to)) => (from, to),
@@ -282,6 +289,23 @@ unsafe impl Transport for Fake {
 
     fn create_port(&self, _port: &Port) -> Result<NewCapability<Handle>, Refused> {
         Err(Refused(Reason::Unsupported))
+    }
+
+    fn open_endpoint(&self, endpoint: &Name, badge: u64) -> Result<NewBlocks<Handle>, Refused> {
+        let disk = self.world.borrow().disk.clone();
+        let disk = disk.filter(|(name, _)| name == endpoint.as_str());
+        let (_, bytes) = disk.ok_or(Refused(Reason::NoSuchObject))?;
+        let made = self.made(Node {
+            base: bytes.as_ptr().expose_provenance() as u64,
+            length: bytes.len() as u64,
+            rights: Rights::BLOCK_READ | Rights::GRANT,
+            revoked: false,
+        });
+        Ok(NewBlocks {
+            capability: NewCapability { badge, ..made },
+            block_bytes: 512,
+            features: endpoint_features::FLUSH,
+        })
     }
 
     fn load_key(&self, _key: &Key<'_>) -> Result<NewCapability<Handle>, Refused> {
@@ -504,6 +528,45 @@ fn refusals_of_the_engine_come_back_typed() {
     let mut to = [0; 3];
     queue.copy(Region::from_mut(&mut to), b"abc").unwrap();
     assert_eq!(&to, b"abc");
+}
+
+#[test]
+fn blocks_of_an_endpoint_are_read_by_their_capability() {
+    let fake = Fake::new();
+    let blocks: Rc<[u8]> = (0..4096).map(|i| (i / 512) as u8).collect();
+    fake.world.borrow_mut().disk = Some(("disk".to_owned(), blocks));
+    let context = fake.context();
+    let name = |text| Name::new(text).unwrap();
+    let unknown = context.endpoint(&name("tape")).err().unwrap();
+    assert_eq!(unknown.reason(), Some(Reason::NoSuchObject));
+
+    let disk = context.endpoint(&name("disk")).unwrap();
+    let told = (
+        disk.block_bytes,
+        disk.features,
+        disk.capability.length(),
+        disk.capability.rights(),
+    );
+    let expected = (
+        512,
+        endpoint_features::FLUSH,
+        4096,
+        Rights::BLOCK_READ | Rights::GRANT,
+    );
+    assert_eq!(told, expected);
+    let mut into = [0_u8; 1024];
+    let here = Address::own(into.as_mut_ptr().expose_provenance() as u64);
+    let read = Request::read_blocks(here, disk.capability.at(512), 1024).unwrap();
+    let mut queue = fake.queue();
+    // SAFETY: `into` is left alone until the completion has come.
+    let ticket = unsafe { queue.post(read) }.unwrap();
+    let done = queue.wait(ticket).unwrap();
+    assert_eq!(done.status(), Some(Status::Success));
+    assert_eq!(into[..512], [1; 512]);
+    assert_eq!(into[512..], [2; 512]);
+
+    drop(disk);
+    assert_eq!(fake.log().last().unwrap(), "drop capability 1");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Never a test: nothing fails because a machine is slow. Ratios are taken between alternating windows on the same
 //! cores; windows that the host disturbed are told apart ([`quiet`]).
 
+mod block;
 mod exits;
 mod latency;
 mod mechanisms;
@@ -47,12 +48,14 @@ pub enum Case {
     Fairness,
     /// Every operation beside the same library called directly; not part of --quick unless named
     Ops,
+    /// Blocks of a file into another VM's process, beside fio; not part of --quick unless named
+    Block,
 }
 
 /// What `byway bench` takes.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(
-    after_help = "Examples:\n  byway bench --quick --json bench.json  every figure in under two minutes\n  byway bench revoke memcpy              only these cases\n  byway bench --case ops --json ops.json every operation beside its library, in under two minutes"
+    after_help = "Examples:\n  byway bench --quick --json bench.json  every figure in under two minutes\n  byway bench revoke memcpy              only these cases\n  byway bench --case ops --json ops.json every operation beside its library, in under two minutes\n  byway bench block --folder /mnt/disk   blocks of a file there, beside fio"
 )]
 pub struct BenchArgs {
     /// Cases to measure, all when none is named
@@ -67,6 +70,9 @@ pub struct BenchArgs {
     /// In the case `ops`, measure only operations whose name contains this; may be given several times
     #[arg(long, value_name = "OP")]
     pub only: Vec<String>,
+    /// In the case `block`, where the file of 128 MiB goes while it is read; a file system of a real disk
+    #[arg(long, value_name = "DIR")]
+    pub folder: Option<PathBuf>,
     /// Write the results as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -78,7 +84,7 @@ impl BenchArgs {
         let mut named = self.cases.iter().chain(&self.more_cases).peekable();
         if named.peek().is_none() {
             // What takes too long for a quick look is asked for by name.
-            return !(self.quick && case == Case::Ops);
+            return !(self.quick && matches!(case, Case::Ops | Case::Block));
         }
         named.any(|&one| one == case)
     }
@@ -184,6 +190,13 @@ fn each_case(
             missing,
             progress,
         )?;
+    }
+    if wanted(Case::Block) {
+        let folder = args.folder.clone().unwrap_or_else(std::env::temp_dir);
+        let found = block::measure(&folder, args.quick, &mut report.rows, progress)?;
+        let (ratios, missing) = (&mut report.ratios, &mut report.not_measured);
+        ratios.block_128k_over_fio = found.large.or_note(missing);
+        ratios.block_4k_over_fio = found.small.or_note(missing);
     }
     Ok(())
 }

@@ -52,6 +52,10 @@ pub struct Ratios {
     pub ops_over_library_min: Option<f64>,
     /// A fused operation's over that of the passes that it replaces, above the last cache; the worst one.
     pub fused_over_two_passes_min: Option<f64>,
+    /// Blocks of a file into another VM's process over fio, 128 KiB at a time.
+    pub block_128k_over_fio: Option<f64>,
+    /// The same, 4 KiB at a time and 32 in flight.
+    pub block_4k_over_fio: Option<f64>,
 }
 
 /// One measurement. Figures that do not apply are null; what only some rows have is absent.
@@ -82,9 +86,23 @@ pub struct Row {
     /// What only rows of operations have.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub ops: Option<OpsFigures>,
+    /// What only rows of blocks have.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub block: Option<BlockFigures>,
     /// Anything else worth knowing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+}
+
+/// What rows of blocks have beside the others.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct BlockFigures {
+    /// Throughput over fio's on the same file and core; null for fio itself.
+    pub over_fio: Option<f64>,
+    /// Processor time of the worker, or of fio's thread, in seconds for each GiB.
+    pub cpu_s_per_gib: Option<f64>,
+    /// System calls of the worker for each MiB; null for fio, which does not tell.
+    pub syscalls_per_mib: Option<f64>,
 }
 
 /// A figure's name, value, and largest (or smallest) value that meets the target.
@@ -96,7 +114,7 @@ struct Target {
 }
 
 impl Ratios {
-    fn targets(&self) -> [Target; 12] {
+    fn targets(&self) -> [Target; 14] {
         let at_most = |name, value, bound| Target {
             name,
             value,
@@ -134,6 +152,8 @@ impl Ratios {
                 self.fused_over_two_passes_min,
                 ops::FUSED_MIN,
             ),
+            at_least("block_128k_over_fio", self.block_128k_over_fio, 0.95),
+            at_least("block_4k_over_fio", self.block_4k_over_fio, 0.9),
         ]
     }
 }

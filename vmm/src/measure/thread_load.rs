@@ -77,6 +77,21 @@ impl ThreadLoad {
     }
 }
 
+/// Processor time that thread `tid` of this process has used, in seconds.
+///
+/// # Errors
+/// When the thread is gone or procfs does not tell.
+pub fn cpu_seconds(tid: i32) -> io::Result<f64> {
+    let path = format!("/proc/self/task/{tid}/schedstat");
+    let text = fs::read_to_string(&path)?;
+    let ns = text
+        .split_whitespace()
+        .next()
+        .and_then(|ns| ns.parse::<u64>().ok());
+    let bad = || io::Error::new(io::ErrorKind::InvalidData, format!("{path} has no number"));
+    Ok(ns.ok_or_else(bad)? as f64 / 1e9)
+}
+
 #[cfg(test)]
 mod tests {
     use super::ThreadLoad;

@@ -16,4 +16,4 @@ pub use engine_calls::{Accepted, Blocks, Control, is_success};
 pub use guest::{Guest, GuestSpec, PAGE_2M, PAGE_4K};
 pub use pending::Pending;
 pub use run::{RunDone, RunSpec, Running};
-pub use stage::{POLLED, PingWindow, Stage, StageSpec};
+pub use stage::{DeviceCalls, POLLED, PingWindow, Stage, StageSpec};

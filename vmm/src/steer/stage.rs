@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use byway_agent::Process;
 use byway_agent::commands::{ComparePattern, FillPattern, NO_MISMATCH, PingPong};
 use byway_engine::interface::{
-    Action, Admin, EndpointConfig, EndpointGrant, EndpointKind, LinkPolicy,
+    Action, Admin, EndpointConfig, EndpointGrant, EndpointKind, LinkPolicy, Reply,
 };
 use byway_engine::{Engine, EngineConfig};
 use byway_protocols::{Descriptor, Flags, Opcode, Rights, Status};
@@ -54,6 +54,38 @@ pub struct PingWindow {
     pub before: ThreadLoad,
     /// And after it.
     pub after: ThreadLoad,
+}
+
+/// System calls that were made for devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DeviceCalls {
+    /// By their drivers, to start operations.
+    pub drivers: u64,
+    /// By workers, to sleep while only devices have something to do.
+    pub naps: u64,
+}
+
+impl DeviceCalls {
+    /// Both together.
+    #[must_use]
+    pub fn all(self) -> u64 {
+        self.drivers + self.naps
+    }
+    /// Those that came after `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            drivers: self.drivers - earlier.drivers,
+            naps: self.naps - earlier.naps,
+        }
+    }
+}
+
+impl std::ops::AddAssign for DeviceCalls {
+    fn add_assign(&mut self, more: Self) {
+        self.drivers += more.drivers;
+        self.naps += more.naps;
+    }
 }
 
 /// Two running VMs and the engine between them.
@@ -156,15 +188,15 @@ impl Stage {
         self.bob.stop_on(stop);
     }
 
-    /// Has the engine attach the file at `path` as endpoint `name`, and grants alice all of it: what an operator says with
+    /// Has the engine attach what is at `path` as endpoint `name`, and grants alice all of it: what an operator says with
     /// `[[endpoint]]` in a TOML file.
     ///
     /// # Errors
     /// When the engine refuses it.
-    pub fn attach_disk(&self, name: &str, path: &Path) -> Result<()> {
+    pub fn attach_disk(&self, name: &str, kind: EndpointKind, path: &Path) -> Result<()> {
         self.engine.act(Action::AttachEndpoint(EndpointConfig {
             name: name.to_owned(),
-            kind: EndpointKind::File,
+            kind,
             path: path.to_owned(),
             read_only: false,
             timeout_ms: 30_000,
@@ -178,6 +210,20 @@ impl Stage {
             write: true,
         }))?;
         Ok(())
+    }
+
+    /// System calls so far for the engine's devices.
+    ///
+    /// # Errors
+    /// When the engine does not list its endpoints.
+    pub fn device_calls(&self) -> Result<DeviceCalls> {
+        let Reply::Endpoints { endpoints } = self.engine.act(Action::Endpoints)? else {
+            bail!("the engine does not list its endpoints");
+        };
+        Ok(DeviceCalls {
+            drivers: endpoints.iter().map(|endpoint| endpoint.system_calls).sum(),
+            naps: self.engine.stats().workers.iter().map(|w| w.naps).sum(),
+        })
     }
 
     /// A descriptor that moves nothing, so that alice's queue is polled for the next [`POLLED`].

@@ -19,7 +19,7 @@ use crate::dma::{BusError, Dma};
 use crate::layout::registers::{ACQ, AQA, ASQ, CAP, CC, CSTS, DOORBELLS, VS};
 use crate::medium::Medium;
 
-/// How long a controller looks for more before it sleeps.
+/// How long a controller looks for more before it sleeps, where nobody says otherwise.
 const SPIN: Duration = Duration::from_micros(50);
 /// How often one that sleeps looks whether it is to end.
 const LOOK_MS: i32 = 50;
@@ -35,11 +35,12 @@ pub fn serve<M: Medium>(
     controller: &mut Controller<M>,
     stop: &AtomicBool,
 ) -> io::Result<()> {
-    serve_with(socket, controller, stop, |memory| memory)
+    serve_with(socket, controller, stop, SPIN, |memory| memory)
 }
 
-/// The same, with what is done to DMA memory seen by another first: for tests that need a
-/// controller which does not do what it should.
+/// The same, with `spin` as the time for which it looks for more before it sleeps, and with what
+/// is done to DMA memory seen by another first: for tests that need a controller which does not
+/// do what it should.
 ///
 /// # Errors
 /// As for [`serve`].
@@ -47,6 +48,7 @@ pub fn serve_with<M: Medium, D: Dma>(
     socket: &UnixStream,
     controller: &mut Controller<M>,
     stop: &AtomicBool,
+    spin: Duration,
     wrap: impl FnOnce(GuestMemoryMmap<()>) -> D,
 ) -> io::Result<()> {
     let hello = Hello::receive(socket)?;
@@ -64,7 +66,7 @@ pub fn serve_with<M: Medium, D: Dma>(
     let told = link.tell(controller);
     told.map_err(io::Error::other)?;
     Answer::Welcome.send(socket)?;
-    let served = link.run(socket, controller, &memory, stop);
+    let served = link.run(socket, controller, &memory, (stop, spin));
     controller.mmio_write(CC, 0, 4);
     served
 }
@@ -148,7 +150,7 @@ impl Link {
         socket: &UnixStream,
         controller: &mut Controller<M>,
         memory: &D,
-        stop: &AtomicBool,
+        (stop, spin): (&AtomicBool, Duration),
     ) -> io::Result<()> {
         let mut busy = Instant::now();
         while !stop.load(Ordering::Acquire) {
@@ -161,15 +163,18 @@ impl Link {
                 busy = Instant::now();
                 continue;
             }
-            if busy.elapsed() < SPIN {
+            let idle = busy.elapsed();
+            if idle < SPIN {
                 std::hint::spin_loop();
                 continue;
             }
-            if controller.arm(memory) {
+            let sleeps = idle >= spin;
+            if sleeps && controller.arm(memory) {
                 busy = Instant::now();
                 continue;
             }
-            let (kicked, ended) = wait(self.kick.as_raw_fd(), socket.as_raw_fd());
+            let limit_ms = if sleeps { LOOK_MS } else { 0 };
+            let (kicked, ended) = wait(self.kick.as_raw_fd(), socket.as_raw_fd(), limit_ms);
             if kicked {
                 let _ = self.kick.read();
                 self.listen(controller).map_err(io::Error::other)?;
@@ -214,8 +219,9 @@ fn map(regions: Vec<(Region, File)>) -> io::Result<GuestMemoryMmap<()>> {
     GuestMemoryMmap::from_ranges_with_files(ranges).map_err(io::Error::other)
 }
 
-/// Sleeps until there is a kick or the other side hangs up: which of them there is.
-fn wait(kick: i32, socket: i32) -> (bool, bool) {
+/// Sleeps until there is a kick or the other side hangs up, for `limit_ms` at most: which of them
+/// there is.
+fn wait(kick: i32, socket: i32, limit_ms: i32) -> (bool, bool) {
     let mut fds =
         [(kick, libc::POLLIN), (socket, libc::POLLRDHUP)].map(|(fd, events)| libc::pollfd {
             fd,
@@ -223,7 +229,7 @@ fn wait(kick: i32, socket: i32) -> (bool, bool) {
             revents: 0,
         });
     // SAFETY: the array is valid for its length.
-    unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, LOOK_MS) };
+    unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, limit_ms) };
     (fds[0].revents != 0, fds[1].revents != 0)
 }
 

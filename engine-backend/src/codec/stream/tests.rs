@@ -151,7 +151,7 @@ fn tool(name: &str, arguments: &[&str], input: &[u8]) -> Option<Vec<u8>> {
         .stdout(Stdio::piped())
         .spawn();
     let Ok(mut child) = child else {
-        eprintln!("skipped: {name} is not installed");
+        println!("SKIPPED: {name} is not installed");
         return None;
     };
     let mut stdin = child.stdin.take().unwrap();

@@ -367,6 +367,8 @@ commands! {
         rights,
         /// Bytes of a block.
         block_bytes,
+        /// What the device does.
+        features,
     }
 
     /// Sends control messages of random bytes, many of them nearly right. What they destroy is the sender's own.

@@ -9,7 +9,7 @@ use core::ptr::NonNull;
 
 use byway_agent::commands::{
     Accept, ArmQueue, AwaitOffer, CreatePort, CreateQueue, Derive, DestroyQueue, Doorbell,
-    DropCapability, LoadKey, Lookup, Offer, QueryCapability, QueryEngine, QueueCreated, Revoke,
+    DropCapability, LoadKey, Lookup, Offer, OpenEndpoint, QueryCapability, QueryEngine, QueueCreated, Revoke,
     capability, capability_slot,
 };
 use byway_agent::layout::Header;
@@ -18,7 +18,7 @@ use byway_protocols::ControlStatus;
 use byway_protocols::codec::KEY_BYTES_MAX;
 use byway_protocols::control::queue_flags;
 use byway_ring::context::{
-    Accepted, CapabilityInfo, Info, Key, Name, NewCapability, NewQueue, Port, QueueOptions, Reason,
+    Accepted, CapabilityInfo, Info, Key, Name, NewBlocks, NewCapability, NewQueue, Port, QueueOptions, Reason,
     State, Terms, Transport, TransportError, Wait, Wake,
 };
 use byway_ring::{QueueMemory, Rights, Slot};
@@ -342,6 +342,27 @@ unsafe impl Transport for Gate {
             })
         })?;
         made(loaded.capability, 0, key.rights, key.badge)
+    }
+
+    fn open_endpoint(
+        &self,
+        endpoint: &Name,
+        badge: u64,
+    ) -> Result<NewBlocks<CapabilityHandle>, GateError> {
+        let name = endpoint.as_str();
+        let opened = with_bulk(name.as_bytes(), || {
+            kernel(OpenEndpoint {
+                target: self.target(),
+                name_len: name.len() as u64,
+                badge,
+            })
+        })?;
+        let rights = Rights(opened.rights as u32);
+        Ok(NewBlocks {
+            capability: made(opened.capability, opened.length, rights, badge)?,
+            block_bytes: opened.block_bytes as u32,
+            features: opened.features as u32,
+        })
     }
 
     fn query(&self, capability: &CapabilityHandle) -> Result<CapabilityInfo, GateError> {

@@ -39,5 +39,7 @@ pub type WorkQueue<const WORDS: usize = 16> = byway_ring::WorkQueue<Linux, WORDS
 pub type Share<M = Buffer> = byway_ring::context::Share<Linux, M>;
 /// Where offers come in; its handle is a descriptor ([`ListenerFile`]).
 pub type Listener = byway_ring::context::Listener<Linux>;
+/// Blocks of an endpoint, with the capability to them.
+pub type Blocks = byway_ring::context::Blocks<Linux>;
 /// Why an operation failed.
 pub type Error = byway_ring::context::Error<KernelError>;

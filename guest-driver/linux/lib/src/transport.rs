@@ -9,8 +9,8 @@ use std::sync::Arc;
 use byway_protocols::codec::KEY_BYTES_MAX;
 use byway_protocols::{Completion, Descriptor, QueueHeader, Rights};
 use byway_ring::context::{
-    Accepted, CapabilityInfo, Info, Key, Name, NewCapability, NewQueue, Port, QueueOptions, State,
-    Terms, Transport, Wait, Wake,
+    Accepted, CapabilityInfo, Info, Key, Name, NewBlocks, NewCapability, NewQueue, Port,
+    QueueOptions, State, Terms, Transport, Wait, Wake,
 };
 use byway_ring::{QueueMemory, Slot};
 
@@ -305,6 +305,31 @@ unsafe impl Transport for Linux {
             length: 0,
             rights: key.rights,
             badge: key.badge,
+        })
+    }
+
+    fn open_endpoint(
+        &self,
+        endpoint: &Name,
+        badge: u64,
+    ) -> Result<NewBlocks<CapabilityFile>, Error> {
+        let mut argument = uapi::EndpointOpen {
+            name: *endpoint.padded(),
+            badge,
+            ..uapi::EndpointOpen::default()
+        };
+        self.call(&mut argument)?;
+        let call = uapi::EndpointOpen::NAME;
+        Ok(NewBlocks {
+            capability: NewCapability {
+                handle: CapabilityFile(owned(argument.fd, call)?),
+                slot: slot(argument.slot, call)?,
+                length: argument.length,
+                rights: Rights(argument.rights),
+                badge,
+            },
+            block_bytes: argument.block_bytes,
+            features: argument.features,
         })
     }
 

@@ -287,6 +287,31 @@ arguments! {
         /// 0.
         reserved: u32,
     }
+    /// `struct byway_ioc_endpoint_open`.
+    EndpointOpen: 80 = READ | WRITE, 0x0a, "BYWAY_IOC_ENDPOINT_OPEN" {
+        /// Name of the endpoint, 0-padded.
+        name: [u8; NAME_BYTES],
+        /// Badge.
+        badge: u64,
+        /// 0.
+        flags: u32,
+        /// 0.
+        reserved: u32,
+        /// Bytes of all blocks.
+        length: u64,
+        /// The capability's descriptor.
+        fd: i32,
+        /// Its slot.
+        slot: u32,
+        /// Rights.
+        rights: u32,
+        /// Bytes of a block.
+        block_bytes: u32,
+        /// What the device does.
+        features: u32,
+        /// 0.
+        reserved76: u32,
+    }
     /// `struct byway_ioc_eventfd`.
     Eventfd: 8 = WRITE, 0x22, "BYWAY_IOC_EVENTFD" {
         /// An eventfd, or -1.

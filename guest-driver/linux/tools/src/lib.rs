@@ -7,6 +7,7 @@
     clippy::undocumented_unsafe_blocks
 )]
 
+pub mod blocks;
 pub mod emulation;
 pub mod exit;
 pub mod offer;

@@ -35,13 +35,13 @@ mod work_queue;
 pub use capability::{Capability, Listener};
 pub use error::{Ended, Error, Reason, TransportError};
 pub use name::{Name, NameError};
-pub use open::Context;
+pub use open::{Blocks, Context};
 pub use region::{OutOfRange, Region, Source};
 pub use share::{Memory, Share, StillShared};
 pub use transfer::{DEPTH_MAX, Pipeline};
 pub use transport::{
-    Accepted, CapabilityInfo, Info, Key, NewCapability, NewQueue, Port, QueueOptions, State, Terms,
-    Transport, Wait, Wake,
+    Accepted, CapabilityInfo, Info, Key, NewBlocks, NewCapability, NewQueue, Port, QueueOptions,
+    State, Terms, Transport, Wait, Wake,
 };
 pub use wait::Waiting;
 pub use work_queue::WorkQueue;

@@ -10,6 +10,18 @@ use super::share::{Memory, Share};
 use super::transport::{Info, Key, Port, QueueOptions, Terms, Transport};
 use super::work_queue::WorkQueue;
 
+/// Blocks of an endpoint (SPEC section 7.9): what [`Request::read_blocks`](crate::Request::read_blocks) and its like name by
+/// an address of the capability. Derived, offered, revoked like memory.
+#[derive(Debug)]
+pub struct Blocks<T: Transport> {
+    /// The right to them; its length is theirs.
+    pub capability: Capability<T>,
+    /// Bytes of a block: what offsets and sizes are multiples of.
+    pub block_bytes: u32,
+    /// What the device does: bits of [`byway_protocols::operands::endpoint_features`].
+    pub features: u32,
+}
+
 /// A context: an address space, a table of capabilities, work queues (SPEC section 1).
 ///
 /// How it is opened is the transport's matter. Clones are cheap and mean the same context.
@@ -136,6 +148,20 @@ impl<T: Transport> Context<T> {
             self.transport.clone(),
             new.map_err(Error::Kernel)?,
         ))
+    }
+
+    /// Opens what the operator granted of a block device; see [`Blocks`].
+    ///
+    /// # Errors
+    /// No endpoint of that name, nothing of it granted to this VM, a quota, a kernel that has no such call.
+    pub fn endpoint(&self, endpoint: &Name) -> Result<Blocks<T>, Error<T::Error>> {
+        let opened = self.transport.open_endpoint(endpoint, 0);
+        let opened = opened.map_err(Error::Kernel)?;
+        Ok(Blocks {
+            capability: Capability::new(self.transport.clone(), opened.capability),
+            block_bytes: opened.block_bytes,
+            features: opened.features,
+        })
     }
 
     /// Waits for offers under a port name from now on, of one peer or of any.

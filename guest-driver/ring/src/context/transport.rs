@@ -141,6 +141,17 @@ pub struct NewCapability<C> {
     pub badge: u64,
 }
 
+/// Blocks of an endpoint that the kernel opened (SPEC section 7.9).
+#[derive(Debug)]
+pub struct NewBlocks<C> {
+    /// The right to them.
+    pub capability: NewCapability<C>,
+    /// Bytes of a block: what offsets and sizes are multiples of.
+    pub block_bytes: u32,
+    /// What the device does: bits of [`byway_protocols::operands::endpoint_features`].
+    pub features: u32,
+}
+
 /// An offer of a peer that was accepted.
 #[derive(Debug)]
 pub struct Accepted<C> {
@@ -305,6 +316,16 @@ pub unsafe trait Transport: Clone {
     /// # Errors
     /// A key of another length than the algorithm's, rights that a key does not have, a quota.
     fn load_key(&self, key: &Key<'_>) -> Result<NewCapability<Self::Capability>, Self::Error>;
+
+    /// What the operator granted of an endpoint (ENDPOINT_OPEN). `badge` is told to whoever accepts it.
+    ///
+    /// # Errors
+    /// No endpoint of that name, nothing of it granted to this VM, a quota, a kernel that has no such call.
+    fn open_endpoint(
+        &self,
+        endpoint: &Name,
+        badge: u64,
+    ) -> Result<NewBlocks<Self::Capability>, Self::Error>;
 
     /// State and use (CAP_QUERY).
     ///

@@ -1,6 +1,7 @@
 //! The suite `linux-qemu`: see tests/linux/README.md.
 
 mod attacks;
+mod endpoints;
 mod ends;
 mod exchange;
 mod harness;

@@ -13,13 +13,14 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use byway_agent::{Process, pattern};
-use byway_engine::interface::{Action, Admin, Reply};
+use byway_engine::interface::EndpointKind;
 use byway_protocols::operands::{DeviceFields, device_operation};
 use byway_protocols::{Descriptor, Flags, Opcode, Status, Word0};
 
 use super::exits::Witness;
+use crate::measure::thread_load::cpu_seconds;
 use crate::signals::StopOnSignal;
-use crate::steer::{Direction, RunSpec, Stage, StageSpec, is_success};
+use crate::steer::{DeviceCalls, Direction, RunSpec, Stage, StageSpec, is_success};
 pub use report::{P2pReport, PathRow};
 
 /// Bytes of each disk: those of a buffer.
@@ -94,8 +95,19 @@ impl Drop for Folder {
     }
 }
 
-/// An endpoint over a new file of these bytes, granted to alice.
+/// A file of these bytes as an endpoint that is granted to alice.
 fn disk(stage: &Stage, folder: &Path, name: &str, bytes: &[u8], size: u64) -> Result<PathBuf> {
+    disk_of(stage, folder, (name, EndpointKind::File), bytes, size)
+}
+
+/// The same behind another kind of device.
+fn disk_of(
+    stage: &Stage,
+    folder: &Path,
+    (name, kind): (&str, EndpointKind),
+    bytes: &[u8],
+    size: u64,
+) -> Result<PathBuf> {
     let path = folder.join(format!("{name}.img"));
     let mut file = File::create(&path)?;
     file.write_all(bytes)?;
@@ -103,7 +115,7 @@ fn disk(stage: &Stage, folder: &Path, name: &str, bytes: &[u8], size: u64) -> Re
     let zeros = vec![0; (size - bytes.len() as u64) as usize];
     file.write_all(&zeros)?;
     file.sync_all()?;
-    stage.attach_disk(name, &path)?;
+    stage.attach_disk(name, kind, &path)?;
     Ok(path)
 }
 
@@ -167,6 +179,8 @@ fn play(stage: &Stage, folder: &Path, report: &mut P2pReport) -> Result<()> {
     let row = timed(stage, &mut witness, &clone, ("disk", "disk"), report)?;
     report.paths.push(row);
     ensure!(std::fs::read(&second)? == expected, "the clone differs");
+    let row = from_nvme(stage, folder, &mut witness, report)?;
+    report.paths.push(row);
     let exits = witness.close(stage).context("idle spin")?;
     let caused = exits.caused_by_transfers();
     for row in &mut report.paths {
@@ -194,12 +208,35 @@ fn play(stage: &Stage, folder: &Path, report: &mut P2pReport) -> Result<()> {
     );
     report.usual_path = usual::WHAT.to_owned();
     for row in &mut report.paths {
-        if row.to == "bob's process" {
+        if (row.from.as_str(), row.to.as_str()) == ("disk", "bob's process") {
             row.usual_path_gbps = Some(usual.gbps);
             row.usual_path_cpu_s_per_gib = Some(usual.cpu_s_per_gib);
         }
     }
     Ok(())
+}
+
+/// What an NVMe controller has, of which the engine shares the queues, reaches bob's process.
+fn from_nvme(
+    stage: &Stage,
+    folder: &Path,
+    witness: &mut Witness,
+    report: &mut P2pReport,
+) -> Result<PathRow> {
+    // Other bytes than bob has already.
+    let seed = SEED + 1;
+    let mut bytes = vec![0; DISK as usize];
+    pattern::fill(&mut bytes, seed);
+    let kind = EndpointKind::NvmeModel;
+    disk_of(stage, folder, ("nvme", kind), &bytes, DISK)?;
+    let slot = stage.alice.open_endpoint(Process::App, "nvme")?.slot;
+    let bob = (stage.slot, 0);
+    let read = transfer(device_operation::READ, (slot, 0), bob, SIZE);
+    let way = ("NVMe disk", "bob's process");
+    let row = timed(stage, witness, &read, way, report)?;
+    stage.fill_source(Direction::Put, seed)?;
+    stage.verify_destination(Direction::Put, seed)?;
+    Ok(row)
 }
 
 /// One descriptor of alice's, which has to succeed.
@@ -210,16 +247,6 @@ fn expect(stage: &Stage, descriptor: &Descriptor, what: &str) -> Result<()> {
         "{what} ended as {done:?}"
     );
     Ok(())
-}
-
-/// System calls that devices' drivers have made, and those by which workers slept meanwhile.
-fn system_calls(stage: &Stage) -> Result<u64> {
-    let Reply::Endpoints { endpoints } = stage.engine.act(Action::Endpoints)? else {
-        bail!("the engine does not list its endpoints");
-    };
-    let drivers: u64 = endpoints.iter().map(|endpoint| endpoint.system_calls).sum();
-    let naps: u64 = stage.engine.stats().workers.iter().map(|w| w.naps).sum();
-    Ok(drivers + naps)
 }
 
 /// Runs over the whole disk, and takes the time.
@@ -239,9 +266,9 @@ fn timed(
         samples: 0,
     };
     let tid = stage.engine.worker_tids()[0];
-    let (mut ns, mut bytes, mut cpu_s, mut calls) = (0, 0, 0.0, 0);
+    let (mut ns, mut bytes, mut cpu_s, mut calls) = (0, 0, 0.0, DeviceCalls::default());
     for round in 0..ROUNDS {
-        let before = (usual::cpu_seconds_of(tid)?, system_calls(stage)?);
+        let before = (cpu_seconds(tid)?, stage.device_calls()?);
         let started = Instant::now();
         let done = witness.window(stage, |stage| stage.alice.run(Process::App, &spec))?;
         let elapsed = started.elapsed();
@@ -256,11 +283,11 @@ fn timed(
         if round == 0 {
             continue;
         }
-        let after = (usual::cpu_seconds_of(tid)?, system_calls(stage)?);
+        let after = (cpu_seconds(tid)?, stage.device_calls()?);
         // A worker that polls is busy all the time: what it burns while nothing is asked of it is not the transfer's.
         let share = done.ns as f64 / elapsed.as_nanos() as f64;
         cpu_s += (after.0 - before.0) * share.min(1.0);
-        calls += after.1 - before.1;
+        calls += after.1.since(before.1);
         ns += done.ns;
         bytes += DISK;
     }
@@ -269,7 +296,8 @@ fn timed(
         to: to.to_owned(),
         gbps: bytes as f64 / ns as f64,
         exits: None,
-        syscalls_per_mib: calls as f64 / (bytes >> 20) as f64,
+        syscalls_per_mib: calls.all() as f64 / (bytes >> 20) as f64,
+        driver_syscalls_per_mib: calls.drivers as f64 / (bytes >> 20) as f64,
         cpu_s_per_gib: cpu_s * (1 << 30) as f64 / bytes as f64,
         usual_path_gbps: None,
         usual_path_cpu_s_per_gib: None,

@@ -36,6 +36,8 @@ pub struct PathRow {
     pub exits: Option<u64>,
     /// System calls that the engine made to drive the devices and to wait for them, for each MiB.
     pub syscalls_per_mib: f64,
+    /// Those of them that drove the device: none while it is polled and shares its queues with the engine.
+    pub driver_syscalls_per_mib: f64,
     /// Processor time of the engine's worker, in seconds for each GiB.
     pub cpu_s_per_gib: f64,
     /// Gigabytes a second on the usual path, where there is one to compare with.
@@ -49,8 +51,13 @@ impl fmt::Display for P2pReport {
         for row in &self.paths {
             write!(
                 f,
-                "{} -> {}: {:.2} GB/s, {:.1} system calls/MiB, {:.2} CPU s/GiB",
-                row.from, row.to, row.gbps, row.syscalls_per_mib, row.cpu_s_per_gib
+                "{} -> {}: {:.2} GB/s, {:.2} system calls/MiB to drive it and {:.2} to sleep meanwhile, {:.2} CPU s/GiB",
+                row.from,
+                row.to,
+                row.gbps,
+                row.driver_syscalls_per_mib,
+                row.syscalls_per_mib - row.driver_syscalls_per_mib,
+                row.cpu_s_per_gib
             )?;
             match row.exits {
                 Some(exits) => write!(f, ", {exits} exits")?,

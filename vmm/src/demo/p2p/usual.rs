@@ -97,14 +97,3 @@ fn own_cpu_seconds() -> f64 {
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
-
-/// Processor time of a thread of this process, in seconds.
-pub(super) fn cpu_seconds_of(tid: i32) -> Result<f64> {
-    let path = format!("/proc/self/task/{tid}/schedstat");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    let ns = text
-        .split_whitespace()
-        .next()
-        .and_then(|ns| ns.parse::<u64>().ok());
-    Ok(ns.with_context(|| format!("{path} has no number"))? as f64 / 1e9)
-}

@@ -22,7 +22,7 @@ impl FullDisk {
         match made.join().unwrap() {
             Ok(disk) => Some(disk),
             Err(e) if e.raw_os_error() == Some(libc::EPERM) => {
-                println!("skipped: no mounts of one's own on this host ({e})");
+                println!("SKIPPED: no mounts of one's own on this host ({e}): run as root");
                 None
             }
             Err(e) => panic!("{e}"),
@@ -108,23 +108,31 @@ impl FailingLoop {
 
     /// One with these bytes. `None`, and a line that says why, where the host has none.
     pub(super) fn new(bytes: &[u8]) -> Option<Self> {
-        let control = match File::options().write(true).open("/dev/loop-control") {
-            Ok(control) => control,
+        match Self::configured(bytes) {
+            Ok(device) => Some(device),
             Err(e) => {
-                println!("skipped: no loop devices on this host ({e})");
-                return None;
+                println!(
+                    "SKIPPED: no loop devices on this host ({e}): run as root, with the module loop"
+                );
+                None
             }
-        };
+        }
+    }
+
+    fn configured(bytes: &[u8]) -> std::io::Result<Self> {
+        let control = File::options().write(true).open("/dev/loop-control")?;
         let backing = Disk::new(bytes);
         for _ in 0..10 {
             // SAFETY: no argument.
             let number = unsafe { libc::ioctl(control.as_raw_fd(), Self::GET_FREE) };
-            assert!(number >= 0, "{}", std::io::Error::last_os_error());
+            if number < 0 {
+                return Err(std::io::Error::last_os_error());
+            }
             let path = PathBuf::from(format!("/dev/loop{number}"));
             let mut options = File::options();
-            let device = options.read(true).write(true).open(&path).unwrap();
+            let device = options.read(true).write(true).open(&path)?;
             if Self::configure(device.as_raw_fd(), &backing) {
-                return Some(Self {
+                return Ok(Self {
                     _device: device,
                     path,
                     backing,

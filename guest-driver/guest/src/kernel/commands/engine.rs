@@ -393,6 +393,7 @@ impl EngineCommands for Machine {
             length: opened.length,
             rights: u64::from(opened.rights.0),
             block_bytes: u64::from(opened.block_bytes),
+            features: u64::from(opened.features),
         })
     }
 

@@ -368,6 +368,41 @@ struct byway_ioc_port_create {
 /* Creates a port of the engine (SPEC section 7.8). */
 #define BYWAY_IOC_PORT_CREATE	_IOWR(BYWAY_IOC_MAGIC, 0x09, struct byway_ioc_port_create)
 
+/**
+ * struct byway_ioc_endpoint_open - blocks of an endpoint become a capability
+ * @name: in, of the endpoint, 0-padded
+ * @badge: in, told to whoever accepts what is derived from it
+ * @flags: in, 0
+ * @reserved: in, 0
+ * @length: out, bytes of all blocks
+ * @fd: out, the capability's descriptor
+ * @slot: out, its slot in this context
+ * @rights: out, what the operator granted
+ * @block_bytes: out, what offsets and sizes are multiples of
+ * @features: out, bits of byway_endpoint_open_reply.features
+ * @reserved76: out, 0
+ */
+struct byway_ioc_endpoint_open {
+	__u8 name[BYWAY_IOC_NAME_BYTES];
+	__u64 badge;
+	__u32 flags;
+	__u32 reserved;
+	__u64 length;
+	__s32 fd;
+	__u32 slot;
+	__u32 rights;
+	__u32 block_bytes;
+	__u32 features;
+	__u32 reserved76;
+};
+
+/*
+ * Opens what the operator granted this domain of a block device (SPEC section
+ * 7.9). An engine without endpoints: EOPNOTSUPP; a name that it does not know,
+ * or of which nothing is granted: ENOENT.
+ */
+#define BYWAY_IOC_ENDPOINT_OPEN	_IOWR(BYWAY_IOC_MAGIC, 0x0a, struct byway_ioc_endpoint_open)
+
 /* ---- queue -------------------------------------------------------------- */
 
 /*

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use byway_guest_tools::blocks;
 use byway_guest_tools::exit::{self, Failure};
 use byway_guest_tools::offer;
 use byway_guest_tools::progress::Progress;
@@ -41,7 +42,8 @@ const NOTE: &[u8] = b"byway-cat 1\n";
     "  byway-cat fetch tree | tar x              into a pipe\n",
     "  byway-cat pass /run/cat.sock FILE         to a process of the same guest\n",
     "  byway-cat take /run/cat.sock -o FILE      which takes it\n",
-    "  byway-cat local FILE -o COPY --checksum   within one process\n\n",
+    "  byway-cat local FILE -o COPY --checksum   within one process\n",
+    "  byway-cat blocks disk --bytes 1M          the first MiB of a block device that the operator granted\n\n",
     "Exit codes: 0 done; 1 failed while running; 2 wrong usage; 3 no Byway device in this guest."
 ))]
 struct Cli {
@@ -83,6 +85,20 @@ enum Command {
         socket: PathBuf,
         #[command(flatten)]
         take: TakeArgs,
+    },
+    /// Read blocks of a device that the engine drives and the operator granted
+    Blocks {
+        /// Name of the endpoint
+        endpoint: Name,
+        /// First byte, a multiple of the device's blocks
+        #[arg(long, default_value = "0", value_parser = size::parse, value_name = "BYTES")]
+        offset: u64,
+        /// How many, of whole blocks; all that follow when left out
+        #[arg(long, value_parser = size::parse_some, value_name = "BYTES")]
+        bytes: Option<u64>,
+        /// Where to write; standard output when left out
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
     },
     /// Copy bytes by the engine within this process
     Local {
@@ -291,6 +307,15 @@ fn give(
     report.tell(&give.report, false)
 }
 
+/// The file, or standard output.
+fn create(path: Option<&PathBuf>) -> Result<Box<dyn Write>, Failure> {
+    let Some(path) = path else {
+        return Ok(Box::new(stdout().lock()));
+    };
+    let file = File::create(path).map_err(|why| Failure::while_(&path.display().to_string(), why));
+    Ok(Box::new(file?))
+}
+
 /// Reads all of a capability, a window at a time.
 fn fetch(
     context: &Context,
@@ -302,12 +327,7 @@ fn fetch(
     let total = capability.length();
     let window = Buffer::large(usize::try_from(total).unwrap_or(WINDOW).clamp(1, WINDOW))?;
     window.populate();
-    let mut output: Box<dyn Write> = match &take.output {
-        Some(path) => Box::new(
-            File::create(path).map_err(|why| Failure::while_(&path.display().to_string(), why))?,
-        ),
-        None => Box::new(stdout().lock()),
-    };
+    let mut output = create(take.output.as_ref())?;
     let pipeline = Pipeline {
         chunk_bytes: u32::try_from(take.chunk).unwrap_or(u32::MAX),
         depth: take.depth,
@@ -413,6 +433,17 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             let capability = taken(&context, socket, take.timeout)?;
             fetch(&context, &capability, None, take)
         }
+        Command::Blocks {
+            endpoint,
+            offset,
+            bytes,
+            output,
+        } => {
+            let context = exit::context()?;
+            let mut output = create(output.as_ref())?;
+            blocks::read(&context, endpoint, *offset, *bytes, &mut output)?;
+            Ok(output.flush()?)
+        }
         Command::Local { file, take } => {
             let context = exit::context()?;
             let buffer = load(file.as_ref())?;
@@ -446,6 +477,7 @@ mod tests {
             "byway-cat pass /run/cat.sock FILE",
             "byway-cat take /run/cat.sock -o FILE",
             "byway-cat local FILE -o COPY --checksum",
+            "byway-cat blocks disk --offset 64K --bytes 1M -o FILE",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
