@@ -512,6 +512,36 @@ fn memory_is_unmapped_after_the_last_chunk_that_may_use_it() {
 }
 
 #[test]
+fn what_forbids_or_harvests_writes_waits_for_the_last_chunk_and_what_allows_them_for_none() {
+    let w = World::new();
+    let page = w.driver.guest.alloc(4096, 4096);
+    let core = Arc::clone(w.device.domain().core());
+    let mut handle = w.handle;
+    let mut waits = |verb: fn(&mut Handle<()>, u64) -> Result<(), DomainError>| {
+        is_waiting(core.epochs(), || verb(&mut handle, page).unwrap())
+    };
+    fn log(handle: &mut Handle<()>, on: bool) -> Result<(), DomainError> {
+        handle.set_dirty_log(on);
+        Ok(())
+    }
+    assert!(waits(|handle, _| log(handle, true)), "log on");
+    assert!(
+        waits(|handle, page| handle.harvest_dirty(page, 4096).map(drop)),
+        "harvest"
+    );
+    assert!(!waits(|handle, _| log(handle, false)), "log off");
+    assert!(
+        waits(|handle, page| handle.protect_region(page, 4096, false)),
+        "read-only"
+    );
+    assert!(
+        !waits(|handle, page| handle.protect_region(page, 4096, true)),
+        "writable"
+    );
+    assert!(waits(|handle, page| handle.discard(page, 4096)), "discard");
+}
+
+#[test]
 fn a_reset_and_the_end_of_a_vmm_wait_for_the_last_chunk() {
     let mut w = World::new();
     let core = Arc::clone(w.device.domain().core());
