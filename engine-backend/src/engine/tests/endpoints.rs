@@ -3,6 +3,7 @@
 mod chains;
 mod failing_host;
 mod failures;
+mod fences;
 mod peer_world;
 mod peers;
 
