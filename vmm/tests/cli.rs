@@ -76,6 +76,29 @@ fn wrong_usage_is_code_2() {
     assert!(stdout.contains("Exit codes"), "{stdout}");
 }
 
+/// A level, and levels of modules, decide what is logged; what cannot be is said, and the usual stands.
+#[test]
+fn what_is_logged_is_a_level_or_is_refused() {
+    for (wanted, is_refused) in [
+        ("debug", false),
+        ("byway_engine=trace,info", false),
+        ("", false),
+        ("byway_engine=loud", true),
+        ("a=b=c", true),
+    ] {
+        let output = byway(&["ops", "--json"])
+            .env("BYWAY_LOG", wanted)
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(
+            stderr.contains("is not understood") && stderr.contains("expected off, error"),
+            is_refused,
+            "{wanted:?}: {stderr}"
+        );
+    }
+}
+
 #[test]
 fn every_command_has_examples() {
     for command in ["run", "demo", "bench", "stress", "doctor", "ops"] {

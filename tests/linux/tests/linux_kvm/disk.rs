@@ -59,7 +59,7 @@ fn compare(host: &mut Host) -> Result<()> {
         "qemu",
         // What the template leaves out for ours, and for the same reason.
         &format!(
-            "qemu-system-x86_64 -no-user-config -nodefaults -display none -no-reboot -M q35 -accel kvm \
+            "/usr/bin/qemu-system-x86_64 -no-user-config -nodefaults -display none -no-reboot -M q35 -accel kvm \
              -cpu host,cx16=off -kernel {boot} -smp 2 -m 384M -serial stdio \
              -drive file=/vms/data.img,format=raw,if=none,id=data -device virtio-blk-pci,drive=data \
              -append \"'{CMDLINE}'\""
