@@ -236,6 +236,8 @@ fn from_nvme(
     let row = timed(stage, witness, &read, way, report)?;
     stage.fill_source(Direction::Put, seed)?;
     stage.verify_destination(Direction::Put, seed)?;
+    // What alice had before.
+    stage.fill_source(Direction::Put, SEED)?;
     Ok(row)
 }
 
