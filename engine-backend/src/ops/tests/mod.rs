@@ -5,6 +5,7 @@ mod channels;
 mod compares;
 mod deltas;
 mod gathers;
+mod log;
 mod moves;
 mod pages;
 mod places;
