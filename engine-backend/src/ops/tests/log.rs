@@ -46,7 +46,7 @@ fn what_was_written_is_in_the_log_when_the_end_is_told() {
         // The rig's chunks are not ended, which would mark what had been left out.
         let (status, ..) = short_form(&rig.complete(&operation));
         assert_eq!(status, Status::Success, "{what}");
-        let frame = |place| rig.alice.entry_of(place).unwrap() & pte::FRAME;
+        let frame = |place| guest.read_u64(rig.alice.entry_of(place).unwrap()) & pte::FRAME;
         for frame in BTreeSet::from(places.map(frame)) {
             let marked = guest.memory().take_dirty(frame, PAGE).unwrap();
             assert_eq!(marked, [1], "{what} at {frame:#x}");
