@@ -9,8 +9,8 @@ use core::ptr::NonNull;
 
 use byway_agent::commands::{
     Accept, ArmQueue, AwaitOffer, CreatePort, CreateQueue, Derive, DestroyQueue, Doorbell,
-    DropCapability, LoadKey, Lookup, Offer, OpenEndpoint, QueryCapability, QueryEngine, QueueCreated, Revoke,
-    capability, capability_slot,
+    DropCapability, LoadKey, Lookup, Offer, OpenEndpoint, QueryCapability, QueryEngine,
+    QueueCreated, Revoke, capability, capability_slot,
 };
 use byway_agent::layout::Header;
 use byway_agent::{Failure, Status};
@@ -18,8 +18,8 @@ use byway_protocols::ControlStatus;
 use byway_protocols::codec::KEY_BYTES_MAX;
 use byway_protocols::control::queue_flags;
 use byway_ring::context::{
-    Accepted, CapabilityInfo, Info, Key, Name, NewBlocks, NewCapability, NewQueue, Port, QueueOptions, Reason,
-    State, Terms, Transport, TransportError, Wait, Wake,
+    Accepted, CapabilityInfo, Info, Key, Name, NewBlocks, NewCapability, NewQueue, Port,
+    QueueOptions, Reason, State, Terms, Transport, TransportError, Wait, Wake,
 };
 use byway_ring::{QueueMemory, Rights, Slot};
 
