@@ -208,8 +208,8 @@ impl Execution {
         }
     }
 
-    /// Checks a private copy of a descriptor, to carry it out from now on. In place: see
-    /// [`validate::request`].
+    /// Checks a private copy of a descriptor, to carry it out from now on. In place: what is made
+    /// elsewhere and moved here costs as much as a short copy.
     ///
     /// # Errors
     /// The status with which it is refused: 10-14, 18, 19, 1C. It is as it was then.

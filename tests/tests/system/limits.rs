@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use anyhow::Result;
 use byway_engine::interface::{Action, Admin, Share};
+use byway_engine::ops::budget::{CHUNK_BYTES, OPERATION_COST};
 use byway_engine::{Engine, EngineConfig};
 use byway_vmm::steer::{RunDone, RunSpec};
 
 use super::world::{APP, KIB, MIB, Party, engine, memmove, turn};
 
 /// Copies of a run.
-const COPIES: u64 = 256;
+const COPIES: u64 = 1024;
 const DEPTH: u64 = 8;
 /// What may be used of a rate at once, in microseconds.
 const BURST_US: u32 = 10_000;
@@ -57,9 +58,10 @@ fn check(bytes: u64, share: Share) -> Result<()> {
     let bound = alice.finish_run(bound)?;
     assert_whole(&bound);
     assert_whole(&free);
-    // A rate may be overdrawn by the burst, by one chunk of each worker, and by what ends last: the last DEPTH
-    // copies are half a percent each.
-    let least = Duration::from_millis(TIME_MS * 9 / 10) - Duration::from_micros(BURST_US.into());
+    // What of a run need not wait: the burst, and one chunk, which is not cut short by a rate.
+    let chunk = CHUNK_BYTES.div_ceil(OPERATION_COST + bytes);
+    let rate = Duration::from_millis(TIME_MS * (COPIES - chunk) / COPIES);
+    let least = rate - Duration::from_micros(BURST_US.into());
     let took = Duration::from_nanos(bound.ns);
     assert!(
         took >= least,

@@ -295,15 +295,17 @@ fn the_end_of_the_workers_ends_what_moves() {
 fn a_worker_short_of_time_gives_a_queue_away() {
     let engine = engine(2, 1_000_000);
     let alice = process(1, 2 * MIB);
-    // Two each; those of the second worker stay idle.
-    let mut queues: Vec<_> = (0..4).map(|_| engine.queue(&alice, 16)).collect();
+    // Two each; those of the second worker stay idle. So deep that the first has work while this thread waits
+    // for a core.
+    const DEPTH: u32 = 256;
+    let mut queues: Vec<_> = (0..4).map(|_| engine.queue(&alice, DEPTH)).collect();
     let long = memmove(VA, VA + MIB, MIB / 2);
     let served = || engine.workers.stats()[1].descriptors;
     until("a queue on the other worker", || {
         for queue in [0, 2] {
             let queue = &mut queues[queue];
             while queue.poll().is_some() {}
-            while queue.outstanding() < 16 {
+            while queue.outstanding() < DEPTH {
                 queue.submit(&long);
             }
         }
