@@ -61,10 +61,10 @@ impl Daemon {
             Err(error) => panic!("qemu-storage-daemon: {error}"),
         };
         let start = Instant::now();
-        while !folder.path().join("socket").exists() {
+        while !is_listening(&path("socket")) {
             assert!(
                 start.elapsed() < Duration::from_secs(30),
-                "no socket appears"
+                "nobody listens at the socket"
             );
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -79,6 +79,18 @@ impl Daemon {
     fn disk(&self) -> Vec<u8> {
         fs::read(self.folder.path().join("disk")).unwrap()
     }
+}
+
+/// Whether somebody accepts connections there. The file is there a moment before, and a connection to see would be the one
+/// that the daemon serves.
+fn is_listening(path: &str) -> bool {
+    /// `__SO_ACCEPTCON` in the column of flags.
+    const ACCEPTS: &str = "00010000";
+    let sockets = fs::read_to_string("/proc/net/unix").unwrap();
+    sockets.lines().any(|line| {
+        let mut columns = line.split_whitespace();
+        columns.nth(3) == Some(ACCEPTS) && columns.next_back() == Some(path)
+    })
 }
 
 impl Drop for Daemon {
