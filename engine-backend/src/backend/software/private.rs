@@ -5,8 +5,8 @@
 //! points into guest memory.
 
 use super::SMALL;
+use super::copy;
 use super::cpu::Simd;
-use super::{calibrate, copy};
 use super::{diff, sum};
 use crate::backend::Order;
 use crate::memory::HostAddr;
@@ -16,8 +16,6 @@ use crate::memory::HostAddr;
 #[derive(Debug, Clone, Copy)]
 pub struct Private {
     simd: Simd,
-    /// From this length on, in bytes, the processor's own `rep movsb` is the faster one.
-    string_from: usize,
 }
 
 impl Default for Private {
@@ -30,13 +28,12 @@ impl Private {
     /// With the widest kernels that this processor has.
     #[must_use]
     pub fn new() -> Self {
-        let simd = Simd::detect();
-        Self::with(simd, calibrate::string_from(simd))
+        Self::with(Simd::detect())
     }
 
     /// With kernels that the processor must have.
-    pub(super) fn with(simd: Simd, string_from: usize) -> Self {
-        Self { simd, string_from }
+    pub(super) fn with(simd: Simd) -> Self {
+        Self { simd }
     }
 
     /// Reads guest memory, each byte once.
@@ -101,9 +98,8 @@ impl Private {
         unsafe {
             if len <= SMALL {
                 copy::small(dst, src, len);
-            } else if len >= self.string_from {
-                copy::string(dst, src, len);
             } else {
+                // Never by `rep movsb`: private memory is in the inner caches, where vectors are faster.
                 copy::long(self.simd, dst, src, len, Order::Disjoint, false);
             }
         }

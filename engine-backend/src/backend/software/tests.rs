@@ -40,7 +40,7 @@ fn backends() -> impl Iterator<Item = Software> {
             simd,
             string_from,
             stream_from: 1 << 20,
-            private: Private::with(simd, string_from),
+            private: Private::with(simd),
             ..Software::new()
         })
     })
@@ -255,7 +255,7 @@ proptest! {
             let from: Vec<_> = sources.iter_mut().map(|source| at(source, offset)).collect();
             let to = if in_place { from[count - 1] } else { at(&mut out, offset) };
             // SAFETY: ranges of vectors.
-            unsafe { Private::with(simd, usize::MAX).sum(to, &from, len) };
+            unsafe { Private::with(simd).sum(to, &from, len) };
             let got = if in_place { &sources[count - 1] } else { &out };
             prop_assert_eq!(&got[offset..offset + len], &want[..]);
             let untouched = if in_place { noise(offset + len + GUARD, count as u64 - 1) } else { vec![0; got.len()] };
@@ -291,7 +291,7 @@ proptest! {
             let mut found = [0; diff::STEP];
             let (x, y) = (at(&mut a, offset), at(&mut b, offset));
             // SAFETY: ranges of two vectors.
-            let got = unsafe { Private::with(simd, usize::MAX).difference(x, y, len, &mut found) };
+            let got = unsafe { Private::with(simd).difference(x, y, len, &mut found) };
             prop_assert_eq!(got, want);
             if let Some(step) = got {
                 let part = &b[offset + step.offset..];
