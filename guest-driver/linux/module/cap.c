@@ -126,7 +126,7 @@ static const struct file_operations byway_cap_fops = {
  * @context: that is to hold the capability
  *
  * Return: a capability with a file and a reserved descriptor, for
- * byway_cap_fill() and byway_cap_install(), or byway_cap_abort(); or an error.
+ * byway_cap_fill() and byway_cap_end() or byway_cap_answer(); or an error.
  */
 struct byway_cap *byway_cap_prepare(struct byway_context *context)
 {
@@ -164,7 +164,7 @@ free:
  * @length: bytes that it spans
  * @badge: its badge
  *
- * Return: 0, or an error, upon which byway_cap_abort() is due.
+ * Return: 0, or an error, with which byway_cap_end() is due.
  */
 int byway_cap_fill(struct byway_cap *cap, u32 slot, u32 rights, u64 length, u64 badge)
 {
@@ -192,16 +192,42 @@ int byway_cap_fill(struct byway_cap *cap, u32 slot, u32 rights, u64 length, u64 
 	return err;
 }
 
-/* Makes the descriptor usable; the last thing to be done. */
-void byway_cap_install(struct byway_cap *cap)
+/**
+ * byway_cap_end() - makes the descriptor usable, or gives everything back
+ * @cap: of byway_cap_prepare()
+ * @err: 0, or what failed since
+ *
+ * The last thing to be done.
+ *
+ * Return: @err.
+ */
+long byway_cap_end(struct byway_cap *cap, long err)
 {
-	fd_install(cap->fd, cap->file);
+	if (err) {
+		put_unused_fd(cap->fd);
+		fput(cap->file);
+	} else {
+		fd_install(cap->fd, cap->file);
+	}
+	return err;
 }
 
-void byway_cap_abort(struct byway_cap *cap)
+/**
+ * byway_cap_answer() - byway_cap_end() of a call that tells about the capability
+ * @cap: of byway_cap_prepare()
+ * @err: 0, or what failed since; the caller is told nothing then
+ * @arg: where the caller wants the answer
+ * @answer: the answer
+ * @size: its bytes
+ *
+ * Return: @err, or -EFAULT.
+ */
+long byway_cap_answer(struct byway_cap *cap, long err, void __user *arg, const void *answer,
+		      size_t size)
 {
-	put_unused_fd(cap->fd);
-	fput(cap->file);
+	if (!err && copy_to_user(arg, answer, size))
+		err = -EFAULT;
+	return byway_cap_end(cap, err);
 }
 
 /**

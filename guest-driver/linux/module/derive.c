@@ -77,19 +77,9 @@ long byway_cap_derive(struct byway_context *context, void __user *arg)
 		goto put_parent;
 	}
 	err = byway_derive(cap, &derive, request.rights, request.length, request.badge);
-	if (err)
-		goto abort;
 	request.fd = cap->fd;
 	request.slot = cap->slot;
-	if (copy_to_user(arg, &request, sizeof(request))) {
-		err = -EFAULT;
-		goto abort;
-	}
-	byway_cap_install(cap);
-	goto put_parent;
-
-abort:
-	byway_cap_abort(cap);
+	err = byway_cap_answer(cap, err, arg, &request, sizeof(request));
 put_parent:
 	if (parent_file)
 		fput(parent_file);
@@ -132,22 +122,12 @@ long byway_cap_attach(struct byway_context *context, void __user *arg)
 		goto put_source;
 	}
 	err = byway_derive(cap, &derive, rights, length, source->badge);
-	if (err)
-		goto abort;
 	request.fd = cap->fd;
 	request.slot = cap->slot;
 	request.length = length;
 	request.badge = cap->badge;
 	request.rights_out = rights;
-	if (copy_to_user(arg, &request, sizeof(request))) {
-		err = -EFAULT;
-		goto abort;
-	}
-	byway_cap_install(cap);
-	goto put_source;
-
-abort:
-	byway_cap_abort(cap);
+	err = byway_cap_answer(cap, err, arg, &request, sizeof(request));
 put_source:
 	fput(file);
 	return err;
@@ -197,10 +177,7 @@ long byway_key_load(struct byway_context *context, void __user *arg)
 	/* Not the key: the caller may have given a copy that it may only read. */
 	if (!err && (put_user(cap->fd, &user->fd) || put_user(cap->slot, &user->slot)))
 		err = -EFAULT;
-	if (err)
-		byway_cap_abort(cap);
-	else
-		byway_cap_install(cap);
+	err = byway_cap_end(cap, err);
 wipe:
 	memzero_explicit(&request, sizeof(request));
 	return err;
@@ -243,18 +220,7 @@ long byway_port_create(struct byway_context *context, void __user *arg)
 	if (IS_ERR(cap))
 		return PTR_ERR(cap);
 	err = byway_port_send(cap, &request);
-	if (err)
-		goto abort;
 	request.fd = cap->fd;
 	request.slot = cap->slot;
-	if (copy_to_user(arg, &request, sizeof(request))) {
-		err = -EFAULT;
-		goto abort;
-	}
-	byway_cap_install(cap);
-	return 0;
-
-abort:
-	byway_cap_abort(cap);
-	return err;
+	return byway_cap_answer(cap, err, arg, &request, sizeof(request));
 }

@@ -48,18 +48,7 @@ long byway_endpoint_open(struct byway_context *context, void __user *arg)
 	if (IS_ERR(cap))
 		return PTR_ERR(cap);
 	err = byway_endpoint_ask(cap, &open);
-	if (err)
-		goto abort;
 	open.fd = cap->fd;
 	open.slot = cap->slot;
-	if (copy_to_user(arg, &open, sizeof(open))) {
-		err = -EFAULT;
-		goto abort;
-	}
-	byway_cap_install(cap);
-	return 0;
-
-abort:
-	byway_cap_abort(cap);
-	return err;
+	return byway_cap_answer(cap, err, arg, &open, sizeof(open));
 }

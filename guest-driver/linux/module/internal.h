@@ -345,8 +345,9 @@ static inline unsigned long byway_cap_index(u32 context, u32 slot)
 
 struct byway_cap *byway_cap_prepare(struct byway_context *context);
 int byway_cap_fill(struct byway_cap *cap, u32 slot, u32 rights, u64 length, u64 badge);
-void byway_cap_install(struct byway_cap *cap);
-void byway_cap_abort(struct byway_cap *cap);
+long byway_cap_end(struct byway_cap *cap, long err);
+long byway_cap_answer(struct byway_cap *cap, long err, void __user *arg, const void *answer,
+		      size_t size);
 struct byway_cap *byway_cap_from_fd(int fd, struct file **file);
 void byway_cap_revoked(struct byway_session *session, u32 context, u64 slot);
 void byway_caps_news(struct byway_session *session);

@@ -110,24 +110,14 @@ static long byway_listener_ioctl(struct file *file, unsigned int cmd, unsigned l
 		return PTR_ERR(cap);
 	err = byway_listener_accept(listener, !(file->f_flags & O_NONBLOCK), cap, &reply,
 				    &request.peer);
-	if (err)
-		goto abort;
+	if (!err)
+		request.domain = le32_to_cpu(reply.domain);
 	request.fd = cap->fd;
 	request.slot = cap->slot;
 	request.length = cap->length;
 	request.badge = cap->badge;
 	request.rights = cap->rights;
-	request.domain = le32_to_cpu(reply.domain);
-	if (copy_to_user(arg, &request, sizeof(request))) {
-		err = -EFAULT;
-		goto abort;
-	}
-	byway_cap_install(cap);
-	return 0;
-
-abort:
-	byway_cap_abort(cap);
-	return err;
+	return byway_cap_answer(cap, err, arg, &request, sizeof(request));
 }
 
 static int byway_listener_release(struct inode *inode, struct file *file)
