@@ -20,7 +20,7 @@ use byway_protocols::operands::{DeviceFields, device_operation};
 use byway_protocols::{Descriptor, Flags, Opcode, Word0};
 
 use super::Progress;
-use super::quiet::Quiet;
+use super::quiet::{Quiet, Watch};
 use super::report::{BlockFigures, Row};
 use crate::measure::thread_load::cpu_seconds;
 use crate::steer::{DeviceCalls, RunSpec, Stage, StageSpec};
@@ -158,48 +158,40 @@ struct Reader<'s> {
     shape: Shape,
 }
 
-/// Windows of one way.
+/// Windows of one way: both sides wait for a device, so that the host's part cannot be told apart, and all count.
 #[derive(Default)]
 struct Windows {
-    /// Gigabytes (10^9 bytes) a second, sorted.
-    gbps: Vec<f64>,
-    cpu_s_per_gib: Vec<f64>,
+    /// Gigabytes (10^9 bytes) a second.
+    gbps: Watch,
+    cpu_s_per_gib: Watch,
 }
 
 impl Windows {
     fn add(&mut self, gbps: f64, cpu_s_per_gib: f64) {
-        for (values, value) in [
-            (&mut self.gbps, gbps),
-            (&mut self.cpu_s_per_gib, cpu_s_per_gib),
-        ] {
-            values.push(value);
-            values.sort_by(f64::total_cmp);
-        }
+        self.gbps.count(gbps, true);
+        self.cpu_s_per_gib.count(cpu_s_per_gib, true);
     }
 
     fn row(&self, case: &str, shape: Shape, figures: BlockFigures) -> Row {
-        let gbps = median(&self.gbps);
-        let range = self.gbps.first().zip(self.gbps.last());
+        let gbps = self.gbps.median();
+        let all = self.gbps.values();
+        let least = all.iter().copied().reduce(f64::min);
+        let range = least.zip(all.iter().copied().reduce(f64::max));
         Row {
             case: case.to_owned(),
             size: shape.size,
             depth: shape.depth,
             gbps,
             ops_per_s: gbps.map(|gbps| gbps * 1e9 / shape.size as f64),
-            samples: Some(self.gbps.len() as u64),
+            samples: Some(all.len() as u64),
             block: Some(BlockFigures {
-                cpu_s_per_gib: median(&self.cpu_s_per_gib),
+                cpu_s_per_gib: self.cpu_s_per_gib.median(),
                 ..figures
             }),
             note: range.map(|(least, most)| format!("{least:.2} to {most:.2} GB/s")),
             ..Row::default()
         }
     }
-}
-
-/// The middle one of values in order.
-fn median(sorted: &[f64]) -> Option<f64> {
-    sorted.get(sorted.len() / 2).copied()
 }
 
 impl Reader<'_> {
@@ -223,7 +215,7 @@ impl Reader<'_> {
             by_fio.add(window.gbps, window.cpu_s_per_gib);
         }
         let all = u64::from(turns) * u64::from(PASSES) * BYTES;
-        let ratio = median(&engine.gbps).zip(median(&by_fio.gbps));
+        let ratio = engine.gbps.median().zip(by_fio.gbps.median());
         let ratio = ratio.map(|(engine, fio)| engine / fio);
         let figures = BlockFigures {
             over_fio: ratio,
