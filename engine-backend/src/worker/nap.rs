@@ -8,11 +8,11 @@
 use std::time::Duration;
 
 /// The part of the usual wait that one nap takes: 1 in so many.
-const PART: u64 = 4;
+const PART: u64 = 8;
 /// Shorter naps cost more than they spare, in microseconds.
-const LEAST_US: u64 = 20;
+const LEAST_US: u64 = 10;
 /// Nobody is to wait longer for a sleeping worker, in microseconds.
-const MOST_US: u64 = 100;
+const MOST_US: u64 = 50;
 /// How much a single wait counts for what is usual: 1 in so many.
 const WEIGHT: u64 = 8;
 
@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn it_sleeps_for_a_part_of_the_usual_wait() {
         let length = after(200, 100).unwrap().as_micros();
-        assert!((45..=50).contains(&length), "{length} us");
+        assert!((22..=25).contains(&length), "{length} us");
     }
 
     #[test]
@@ -122,12 +122,12 @@ mod tests {
         assert_eq!(nap.waits(1000), None);
         assert_eq!(nap.waits(1000 + 70_000), None);
         let length = nap.waits(1000 + 200_000);
-        assert_eq!(length, Some(Duration::from_micros(50)));
+        assert_eq!(length, Some(Duration::from_micros(25)));
     }
 
     #[test]
     fn it_never_sleeps_long_and_wakes_up_to_fast_devices() {
-        assert_eq!(after(1_000_000, 1000).unwrap().as_micros(), 100);
+        assert_eq!(after(1_000_000, 1000).unwrap().as_micros(), 50);
         let mut nap = Nap::new(PER_MS);
         for i in 0..200 {
             let (begin, us) = (i * PER_MS, if i < 100 { 900 } else { 5 });

@@ -32,7 +32,7 @@ const SEED: u64 = 0xb10c;
 /// Rest of the disk before a window. fio's has its own start in it.
 const REST: Duration = Duration::from_millis(500);
 /// How often the file is read in a window.
-const PASSES: u32 = 4;
+const PASSES: u32 = 2;
 /// Of so many bytes that were asked for, the host has to have read as many from a device.
 const FROM_DEVICE_MIN: f64 = 0.99;
 
@@ -92,7 +92,7 @@ pub(super) fn measure(
     stage.stop_on(progress.stop);
     stage.attach_disk("bench", EndpointKind::File, &image.0)?;
     let disk = stage.alice.open_endpoint(Process::App, "bench")?.slot;
-    let turns = if quick { 5 } else { 9 };
+    let turns = if quick { 9 } else { 27 };
     let mut side_by_side = |shape, what| -> Result<Quiet<f64>> {
         progress.next(what)?;
         let reader = Reader {
