@@ -111,7 +111,7 @@ pub struct GuestMemory {
     stage2: Stage2,
     regions: RwLock<Vec<Region>>,
     dead: Arc<AtomicBool>,
-    dirty: DirtyLog,
+    dirty: Arc<DirtyLog>,
     walks: Arc<WalkCounts>,
 }
 
@@ -235,7 +235,7 @@ impl GuestMemory {
     /// Which pages the engine has written.
     #[must_use]
     #[inline]
-    pub fn dirty_log(&self) -> &DirtyLog {
+    pub fn dirty_log(&self) -> &Arc<DirtyLog> {
         &self.dirty
     }
 

@@ -202,7 +202,7 @@ impl WorkQueue {
 
     /// What the engine writes into the rings is logged, too: they are the domain's own memory.
     #[inline(always)]
-    fn dirty_log(&self) -> &DirtyLog {
+    fn dirty_log(&self) -> &Arc<DirtyLog> {
         self.context.space().memory().dirty_log()
     }
 
@@ -257,6 +257,9 @@ pub struct Served {
     queue: Arc<WorkQueue>,
     ring: EngineRing<SpanMemory>,
     stats: QueueStats,
+    /// The domain's log, which is looked at in each chunk: by way of the queue's context it would take five
+    /// loads, each of which waits for the one before.
+    log: Arc<DirtyLog>,
     /// The domain's writes are logged, as of the beginning of the chunk.
     is_logged: bool,
 }
@@ -280,6 +283,7 @@ impl Served {
         assert!(!before, "queue {} is served already", queue.id);
         Self {
             ring: EngineRing::new(queue.memory.clone(), queue.start),
+            log: Arc::clone(queue.dirty_log()),
             queue,
             stats: QueueStats::default(),
             is_logged: false,
@@ -290,7 +294,7 @@ impl Served {
     /// beginning of each chunk.
     #[inline(always)]
     pub fn watch_log(&mut self) {
-        self.is_logged = self.queue.dirty_log().is_on();
+        self.is_logged = self.log.is_on();
     }
 
     /// The shared part.

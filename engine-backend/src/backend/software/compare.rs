@@ -94,7 +94,7 @@ ranges_loop!(
 const STEP: usize = 128;
 
 macro_rules! step_loop {
-    ($(#[$doc:meta])* $name:ident, $compare:expr) => {
+    ($(#[$doc:meta])* $name:ident, $before:expr, $compare:expr) => {
         $(#[$doc])*
         /// Compares whole steps, `len` being at least one. Gives the bytes found equal, and where the two differ the mask of
         /// equal bytes in the step behind these, lowest first; all ones where they do not.
@@ -108,7 +108,9 @@ macro_rules! step_loop {
             // was made in the loop that the masks are taken of.
             unsafe {
                 asm!(
+                    $before,
                     "xor {done:e}, {done:e}",
+                    ".p2align 5",
                     "2:",
                     $compare,
                     "vpand ymm4, ymm0, ymm1",
@@ -145,6 +147,7 @@ step_loop!(
     /// Of two ranges.
     ///
     avx2_ranges_by_steps,
+    "",
     concat!(
         "vmovdqu ymm0, [{a} + {done}]\n",
         "vmovdqu ymm1, [{a} + {done} + 32]\n",
@@ -160,8 +163,8 @@ step_loop!(
     /// With a pattern of 16 bytes, over and over, that the engine has at `b`.
     ///
     avx2_value_by_steps,
+    "vbroadcasti128 ymm6, [{b}]",
     concat!(
-        "vbroadcasti128 ymm6, [{b}]\n",
         "vpcmpeqb ymm0, ymm6, [{a} + {done}]\n",
         "vpcmpeqb ymm1, ymm6, [{a} + {done} + 32]\n",
         "vpcmpeqb ymm2, ymm6, [{a} + {done} + 64]\n",

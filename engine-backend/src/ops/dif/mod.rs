@@ -23,8 +23,8 @@ use information::{BYTES, Information, guard};
 const PIECE: usize = 16 << 10;
 const _: () = assert!(PIECE <= HALF);
 
-/// Bytes of the vectors in which the checksum reads.
-const VECTOR: usize = 16;
+/// Bytes of the widest vectors in which the checksum reads.
+const VECTOR: usize = 64;
 
 /// What is done with the blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
