@@ -73,7 +73,7 @@ impl Medium for Memory {
     }
 }
 
-/// A file of fixed size.
+/// A file of fixed size, or a block device.
 #[derive(Debug)]
 pub struct Image {
     file: File,
@@ -88,11 +88,17 @@ impl Image {
     /// When the size cannot be told.
     pub fn new(file: File, read_only: bool) -> io::Result<Self> {
         let bytes = file.metadata()?.len();
-        Ok(Self {
+        Ok(Self::with_bytes(file, bytes, read_only))
+    }
+
+    /// Over the first `bytes` bytes of an open file or block device, which has to have them.
+    #[must_use]
+    pub fn with_bytes(file: File, bytes: u64, read_only: bool) -> Self {
+        Self {
             file,
             bytes,
             read_only,
-        })
+        }
     }
 }
 
