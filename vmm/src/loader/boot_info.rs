@@ -253,5 +253,8 @@ mod tests {
         assert_eq!(with.entries()[map.entries().len() - 1], new);
         assert!(with.entries().is_sorted());
         assert_eq!(with.low_ram_end(), map.low_ram_end());
+        let map = MemoryMap::new(&[(0, 64 << 20)], 16 << 20);
+        let with = map.with_reserved(0xe000_0000, 1 << 20);
+        assert_eq!(with.entries().last(), Some(&new));
     }
 }

@@ -9,7 +9,7 @@ use std::ops::Range;
 pub const BYTES: usize = 256;
 
 /// Command register.
-const COMMAND: usize = 0x04;
+pub const COMMAND: u16 = 0x04;
 /// Answers in its BARs.
 const COMMAND_MEMORY: u16 = 1 << 1;
 /// May read and write memory by itself.
@@ -71,7 +71,7 @@ impl ConfigSpace {
         space.put(0x2c, &super::VENDOR.to_le_bytes());
         space.put(0x2e, &identity.device.to_le_bytes());
         let command = COMMAND_MEMORY | COMMAND_BUS_MASTER | COMMAND_NO_INTX;
-        space.allow(COMMAND, &command.to_le_bytes());
+        space.allow(COMMAND.into(), &command.to_le_bytes());
         space.allow(INTERRUPT_LINE, &[0xff]);
         space
     }
@@ -128,7 +128,7 @@ impl ConfigSpace {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&self.bytes[BARS..BARS + 8]);
         let start = u64::from_le_bytes(bytes) & !BAR_KIND;
-        let answers = self.word(COMMAND) & COMMAND_MEMORY != 0 && self.bar_bytes != 0;
+        let answers = self.word(COMMAND.into()) & COMMAND_MEMORY != 0 && self.bar_bytes != 0;
         let end = start.checked_add(self.bar_bytes).filter(|_| answers)?;
         Some(start..end)
     }
@@ -136,7 +136,7 @@ impl ConfigSpace {
     /// Whether it may read and write memory by itself, for which its interrupts count too.
     #[must_use]
     pub fn is_bus_master(&self) -> bool {
-        self.word(COMMAND) & COMMAND_BUS_MASTER != 0
+        self.word(COMMAND.into()) & COMMAND_BUS_MASTER != 0
     }
 
     fn put(&mut self, at: usize, bytes: &[u8]) {

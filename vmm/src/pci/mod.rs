@@ -14,7 +14,7 @@ mod host_bridge;
 mod msix;
 
 pub use bus::{ConfigPorts, Ecam, Root, Window};
-pub use config_space::{ConfigSpace, Identity};
+pub use config_space::{COMMAND, ConfigSpace, Identity};
 pub use host_bridge::HostBridge;
 #[cfg(test)]
 pub use msix::Kept;

@@ -15,7 +15,7 @@ use super::doorbells::Doorbells;
 use super::{BAR_BYTES, BLOCK_BYTES, PENDING, TABLE, TRANSFER_PAGES_LOG2};
 use crate::devices::memory::DeviceMemory;
 use crate::devices::seat::{Again, Confine, OwnThread, Seat, Serve};
-use crate::pci::{ConfigSpace, Function, Identity, MSIX_CAPABILITY, Messages, Msix};
+use crate::pci::{COMMAND, ConfigSpace, Function, Identity, MSIX_CAPABILITY, Messages, Msix};
 
 /// NVM Express, I/O controller (NVMe 1.4, section 2.1.5). Drivers go by that; by the number some go for others' mistakes.
 const IDENTITY: Identity = Identity {
@@ -87,7 +87,8 @@ impl NvmeFunction {
 
     /// Back to the state after creation, but for where the guest put its BAR. Afterwards it does not access the guest.
     pub fn reset(&mut self) {
-        self.space.write(0x04, &[0; 2]);
+        self.space.write(COMMAND, &[0; 2]);
+        self.space.write(self.msix_at as u16 + 2, &[0; 2]);
         self.seat.with(|state| {
             state.is_bus_master = false;
             state.take_doorbells();
@@ -132,10 +133,8 @@ impl Function for NvmeFunction {
     }
 
     fn bar_write(&mut self, offset: u64, data: &[u8]) {
-        if offset >= PENDING {
-            return;
-        }
         if offset >= TABLE {
+            // What is behind the table cannot be written.
             return self.msix.write_table(offset - TABLE, data);
         }
         if offset >= DOORBELLS {

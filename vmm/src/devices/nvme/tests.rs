@@ -14,7 +14,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use super::*;
 use crate::devices::memory::DeviceMemory;
 use crate::devices::seat::OwnThread;
-use crate::pci::{Function, Kept};
+use crate::pci::{COMMAND, Function, Kept};
 
 const ADMIN_SQ: u64 = 0x1000;
 const ADMIN_CQ: u64 = 0x2000;
@@ -24,7 +24,6 @@ const DATA: u64 = 0x10_0000;
 const ENTRIES: u64 = 8;
 const DISK_BYTES: u64 = 1 << 20;
 const AT: u64 = 0xe410_0000;
-const COMMAND: u16 = 0x04;
 const MEMORY_AND_MASTER: u16 = 6;
 
 /// A driver, and what it drives.
@@ -236,6 +235,16 @@ fn one_that_is_no_bus_master_rests_or_is_reset_accesses_nothing() {
     driver.submit(1, blocks(nvm::FLUSH, 0, 1));
     assert_eq!(driver.reap(1, short), None);
     assert_eq!(driver.function.bar(), None);
+    // Nor does it if it is told to by registers alone.
+    driver.enable();
+    driver.queues[0] = (0, 0, true);
+    let ram = driver.memory.snapshot();
+    ram.write_slice(&[0; 256], GuestAddress(ADMIN_CQ)).unwrap();
+    driver.submit(0, Command::new(admin::ABORT, 1, 0));
+    assert_eq!(driver.reap(0, short), None);
+    let (at, mut control) = (driver.capability(), [0; 2]);
+    driver.function.config_read(at + 2, &mut control);
+    assert_eq!(control, [16, 0], "17 interrupts, not enabled");
 }
 
 #[test]
