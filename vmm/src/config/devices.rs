@@ -628,7 +628,7 @@ mod tests {
             (nvme("path = \"a.img\", overlay = true"), "", 5, "unknown field `overlay`"),
             (nvme("path = \"a.img\", readonly = 1"), "", 5, "invalid type"),
             (nvme("path = \"a.img\""), "disks = [{ path = \"a.img\", readonly = true }]", 10, "in use already, by VM \"alice\""),
-            (format!("nvmes = [{}]", vec!["{ path = \"a.img\", readonly = true }"; 9].join(", ")), "", 2, "9 NVMe controllers"),
+            (format!("nvmes = [{}]", ["{ path = \"a.img\", readonly = true }"; 9].join(", ")), "", 2, "9 NVMe controllers"),
             (net(""), "", 5, "without tap or fd"),
             (net("tap = \"x\", fd = 5"), "", 5, "both tap and fd"),
             (net("tap = \"sixteen-letters-\""), "", 5, "is not the name of an interface"),
