@@ -356,6 +356,9 @@ fn a_medium_that_fails_is_told_as_such() {
         fn zero(&mut self, _: u64, _: u64, _: bool) -> std::io::Result<()> {
             Err(std::io::Error::from_raw_os_error(self.0))
         }
+        fn deallocate(&mut self, _: u64, _: u64) -> std::io::Result<()> {
+            Err(std::io::Error::from_raw_os_error(self.0))
+        }
     }
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 4 << 20)]).unwrap();
     let run = |errno, read_only, opcode| {
