@@ -52,6 +52,16 @@ wait $!
 dd if=/tmp/data of=/dev/$name bs=64k seek=160 conv=fsync 2>/dev/null
 [ "$(sum 0 32)" = "$data" ] || say "reads other bytes than it wrote"
 [ "$(sum 160 32)" = "$data" ] || say "reads other bytes than it wrote by the cache"
+# By PRPs alone, and by SGLs wherever there can be some.
+threshold=/sys/module/nvme/parameters/sgl_threshold
+read -r usual <$threshold
+for bytes in 0 1; do
+    echo $bytes >$threshold
+    dd if=/dev/zero of=/dev/$name bs=1M seek=14 count=2 oflag=direct 2>/dev/null
+    dd if=/tmp/data of=/dev/$name bs=1M seek=14 oflag=direct 2>/dev/null
+    [ "$(sum 224 32)" = "$data" ] || say "reads other bytes with SGLs from $bytes bytes on"
+done
+echo $usual >$threshold
 
 # Deallocate; and write zeroes, which is what a loop device has blocks discarded by.
 blkdiscard -o 131072 -l 65536 /dev/$name
