@@ -11,7 +11,7 @@
 //! | `0x2_0000` | kernel command line |
 //! | `0x9_fc00`-`0xf_ffff` | reserved; places for added memory at `0xd_f000`, ACPI tables from `0xe_0000`, code for a reset at `0xf_fff0` |
 //! | `0x10_0000` and up | kernel, initramfs, RAM |
-//! | `0xc000_0000`-`0xffff_ffff` | no RAM: MMIO, IOAPIC, LAPIC |
+//! | `0xc000_0000`-`0xffff_ffff` | no RAM: virtio-mmio from `0xd000_0000`, PCI's configuration space at `0xe000_0000` and its BARs from `0xe400_0000`, IOAPIC, LAPIC |
 //! | `0x1_0000_0000` and up | the rest of RAM |
 
 /// Bytes in one page.
@@ -57,6 +57,14 @@ pub const RAM_HOLE_END: u64 = 0x1_0000_0000;
 pub const VIRTIO_MMIO: u64 = 0xd000_0000;
 /// Size of one virtio-mmio register window.
 pub const VIRTIO_MMIO_SIZE: u64 = PAGE_SIZE;
+/// Configuration space of the PCI bus, where a VM has one.
+pub const PCI_ECAM: u64 = 0xe000_0000;
+/// Bytes of it: one bus.
+pub const PCI_ECAM_SIZE: u64 = 1 << 20;
+/// Where BARs of PCI devices can be.
+pub const PCI_WINDOW: u64 = 0xe400_0000;
+/// Bytes of that.
+pub const PCI_WINDOW_SIZE: u64 = 64 << 20;
 /// I/O APIC.
 pub const IO_APIC: u32 = 0xfec0_0000;
 /// Local APIC.
@@ -78,6 +86,10 @@ pub const I8042_PORTS: u16 = 5;
 pub const ACPI_PM_PORT: u16 = 0x600;
 /// Ports from [`ACPI_PM_PORT`].
 pub const ACPI_PM_PORTS: u16 = 3;
+/// Address and data of PCI's configuration space.
+pub const PCI_CONFIG_PORT: u16 = 0xcf8;
+/// Ports from [`PCI_CONFIG_PORT`].
+pub const PCI_CONFIG_PORTS: u16 = 8;
 
 /// Interrupt of COM1.
 pub const COM1_GSI: u32 = 4;
@@ -90,3 +102,9 @@ pub const WAKE_GSI: u32 = 6;
 pub const POWER_BUTTON_GSI: u32 = 9;
 /// Interrupt of the ACPI generic event device that tells of added memory.
 pub const ADDED_MEMORY_GSI: u32 = 23;
+
+const _: () = {
+    assert!(VIRTIO_MMIO + VIRTIO_MMIO_SIZE * VIRTIO_MMIO_GSIS.len() as u64 <= PCI_ECAM);
+    assert!(PCI_ECAM + PCI_ECAM_SIZE <= PCI_WINDOW);
+    assert!(PCI_WINDOW + PCI_WINDOW_SIZE <= IO_APIC as u64);
+};

@@ -31,6 +31,7 @@ pub mod measure;
 pub mod memory;
 pub mod operator;
 pub mod ops_list;
+pub mod pci;
 mod reset_vector;
 pub mod run;
 pub mod signals;

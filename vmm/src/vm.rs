@@ -159,7 +159,8 @@ pub struct Vm {
     started: bool,
     /// KVM's clock when the VM was paused.
     paused_at: Option<kvm_clock_data>,
-    vm: VmFd,
+    /// Held by devices, too, which are gone by then.
+    vm: Arc<VmFd>,
     ram: GuestRam,
     /// As for `ram`: KVM must not outlive it.
     changes: Changes,
@@ -175,7 +176,7 @@ impl Vm {
         let kvm = crate::host::open_kvm()?;
         check(&config, &kvm)?;
         let ram = GuestRam::new(&config.ram)?;
-        let vm = create_vm(&kvm)?;
+        let vm = Arc::new(create_vm(&kvm)?);
         ram.register(&vm)?;
         let state = Arc::new(RunState::new().map_err(|source| VmError::Host {
             what: "create an eventfd",
@@ -195,18 +196,23 @@ impl Vm {
                 devices::plug(&mut mmio, &vm, &memory, BYWAY_WINDOW, |_| Ok(device))
             })
             .transpose()?;
-        let devices = Devices::new(&mut mmio, &vm, &config, &memory)?;
+        let devices = Devices::new((&mut mmio, &mut pio), &vm, &config, &memory)?;
 
         let vcpus = create_vcpus(&kvm, &vm, config.cpus, config.cpu)?;
         let byway = device.iter().map(|_| devices::window(BYWAY_WINDOW));
         let windows: Vec<_> = byway.chain(devices.windows()).collect();
         let mailbox = mailbox_range(&ram, config.mailbox_bytes)?;
         let cmdline = command_line(&config, &windows, mailbox);
-        let rsdp = acpi::write(ram.memory(), config.cpus, &windows)?;
+        let rsdp = acpi::write(ram.memory(), config.cpus, &windows, devices.has_pci())?;
         reset_vector::write(ram.memory()).map_err(AcpiError::Write)?;
+        let reserved_top = mailbox.map_or(0, |(at, _)| ram.end() - at);
+        let mut map = MemoryMap::new(&ram.ranges(), reserved_top);
+        if devices.has_pci() {
+            map = map.with_reserved(layout::PCI_ECAM, layout::PCI_ECAM_SIZE);
+        }
         let entry = loader::load(
             ram.memory(),
-            &MemoryMap::new(&ram.ranges(), mailbox.map_or(0, |(at, _)| ram.end() - at)),
+            &map,
             &Payload {
                 kernel: &config.kernel,
                 initrd: config.initrd.as_deref(),

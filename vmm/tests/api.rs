@@ -220,6 +220,38 @@ fn a_disk_comes_while_the_vm_runs_and_stays_across_a_reboot() {
 }
 
 #[test]
+fn nvme_controllers_are_listed_and_stay_across_a_pause_and_a_reboot_in_a_jail_too() {
+    if !kvm_is_here() {
+        return;
+    }
+    for more in [&[][..], &["--jail"]] {
+        let disk = tempfile::NamedTempFile::new().unwrap();
+        disk.as_file().set_len(8192).unwrap();
+        let path = disk.path();
+        let readonly = tempfile::NamedTempFile::new().unwrap();
+        readonly.as_file().set_len(512).unwrap();
+        let keys = format!(
+            "nvmes = [{{ path = {path:?} }}, {{ path = {:?}, readonly = true }}]",
+            readonly.path()
+        );
+        let run = Run::start(&[("alice", &SPIN, &keys)], more);
+        run.until("alice runs", || run.state(0) == "running");
+        let listed = serde_json::json!([
+            {"path": path, "writes": "through", "bytes": 8192},
+            {"path": readonly.path(), "writes": "refused", "bytes": 512},
+        ]);
+        assert_eq!(run.list()[0]["nvmes"], listed);
+        run.done(&["pause", "alice"]);
+        run.done(&["resume", "alice"]);
+        run.done(&["reboot", "alice"]);
+        run.until("alice runs again", || {
+            run.stderr().contains("was reset") && run.state(0) == "running"
+        });
+        assert_eq!(run.list()[0]["nvmes"], listed);
+    }
+}
+
+#[test]
 fn lines_that_are_no_actions_are_refused_and_others_go_on() {
     if !kvm_is_here() {
         return;

@@ -135,6 +135,12 @@ fn every_mistake_in_a_file_is_code_2_with_line_and_help() {
             5,
             "readonly",
         ),
+        ("nvmes = [{ path = \"odd.img\" }]", 5, "513 bytes"),
+        (
+            "nvmes = [{ path = \"alice\", overlay = true }]",
+            5,
+            "unknown field `overlay`",
+        ),
         ("nets = [{ }]", 5, "tap"),
         (
             "[vm.quotas]\nqueues = 0\nqueue_entries = 3",

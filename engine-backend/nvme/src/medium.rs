@@ -36,6 +36,13 @@ pub trait Medium: Send {
     /// # Errors
     /// What the host said.
     fn zero(&mut self, offset: u64, length: u64, deallocate: bool) -> io::Result<()>;
+
+    /// Gives the room of bytes back if it can, and then they read as zeros; if not, they stay. It takes no time that grows with
+    /// the length, which nothing bounds.
+    ///
+    /// # Errors
+    /// What the host said.
+    fn deallocate(&mut self, offset: u64, length: u64) -> io::Result<()>;
 }
 
 /// In memory.
@@ -71,9 +78,13 @@ impl Medium for Memory {
         self.0[offset as usize..(offset + length) as usize].fill(0);
         Ok(())
     }
+
+    fn deallocate(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        self.zero(offset, length, true)
+    }
 }
 
-/// A file of fixed size.
+/// A file of fixed size, or a block device.
 #[derive(Debug)]
 pub struct Image {
     file: File,
@@ -88,11 +99,40 @@ impl Image {
     /// When the size cannot be told.
     pub fn new(file: File, read_only: bool) -> io::Result<Self> {
         let bytes = file.metadata()?.len();
-        Ok(Self {
+        Ok(Self::with_bytes(file, bytes, read_only))
+    }
+
+    /// Over the first `bytes` bytes of an open file or block device, which has to have them.
+    #[must_use]
+    pub fn with_bytes(file: File, bytes: u64, read_only: bool) -> Self {
+        Self {
             file,
             bytes,
             read_only,
-        })
+        }
+    }
+}
+
+impl Image {
+    /// Whether the file system can do that.
+    fn fallocate(&self, kind: libc::c_int, offset: u64, length: u64) -> io::Result<bool> {
+        // SAFETY: the descriptor is the file's; the others are integers, inside its size.
+        let rc = unsafe {
+            libc::fallocate(
+                self.file.as_raw_fd(),
+                kind | libc::FALLOC_FL_KEEP_SIZE,
+                offset as libc::off_t,
+                length as libc::off_t,
+            )
+        };
+        if rc == 0 {
+            return Ok(true);
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EOPNOTSUPP) => Ok(false),
+            _ => Err(error),
+        }
     }
 }
 
@@ -126,21 +166,8 @@ impl Medium for Image {
         } else {
             libc::FALLOC_FL_ZERO_RANGE
         };
-        // SAFETY: the descriptor is the file's; the others are integers, inside its size.
-        let rc = unsafe {
-            libc::fallocate(
-                self.file.as_raw_fd(),
-                kind | libc::FALLOC_FL_KEEP_SIZE,
-                offset as libc::off_t,
-                length as libc::off_t,
-            )
-        };
-        if rc == 0 {
+        if self.fallocate(kind, offset, length)? {
             return Ok(());
-        }
-        let error = io::Error::last_os_error();
-        if error.raw_os_error() != Some(libc::EOPNOTSUPP) {
-            return Err(error);
         }
         let mut at = offset;
         while at < offset + length {
@@ -149,5 +176,42 @@ impl Medium for Image {
             at += piece;
         }
         Ok(())
+    }
+    fn deallocate(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        self.fallocate(libc::FALLOC_FL_PUNCH_HOLE, offset, length)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::OpenOptions;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn room_is_given_back_where_the_file_system_can() {
+        let memory = vmm_sys_util::tempfile::TempFile::new().unwrap();
+        let file = memory.into_file();
+        file.write_all_at(&[7; 3 * 65536], 0).unwrap();
+        let mut image = Image::new(file, false).unwrap();
+        let before = image.file.metadata().unwrap().blocks();
+        image.deallocate(65536, 65536).unwrap();
+        let mut found = [1; 3 * 65536];
+        image.read(0, &mut found).unwrap();
+        assert!(found[..65536].iter().all(|byte| *byte == 7));
+        assert!(found[65536..2 * 65536].iter().all(|byte| *byte == 0));
+        assert!(found[2 * 65536..].iter().all(|byte| *byte == 7));
+        assert!(image.file.metadata().unwrap().blocks() < before);
+    }
+
+    #[test]
+    fn where_it_cannot_nothing_is_written_instead() {
+        // A file of a file system without any such thing.
+        let file = OpenOptions::new().write(true).open("/proc/self/comm");
+        let mut image = Image::with_bytes(file.unwrap(), 1 << 30, false);
+        image.deallocate(0, 1 << 30).unwrap();
+        let name = std::fs::read_to_string("/proc/self/comm").unwrap();
+        assert!(name.len() > 1, "{name:?}");
     }
 }

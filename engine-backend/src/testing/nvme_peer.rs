@@ -143,6 +143,10 @@ impl Medium for Shared {
     fn zero(&mut self, offset: u64, length: u64, deallocate: bool) -> std::io::Result<()> {
         self.with(|memory| memory.zero(offset, length, deallocate))
     }
+
+    fn deallocate(&mut self, offset: u64, length: u64) -> std::io::Result<()> {
+        self.with(|memory| memory.deallocate(offset, length))
+    }
 }
 
 /// Memory in which things do not arrive as they were written.

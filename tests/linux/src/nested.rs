@@ -231,6 +231,12 @@ impl Host {
         guest.ok("for module in /kvm/*.ko; do insmod $module; done; [ -c /dev/kvm ]")?;
         // Each first touch of a page by a VM is an exit, which takes a millisecond here: large pages are 512 times fewer.
         guest.ok("echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled")?;
+        for vm in vms {
+            guest.ok(&format!(
+                "cd /vms; truncate -s 16M {0}.nvme; echo kept! >{0}.ro; truncate -s 1M {0}.ro",
+                vm.name
+            ))?;
+        }
         let npt = guest.ok("cat /sys/module/kvm_amd/parameters/npt")?;
         ensure!(npt == "Y", "kvm_amd has no nested paging: npt={npt}");
         Ok(Self {
@@ -245,13 +251,15 @@ impl Host {
         &mut self.guest
     }
 
-    /// Starts a VM; [`Self::up`] waits for it.
+    /// Starts a VM; [`Self::up`] waits for it. It has two NVMe controllers: over `/vms/NAME.nvme`, 16 MiB of zeros, and over
+    /// `/vms/NAME.ro`, which is read-only and begins with a word.
     ///
     /// # Errors
     /// When the host does not answer.
     pub fn boot(&mut self, vm: &Vm) -> Result<()> {
         let name = vm.name;
         let (mut devices, mut root) = (String::new(), "");
+        let nvmes = format!("--nvme /vms/{name}.nvme --nvme /vms/{name}.ro,readonly");
         let jail = if vm.is_jailed { "--jail" } else { "" };
         if vm.has_devices {
             self.guest.ok(&format!(
@@ -264,7 +272,7 @@ impl Host {
             name,
             &format!(
                 "byway run {jail} --engine /tmp/engine --name {name} --kernel /vms/{name}.kernel --initrd /vms/{name}.cpio \
-                 --cpus 2 --memory 384M --cpu-template nested-tcg {devices} \
+                 --cpus 2 --memory 384M --cpu-template nested-tcg {devices} {nvmes} \
                  --cmdline \"'{CMDLINE} {root}'\""
             ),
         )

@@ -1,12 +1,13 @@
 //! ACPI tables that tell a stock kernel what this VM has: CPUs, COM1, virtio-mmio
-//! devices (`LNRO0005`, since Debian kernels do not take them from the command line), a power button, places for
-//! memory that comes later, and how to power off.
+//! devices (`LNRO0005`, since Debian kernels do not take them from the command line), a PCI bus where there is one, a power button,
+//! places for memory that comes later, and how to power off.
 //!
 //! Hardware-reduced ACPI, as Firecracker and Cloud Hypervisor do: there is no PM timer, no SCI,
 //! no 8259 and no 8254 to describe or emulate. Pure construction: bytes out, nothing kept.
 
 mod events;
 mod memory;
+mod pci;
 
 pub use memory::{MemorySlots, SLOTS as MEMORY_SLOTS};
 
@@ -64,22 +65,30 @@ pub enum AcpiError {
     Write(#[from] GuestMemoryError),
 }
 
-/// Writes all tables and returns the address of the RSDP.
+/// Writes all tables and returns the address of the RSDP. With `has_pci` there is a PCI bus.
 ///
 /// # Errors
 /// When they do not fit.
-pub fn write(memory: &GuestMemoryMmap, cpus: u8, devices: &[MmioDevice]) -> Result<u64, AcpiError> {
+pub fn write(
+    memory: &GuestMemoryMmap,
+    cpus: u8,
+    devices: &[MmioDevice],
+    has_pci: bool,
+) -> Result<u64, AcpiError> {
     let rsdp_addr = ACPI_TABLES;
     let mut writer = Writer {
         memory,
         next: rsdp_addr + (Rsdp::len() as u64).next_multiple_of(TABLE_ALIGN),
     };
-    let dsdt = writer.put(&dsdt(devices))?;
+    let dsdt = writer.put(&dsdt(devices, has_pci))?;
     let fadt = writer.put(&fadt(dsdt))?;
     let madt = writer.put(&madt(cpus))?;
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE, OEM_REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
+    if has_pci {
+        xsdt.add_entry(writer.put(&pci::mcfg())?);
+    }
     let xsdt = writer.put(&xsdt)?;
     memory.write_slice(&bytes_of(&Rsdp::new(OEM_ID, xsdt)), GuestAddress(rsdp_addr))?;
     Ok(rsdp_addr)
@@ -110,11 +119,14 @@ fn bytes_of(table: &dyn Aml) -> Vec<u8> {
     bytes
 }
 
-fn dsdt(devices: &[MmioDevice]) -> Sdt {
+fn dsdt(devices: &[MmioDevice], has_pci: bool) -> Sdt {
     let mut aml = Vec::new();
     serial_port(&mut aml);
     for (uid, device) in (0u32..).zip(devices) {
         virtio_mmio(&mut aml, uid, device);
+    }
+    if has_pci {
+        pci::devices(&mut aml);
     }
     memory::devices(&mut aml);
     events::devices(&mut aml);
@@ -207,6 +219,7 @@ fn madt(cpus: u8) -> MADT {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::{PCI_ECAM, PCI_ECAM_SIZE, PCI_WINDOW, PCI_WINDOW_SIZE};
 
     const DEVICE: MmioDevice = MmioDevice {
         base: 0xd000_0000,
@@ -237,34 +250,77 @@ mod tests {
         u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
     }
 
-    #[test]
-    fn every_table_is_reachable_and_sums_to_zero() {
+    /// All tables but the RSDP and what lists them: FADT, MADT and what else there is, then the DSDT.
+    fn tables(has_pci: bool) -> Vec<Vec<u8>> {
         let memory = ram();
-        let rsdp_at = write(&memory, 3, &[DEVICE]).unwrap();
+        let rsdp_at = write(&memory, 3, &[DEVICE], has_pci).unwrap();
         let rsdp = read(&memory, rsdp_at, 36);
         assert_eq!(&rsdp[..8], b"RSD PTR ");
         assert_eq!((sum(&rsdp[..20]), sum(&rsdp)), (0, 0));
 
         let xsdt = table(&memory, u64_at(&rsdp, 24));
         assert_eq!((&xsdt[..4], sum(&xsdt)), (&b"XSDT"[..], 0));
-        let entries: Vec<_> = xsdt[36..]
+        let mut tables: Vec<_> = xsdt[36..]
             .chunks(8)
             .map(|entry| table(&memory, u64_at(entry, 0)))
             .collect();
-        assert_eq!(entries.len(), 2);
-        for entry in &entries {
-            assert_eq!(sum(entry), 0, "{:?}", &entry[..4]);
+        tables.push(table(&memory, u64_at(&tables[0], 140)));
+        for table in &tables {
+            assert_eq!(sum(table), 0, "{:?}", &table[..4]);
         }
-        let (fadt, madt) = (&entries[0], &entries[1]);
+        tables
+    }
+
+    fn holds(table: &[u8], needle: &[u8]) -> bool {
+        table.windows(needle.len()).any(|window| window == needle)
+    }
+
+    #[test]
+    fn every_table_is_reachable_and_sums_to_zero() {
+        let tables = tables(false);
+        let [fadt, madt, dsdt] = &tables[..] else {
+            panic!("{} tables", tables.len());
+        };
         assert_eq!((&fadt[..4], &madt[..4]), (&b"FACP"[..], &b"APIC"[..]));
         assert_eq!(madt.len(), 44 + 3 * 8 + 12);
-
-        let dsdt = table(&memory, u64_at(fadt, 140));
-        assert_eq!((&dsdt[..4], sum(&dsdt)), (&b"DSDT"[..], 0));
-        let holds = |needle: &[u8]| dsdt.windows(needle.len()).any(|window| window == needle);
+        assert_eq!(&dsdt[..4], b"DSDT");
+        let holds = |needle: &[u8]| holds(dsdt, needle);
         assert!(holds(b"LNRO0005") && holds(b"_S5_") && holds(b"COM1"));
         assert!(holds(&DEVICE.base.to_le_bytes()));
         assert!(holds(b"ACPI0013") && holds(b"PWRB") && holds(b"MEM7"));
+        assert!(!holds(b"PCI0") && !holds(b"MBRD"));
+    }
+
+    #[test]
+    fn a_pci_bus_is_told_of() {
+        let tables = tables(true);
+        let [_, _, mcfg, dsdt] = &tables[..] else {
+            panic!("{} tables", tables.len());
+        };
+        assert_eq!((&mcfg[..4], mcfg.len()), (&b"MCFG"[..], 44 + 16));
+        // Segment 0, buses 0 to 0.
+        assert_eq!(u64_at(mcfg, 44), PCI_ECAM);
+        assert_eq!(mcfg[52..], [0; 8]);
+        // PNP0A08 and PNP0A03, as EISA has them.
+        assert!(holds(dsdt, b"PCI0") && holds(dsdt, &[0x41, 0xd0, 0x0a, 0x08]));
+        assert!(holds(dsdt, &[0x41, 0xd0, 0x0a, 0x03]) && holds(dsdt, b"_CRS"));
+        // Bus 0; the window: both ends fixed, memory, not cacheable, writable.
+        assert!(holds(
+            dsdt,
+            &[0x88, 13, 0, 2, 0xc, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]
+        ));
+        let (first, last) = (PCI_WINDOW as u32, (PCI_WINDOW + PCI_WINDOW_SIZE) as u32 - 1);
+        let mut window = vec![0x87, 23, 0, 0, 0xc, 1, 0, 0, 0, 0];
+        for word in [first, last, 0, last - first + 1] {
+            window.extend(word.to_le_bytes());
+        }
+        assert!(holds(dsdt, &window));
+        // The ports, which are the bridge's own, and the configuration space, which is the board's.
+        assert!(holds(dsdt, &[0x47, 1, 0xf8, 0xc, 0xf8, 0xc, 0, 8]));
+        let mut ecam = vec![0x86, 9, 0, 1];
+        ecam.extend((PCI_ECAM as u32).to_le_bytes());
+        ecam.extend((PCI_ECAM_SIZE as u32).to_le_bytes());
+        assert!(holds(dsdt, b"MBRD") && holds(dsdt, &ecam));
     }
 
     #[test]
@@ -282,7 +338,7 @@ mod tests {
     fn too_many_devices_are_an_error() {
         let devices = [DEVICE; 4000];
         assert!(matches!(
-            write(&ram(), 1, &devices),
+            write(&ram(), 1, &devices, true),
             Err(AcpiError::TooLarge(_))
         ));
     }

@@ -203,6 +203,11 @@ fn listing(vms: &[VmInfo]) -> Table {
                 Some(disk) => disk.path.display().to_string(),
                 None => "(spare)".to_owned(),
             })
+            .chain(
+                vm.nvmes
+                    .iter()
+                    .map(|nvme| format!("{} (NVMe)", nvme.path.display())),
+            )
             .collect();
         let state = match &vm.outcome {
             // A crash has a report of many lines.

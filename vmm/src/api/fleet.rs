@@ -6,7 +6,7 @@ use super::{DiskAdded, VmAction, VmDisk, VmInfo, VmReply};
 use crate::control::{ControlError, VmHandle};
 use crate::exit_status::Failure;
 use crate::jail;
-use crate::vm::Vm;
+use crate::vm::{DiskInfo, Vm};
 
 /// VMs, of this process or of others.
 pub trait VmControl: Send + Sync {
@@ -98,16 +98,17 @@ fn info(vm: &mut Vm) -> VmInfo {
         outcome: vm.outcome().map(|outcome| outcome.to_string()),
         cpus: vm.vcpu_count(),
         memory: vm.ram().size(),
-        disks: disks
-            .map(|disk| {
-                disk.map(|disk| VmDisk {
-                    path: disk.settings.path,
-                    writes: disk.settings.writes,
-                    bytes: disk.bytes,
-                })
-            })
-            .collect(),
+        disks: disks.map(|disk| disk.map(vm_disk)).collect(),
+        nvmes: vm.nvmes().into_iter().map(vm_disk).collect(),
         pid: std::process::id(),
+    }
+}
+
+fn vm_disk(disk: DiskInfo) -> VmDisk {
+    VmDisk {
+        path: disk.settings.path,
+        writes: disk.settings.writes,
+        bytes: disk.bytes,
     }
 }
 

@@ -136,6 +136,9 @@ pub struct VmInfo {
     pub memory: u64,
     /// Its disks, in order; `null` for a spare one that is empty.
     pub disks: Vec<Option<VmDisk>>,
+    /// What its NVMe controllers are over, in order.
+    #[serde(default)]
+    pub nvmes: Vec<VmDisk>,
     /// The process that runs it.
     pub pid: u32,
 }

@@ -66,6 +66,7 @@ pub(super) fn check(options: &VmOptions) -> Result<RunConfig, ConfigError> {
         nets: Vec::new(),
         rng: false,
         rng_bytes_per_s: None,
+        nvmes: Vec::new(),
         quotas: QuotaTable::default(),
     };
     let path = Path::new(COMMAND_LINE_PATH);
@@ -88,6 +89,7 @@ fn devices(options: &VmOptions) -> DeviceSettings {
         disks: options.disks.clone(),
         nets: options.nets.clone(),
         rng: options.rng.then(RngSettings::default),
+        nvmes: options.nvmes.clone(),
         ..DeviceSettings::default()
     }
 }
@@ -152,6 +154,11 @@ mod tests {
         let error = check(&options(&["--disk", "/no/disk"])).unwrap_err();
         assert!(
             error.to_string().contains("there is no file /no/disk"),
+            "{error}"
+        );
+        let error = check(&options(&["--nvme", "/no/nvme,readonly"])).unwrap_err();
+        assert!(
+            error.to_string().contains("there is no file /no/nvme"),
             "{error}"
         );
     }

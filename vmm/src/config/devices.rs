@@ -1,4 +1,4 @@
-//! Disks, network interfaces and the source of random numbers: as tables of `vms.toml` and as the
+//! Disks, NVMe controllers, network interfaces and the source of random numbers: as tables of `vms.toml` and as the
 //! comma lists of the command line, with the same checks.
 
 use std::collections::HashMap;
@@ -14,9 +14,10 @@ use toml::Spanned;
 use super::ConfigError;
 use super::check::Place;
 use super::file::{DiskTable, NetTable, VmTable};
+use crate::devices::nvme::NVMES_MAX;
 use crate::devices::settings::{
-    DEVICES_MAX, DeviceSettings, DiskSettings, DiskWrites, Mac, NetSettings, RNG_BYTES_PER_S,
-    RngSettings, TapSource,
+    DEVICES_MAX, DeviceSettings, DiskSettings, DiskWrites, Mac, NetSettings, NvmeSettings,
+    RNG_BYTES_PER_S, RngSettings, TapSource,
 };
 
 /// Bytes of a sector, the unit of a disk's size.
@@ -129,18 +130,30 @@ pub fn check_devices<'a>(
         for net in &devices.nets {
             claims.net(net, &owner)?;
         }
-        if devices.count() > DEVICES_MAX {
-            return Err(too_many(devices.count()).into());
+        for nvme in &devices.nvmes {
+            claims.disk(&nvme.disk(), &owner)?;
         }
+        check_counts(devices)?;
     }
     Ok(())
 }
 
-fn too_many(devices: usize) -> Mistake {
-    Mistake::new(
-        format!("{devices} devices"),
-        format!("use at most {DEVICES_MAX} disks, spare disks, nets and rng together"),
-    )
+fn check_counts(devices: &DeviceSettings) -> Result<(), Mistake> {
+    let count = devices.count();
+    if count > DEVICES_MAX {
+        return Err(Mistake::new(
+            format!("{count} devices"),
+            format!("use at most {DEVICES_MAX} disks, spare disks, nets and rng together"),
+        ));
+    }
+    let nvmes = devices.nvmes.len();
+    if nvmes > NVMES_MAX {
+        return Err(Mistake::new(
+            format!("{nvmes} NVMe controllers"),
+            format!("use at most {NVMES_MAX}"),
+        ));
+    }
+    Ok(())
 }
 
 /// The devices of a `[[vm]]` table.
@@ -181,9 +194,17 @@ pub(super) fn devices(
             "add rng = true to this VM, or remove the rate",
         ));
     }
-    if devices.count() > DEVICES_MAX {
-        return Err(too_many(devices.count()).at(place, table.name.span()));
+    for table in &table.nvmes {
+        let span = table.get_ref().path.span();
+        let nvme = NvmeSettings {
+            path: place.relative(table.get_ref().path.get_ref()),
+            readonly: table.get_ref().readonly,
+        };
+        let claimed = claims.disk(&nvme.disk(), &owner);
+        claimed.map_err(|mistake| mistake.at(place, span))?;
+        devices.nvmes.push(nvme);
     }
+    check_counts(&devices).map_err(|mistake| mistake.at(place, table.name.span()))?;
     Ok(devices)
 }
 
@@ -370,6 +391,34 @@ impl FromStr for DiskSettings {
     }
 }
 
+/// `PATH[,readonly]`. A path with a comma in it goes into a file.
+impl FromStr for NvmeSettings {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const FORM: &str = "use PATH[,readonly]";
+        let mut parts = text.split(',');
+        let path = parts.next().unwrap_or_default();
+        if path.is_empty() {
+            return Err(format!("an NVMe controller without a path; {FORM}"));
+        }
+        let mut readonly = false;
+        for part in parts {
+            if part != "readonly" || readonly {
+                return Err(format!(
+                    "{part:?} is not an option of an NVMe controller, or is given twice; {FORM}, --disk for an \
+                     overlay, and vms.toml for a path with a comma"
+                ));
+            }
+            readonly = true;
+        }
+        Ok(Self {
+            path: path.into(),
+            readonly,
+        })
+    }
+}
+
 /// `tap=NAME[,mac=ADDRESS]` or `fd=N[,mac=ADDRESS]`.
 impl FromStr for NetSettings {
     type Err = String;
@@ -428,6 +477,24 @@ mod tests {
             ("a,readonly=yes", "not an option"),
         ] {
             let error = text.parse::<DiskSettings>().unwrap_err();
+            assert!(error.contains(what), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn nvmes_of_the_command_line_are_read() {
+        for (text, readonly) in [("a.img", false), ("a.img,readonly", true)] {
+            let nvme: NvmeSettings = text.parse().unwrap();
+            assert_eq!((nvme.path, nvme.readonly), ("a.img".into(), readonly));
+        }
+        for (text, what) in [
+            ("", "without a path"),
+            (",readonly", "without a path"),
+            ("a,ro", "\"ro\" is not an option"),
+            ("a,readonly,readonly", "twice"),
+            ("a,overlay", "--disk for an overlay"),
+        ] {
+            let error = text.parse::<NvmeSettings>().unwrap_err();
             assert!(error.contains(what), "{text}: {error}");
         }
     }
@@ -522,6 +589,12 @@ mod tests {
         assert_eq!((devices.count(), devices.spare_disks), (5, 2));
         assert_eq!(devices.rng, Some(RngSettings { bytes_per_s: 9 }));
         assert_eq!(devices.nets[1].tap, TapSource::Fd(9));
+        let nvmes =
+            r#"nvmes = [{ path = "a.img", readonly = true }, { path = "a.img", readonly = true }]"#;
+        let config = parse(nvmes, "").unwrap();
+        let nvmes = &config.vms[0].vm.devices.nvmes;
+        assert!(nvmes.len() == 2 && nvmes[1].readonly && nvmes[1].path.ends_with("a.img"));
+        assert!(nvmes[1].path.is_absolute());
         let kept = parse(r#"disks = [{ path = "a.img", overlay_file = "o" }]"#, "").unwrap();
         let writes = &kept.vms[0].vm.devices.disks[0].writes;
         assert!(matches!(writes, DiskWrites::KeptOverlay(path) if path.ends_with("o")));
@@ -530,6 +603,7 @@ mod tests {
     #[test]
     fn mistakes_name_key_line_and_what_to_do() {
         let disk = |keys: &str| format!("disks = [{{ {keys} }}]");
+        let nvme = |keys: &str| format!("nvmes = [{{ {keys} }}]");
         let net = |keys: &str| format!("nets = [{{ {keys} }}]");
         for (alice, bob, line, what) in [
             (disk("path = \"no.img\""), "", 5, "there is no file"),
@@ -547,6 +621,14 @@ mod tests {
             ("spare_disks = 9".to_owned(), "", 5, "9 spare disks"),
             ("spare_disks = -1".to_owned(), "", 5, "-1"),
             ("spare_disks = 8\nnets = [{ tap = \"a\" }, { tap = \"b\" }, { tap = \"c\" }, { tap = \"d\" }, { tap = \"e\" }, { tap = \"f\" }, { tap = \"g\" }]".to_owned(), "", 2, "15 devices"),
+            (nvme("path = \"no.img\""), "", 5, "there is no file"),
+            (nvme("path = \".\""), "", 5, "neither a file nor a block device"),
+            (nvme("path = \"odd.img\""), "", 5, "has 513 bytes"),
+            (nvme("readonly = true"), "", 5, "missing field `path`"),
+            (nvme("path = \"a.img\", overlay = true"), "", 5, "unknown field `overlay`"),
+            (nvme("path = \"a.img\", readonly = 1"), "", 5, "invalid type"),
+            (nvme("path = \"a.img\""), "disks = [{ path = \"a.img\", readonly = true }]", 10, "in use already, by VM \"alice\""),
+            (format!("nvmes = [{}]", ["{ path = \"a.img\", readonly = true }"; 9].join(", ")), "", 2, "9 NVMe controllers"),
             (net(""), "", 5, "without tap or fd"),
             (net("tap = \"x\", fd = 5"), "", 5, "both tap and fd"),
             (net("tap = \"sixteen-letters-\""), "", 5, "is not the name of an interface"),

@@ -70,6 +70,8 @@ pub(super) struct VmTable {
     pub rng: bool,
     pub rng_bytes_per_s: Option<Spanned<u64>>,
     #[serde(default)]
+    pub nvmes: Vec<Spanned<NvmeTable>>,
+    #[serde(default)]
     pub quotas: QuotaTable,
 }
 
@@ -83,6 +85,15 @@ pub(super) struct DiskTable {
     #[serde(default)]
     pub overlay: bool,
     pub overlay_file: Option<Spanned<String>>,
+}
+
+/// An element of `nvmes`, or `[[vm.nvmes]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NvmeTable {
+    pub path: Spanned<String>,
+    #[serde(default)]
+    pub readonly: bool,
 }
 
 /// An element of `nets`, or `[[vm.nets]]`

@@ -8,6 +8,7 @@ pub mod bus;
 pub mod byway;
 pub mod memory;
 pub mod net;
+pub mod nvme;
 pub mod power;
 pub mod rng;
 pub mod seat;

@@ -1,4 +1,4 @@
-//! What a VM's virtio devices are made from: plain values, filled in by `vms.toml`, by the command
+//! What a VM's devices are made from: plain values, filled in by `vms.toml`, by the command
 //! line, or by an action of the API socket. Nothing is opened here.
 
 use std::fmt;
@@ -12,7 +12,7 @@ pub const DEVICES_MAX: usize = 14;
 /// Bytes a second that virtio-rng gives where nothing else is said.
 pub const RNG_BYTES_PER_S: u64 = 1 << 20;
 
-/// The virtio devices of a VM, beside the Byway device.
+/// The devices of a VM, beside the Byway device.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceSettings {
     /// Disks, in the order in which the guest finds them.
@@ -23,10 +23,13 @@ pub struct DeviceSettings {
     pub nets: Vec<NetSettings>,
     /// A source of random numbers.
     pub rng: Option<RngSettings>,
+    /// NVMe controllers, in the order of their numbers on the PCI bus.
+    #[serde(default)]
+    pub nvmes: Vec<NvmeSettings>,
 }
 
 impl DeviceSettings {
-    /// How many devices there are.
+    /// How many virtio devices there are.
     #[must_use]
     pub fn count(&self) -> usize {
         self.disks.len()
@@ -60,6 +63,32 @@ pub struct DiskSettings {
     /// What becomes of writes.
     #[serde(default)]
     pub writes: DiskWrites,
+}
+
+/// What an NVMe controller's namespace is kept on: a raw file or a block device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NvmeSettings {
+    /// The file or device.
+    pub path: PathBuf,
+    /// Whether the namespace is write-protected.
+    #[serde(default)]
+    pub readonly: bool,
+}
+
+impl NvmeSettings {
+    /// The same as a disk, without an overlay.
+    #[must_use]
+    pub fn disk(&self) -> DiskSettings {
+        DiskSettings {
+            path: self.path.clone(),
+            writes: if self.readonly {
+                DiskWrites::Refused
+            } else {
+                DiskWrites::Through
+            },
+        }
+    }
 }
 
 /// Where a network interface's frames come from and go to.

@@ -25,16 +25,25 @@ pub enum Kind {
     Device,
     /// The one that takes the parent's requests.
     Api,
+    /// A device on the PCI bus: one that raises interrupts by messages.
+    PciDevice,
 }
 
 impl Kind {
     /// The kind with this number.
     #[must_use]
     pub fn of(number: u8) -> Self {
-        [Self::Base, Self::Main, Self::Vcpu, Self::Device, Self::Api]
-            .into_iter()
-            .find(|kind| *kind as u8 == number)
-            .unwrap_or(Self::Base)
+        [
+            Self::Base,
+            Self::Main,
+            Self::Vcpu,
+            Self::Device,
+            Self::Api,
+            Self::PciDevice,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == number)
+        .unwrap_or(Self::Base)
     }
 
     /// For messages.
@@ -44,7 +53,7 @@ impl Kind {
             Self::Base => "a helping",
             Self::Main => "the main",
             Self::Vcpu => "a vCPU's",
-            Self::Device => "a device's",
+            Self::Device | Self::PciDevice => "a device's",
             Self::Api => "the control",
         }
     }
@@ -151,6 +160,7 @@ const KVM_GET_REGS: u64 = 0x8090_ae81;
 const KVM_GET_SREGS: u64 = 0x8138_ae83;
 const KVM_TRANSLATE: u64 = 0xc018_ae85;
 const KVM_KVMCLOCK_CTRL: u64 = 0xaead;
+const KVM_SIGNAL_MSI: u64 = 0x4020_aea5;
 const KVM_SET_USER_MEMORY_REGION: u64 = 0x4020_ae46;
 const KVM_IRQ_LINE: u64 = 0x4008_ae61;
 const KVM_GET_DIRTY_LOG: u64 = 0x4010_ae42;
@@ -168,6 +178,8 @@ const VCPU_IOCTLS: &[u64] = &[
     KVM_GET_SREGS,
     KVM_TRANSLATE,
     KVM_KVMCLOCK_CTRL,
+    // One that was held back until the guest let it through.
+    KVM_SIGNAL_MSI,
 ];
 const MAIN_IOCTLS: &[u64] = &[
     KVM_SET_USER_MEMORY_REGION,
@@ -191,6 +203,7 @@ pub(super) struct Filters {
     main: BpfProgram,
     vcpu: BpfProgram,
     device: BpfProgram,
+    pci_device: BpfProgram,
     api: BpfProgram,
 }
 
@@ -204,6 +217,7 @@ impl Filters {
             main: filter(&[COMMON, SOCKETS, MAIN].concat(), MAIN_IOCTLS, false)?,
             vcpu: filter(&[COMMON, SOCKETS, VCPU].concat(), VCPU_IOCTLS, false)?,
             device: filter(&[COMMON, DEVICE].concat(), &[], false)?,
+            pci_device: filter(&[COMMON, DEVICE].concat(), &[KVM_SIGNAL_MSI], false)?,
             api: filter(&[COMMON, SOCKETS].concat(), &[], false)?,
         })
     }
@@ -215,6 +229,7 @@ impl Filters {
             Kind::Main => &self.main,
             Kind::Vcpu => &self.vcpu,
             Kind::Device => &self.device,
+            Kind::PciDevice => &self.pci_device,
             Kind::Api => &self.api,
         }
     }

@@ -25,7 +25,7 @@ const LOADER_UNDEFINED: u8 = 0xff;
 const KERNEL_ALIGNMENT: u32 = 0x100_0000;
 
 /// What a range of guest-physical memory is for. The numbers are those of E820 and PVH.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 #[repr(u32)]
 pub enum MemoryKind {
     /// RAM that the guest may use as it likes.
@@ -73,6 +73,15 @@ impl MemoryMap {
             entries,
             low_ram_end,
         }
+    }
+
+    /// The same with addresses that are no RAM and that the guest is to put nothing at.
+    #[must_use]
+    pub fn with_reserved(mut self, start: u64, bytes: u64) -> Self {
+        let at = self.entries.partition_point(|(other, ..)| *other < start);
+        self.entries
+            .insert(at, (start, bytes, MemoryKind::Reserved));
+        self
     }
 
     /// `(start, bytes, kind)` of each range.
@@ -233,5 +242,19 @@ mod tests {
                 assert!(pair[0].0 + pair[0].1 <= pair[1].0, "{pair:?}");
             }
         }
+    }
+
+    #[test]
+    fn addresses_without_ram_can_be_reserved() {
+        let map = MemoryMap::new(&[(0, 3 << 30), (4 << 30, 1 << 30)], 0);
+        let with = map.clone().with_reserved(0xe000_0000, 1 << 20);
+        let new = (0xe000_0000, 1 << 20, MemoryKind::Reserved);
+        assert_eq!(with.entries().len(), map.entries().len() + 1);
+        assert_eq!(with.entries()[map.entries().len() - 1], new);
+        assert!(with.entries().is_sorted());
+        assert_eq!(with.low_ram_end(), map.low_ram_end());
+        let map = MemoryMap::new(&[(0, 64 << 20)], 16 << 20);
+        let with = map.with_reserved(0xe000_0000, 1 << 20);
+        assert_eq!(with.entries().last(), Some(&new));
     }
 }

@@ -354,6 +354,7 @@ impl Cell {
             cpus: self.entry.vm.cpus.into(),
             memory: self.entry.vm.ram.size,
             disks: Vec::new(),
+            nvmes: Vec::new(),
             pid: 0,
         }
     }

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::config::ByteSize;
-use crate::devices::settings::{DiskSettings, NetSettings};
+use crate::devices::settings::{DiskSettings, NetSettings, NvmeSettings};
 use crate::vcpu::Template;
 
 /// Kernel command line where none is given: the console is COM1.
@@ -45,6 +45,9 @@ pub struct VmOptions {
     /// ",readonly", ",overlay" or ",overlay=FILE" where wanted
     #[arg(long = "disk", value_name = "PATH[,..]", conflicts_with = "file")]
     pub disks: Vec<DiskSettings>,
+    /// An NVMe controller on a PCI bus, over PATH of a raw file or block device, behind it ",readonly" where wanted
+    #[arg(long = "nvme", value_name = "PATH[,..]", conflicts_with = "file")]
+    pub nvmes: Vec<NvmeSettings>,
     /// A network interface: tap=NAME[,mac=ADDRESS] or fd=N[,mac=ADDRESS]
     #[arg(long = "net", value_name = "tap=..", conflicts_with = "file")]
     pub nets: Vec<NetSettings>,

@@ -1,5 +1,5 @@
-//! The virtio devices of a VM: built from its settings, each in a window of its own, with an interrupt of its
-//! own; and the disk that comes while it runs.
+//! The devices of a VM, built from its settings: virtio devices, each in a window of its own, with an interrupt of its
+//! own; NVMe controllers behind a PCI bus; and the disk that comes while it runs.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,10 +8,11 @@ use kvm_ioctls::{IoEventAddress, VmFd};
 
 use super::{Vm, VmConfig, VmError};
 use crate::acpi::MmioDevice;
-use crate::devices::block::{BlockDevice, Disk, DiskStore};
+use crate::devices::block::{BlockDevice, Disk, DiskPlace, DiskStore, SharedDisk};
 use crate::devices::bus::Bus;
 use crate::devices::memory::DeviceMemory;
 use crate::devices::net::{NetDevice, Tap};
+use crate::devices::nvme::{NVMES_MAX, NvmeFunction};
 use crate::devices::rng::RngDevice;
 use crate::devices::seat::OwnThread;
 use crate::devices::settings::{DEVICES_MAX, DiskSettings, Mac};
@@ -20,6 +21,7 @@ use crate::devices::virtio_mmio::{QUEUE_NOTIFY, VirtioMmio};
 use crate::irq::IrqLine;
 use crate::jail;
 use crate::layout;
+use crate::pci::{ConfigPorts, Ecam, HostBridge, KvmMessages, Root, Window};
 
 /// A device behind its registers.
 type Plugged<D> = Arc<Mutex<VirtioMmio<D>>>;
@@ -33,6 +35,12 @@ pub struct AddedDisk {
     pub bytes: u64,
 }
 
+/// An NVMe controller, and the disk that it is over.
+struct Nvme {
+    function: Arc<Mutex<NvmeFunction>>,
+    disk: SharedDisk,
+}
+
 /// The devices of a VM, beside the Byway device.
 pub(super) struct Devices {
     memory: DeviceMemory,
@@ -40,16 +48,18 @@ pub(super) struct Devices {
     store: DiskStore,
     nets: Vec<Plugged<NetDevice>>,
     rng: Option<Plugged<RngDevice>>,
+    nvmes: Vec<Nvme>,
     /// First window in use.
     first: usize,
     vm_name: String,
 }
 
 impl Devices {
-    /// Opens what the devices stand on, and puts them on the bus in the order disks, spare disks, nets, rng.
+    /// Opens what the devices stand on, and puts them on the buses: virtio devices in the order disks, spare disks, nets, rng,
+    /// then PCI.
     pub(super) fn new(
-        mmio: &mut Bus,
-        vm: &VmFd,
+        (mmio, pio): (&mut Bus, &mut Bus),
+        vm: &Arc<VmFd>,
         config: &VmConfig,
         memory: &DeviceMemory,
     ) -> Result<Self, VmError> {
@@ -68,8 +78,8 @@ impl Devices {
         let mut disks = Vec::new();
         for number in 0..settings.disks.len() + usize::from(settings.spare_disks) {
             let disk = match settings.disks.get(number) {
-                Some(disk) => Some(store.get_or_open(number, disk)?),
-                None => store.get(number),
+                Some(disk) => Some(store.get_or_open(DiskPlace::Disk(number), disk)?),
+                None => store.get(DiskPlace::Disk(number)),
             };
             let id = format!("byway-disk-{number}");
             disks.push(plug(mmio, vm, memory, next(), |what| {
@@ -92,12 +102,17 @@ impl Devices {
                 })
             })
             .transpose()?;
+        let nvmes = nvmes(vm, config, memory)?;
+        if !nvmes.is_empty() {
+            add_pci(mmio, pio, &nvmes)?;
+        }
         Ok(Self {
             memory: memory.clone(),
             disks,
             store,
             nets,
             rng,
+            nvmes,
             first,
             vm_name: config.name.clone(),
         })
@@ -107,6 +122,11 @@ impl Devices {
     pub(super) fn windows(&self) -> impl Iterator<Item = MmioDevice> {
         let count = self.disks.len() + self.nets.len() + usize::from(self.rng.is_some());
         (self.first..self.first + count).map(window)
+    }
+
+    /// Whether there is a PCI bus.
+    pub(super) fn has_pci(&self) -> bool {
+        !self.nvmes.is_empty()
     }
 
     /// Guest RAM as they see it.
@@ -125,6 +145,10 @@ impl Devices {
         }
         if let Some(rng) = &self.rng {
             start(rng, name("rng", 0))?;
+        }
+        for (number, nvme) in self.nvmes.iter().enumerate() {
+            let confine = Box::new(|| jail::narrow(jail::Kind::PciDevice));
+            nvme.lock().start_thread(name("nvme", number), confine)?;
         }
         Ok(())
     }
@@ -149,6 +173,9 @@ impl Devices {
         if let Some(rng) = &self.rng {
             act(lock(rng).device_mut());
         }
+        for nvme in &self.nvmes {
+            act(&*nvme.lock());
+        }
     }
 
     /// Back to the state after creation. Afterwards none accesses the guest.
@@ -162,17 +189,22 @@ impl Devices {
         if let Some(rng) = &self.rng {
             lock(rng).reset();
         }
+        for nvme in &self.nvmes {
+            nvme.lock().reset();
+        }
     }
 
     fn disks(&self) -> impl Iterator<Item = Option<DiskInfo>> {
         self.disks.iter().map(|disk| {
             let disk = lock(disk).device_mut().disk()?;
-            let disk = disk.lock().unwrap_or_else(PoisonError::into_inner);
-            Some(DiskInfo {
-                settings: disk.settings().clone(),
-                bytes: disk.bytes(),
-            })
+            Some(DiskInfo::of(&disk))
         })
+    }
+}
+
+impl Nvme {
+    fn lock(&self) -> MutexGuard<'_, NvmeFunction> {
+        self.function.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -183,6 +215,16 @@ pub struct DiskInfo {
     pub settings: DiskSettings,
     /// Bytes.
     pub bytes: u64,
+}
+
+impl DiskInfo {
+    fn of(disk: &SharedDisk) -> Self {
+        let disk = disk.lock().unwrap_or_else(PoisonError::into_inner);
+        Self {
+            settings: disk.settings().clone(),
+            bytes: disk.bytes(),
+        }
+    }
 }
 
 impl Vm {
@@ -206,7 +248,8 @@ impl Vm {
         let disk = Disk::open(settings)?;
         let bytes = disk.bytes();
         let disk = Arc::new(Mutex::new(disk));
-        self.devices.store.put(number, Arc::clone(&disk));
+        let place = DiskPlace::Disk(number);
+        self.devices.store.put(place, Arc::clone(&disk));
         let mut device = lock(&self.devices.disks[number]);
         device.device_mut().insert(disk);
         device.config_has_changed();
@@ -217,6 +260,69 @@ impl Vm {
     pub fn disks(&self) -> Vec<Option<DiskInfo>> {
         self.devices.disks().collect()
     }
+
+    /// What its NVMe controllers are over, in order.
+    pub fn nvmes(&self) -> Vec<DiskInfo> {
+        let nvmes = self.devices.nvmes.iter();
+        nvmes.map(|nvme| DiskInfo::of(&nvme.disk)).collect()
+    }
+}
+
+fn nvmes(vm: &Arc<VmFd>, config: &VmConfig, memory: &DeviceMemory) -> Result<Vec<Nvme>, VmError> {
+    let settings = &config.devices.nvmes;
+    if settings.len() > NVMES_MAX {
+        return Err(VmError::Config(format!(
+            "VM {:?} has {} NVMe controllers; use at most {NVMES_MAX}",
+            config.name,
+            settings.len()
+        )));
+    }
+    let mut nvmes = Vec::new();
+    for (number, settings) in settings.iter().enumerate() {
+        let place = DiskPlace::Nvme(number);
+        let disk = config.disks.get_or_open(place, &settings.disk())?;
+        let file = disk.lock().unwrap_or_else(PoisonError::into_inner).file();
+        let host = |what| move |source| VmError::Host { what, source };
+        let over = (
+            file.map_err(host("duplicate a descriptor"))?,
+            DiskInfo::of(&disk).bytes,
+            settings.readonly,
+        );
+        // Apart, whatever the size of a BAR: the first is nobody's.
+        let address = layout::PCI_WINDOW + (number as u64 + 1) * PCI_PLACE;
+        let messages = Box::new(KvmMessages::new(Arc::clone(vm)));
+        let serial = format!("byway-nvme-{number}");
+        let function = NvmeFunction::new(memory.clone(), over, &serial, address, messages)
+            .map_err(host("make an eventfd"))?;
+        nvmes.push(Nvme {
+            function: Arc::new(Mutex::new(function)),
+            disk,
+        });
+    }
+    Ok(nvmes)
+}
+
+/// A PCI bus with a host bridge and these behind it, in order.
+fn add_pci(mmio: &mut Bus, pio: &mut Bus, nvmes: &[Nvme]) -> Result<(), VmError> {
+    let mut root = Root::default();
+    root.add(Arc::new(Mutex::new(HostBridge::default())));
+    for nvme in nvmes {
+        root.add(nvme.function.clone());
+    }
+    let root = Arc::new(root);
+    mmio.insert(
+        layout::PCI_ECAM,
+        layout::PCI_ECAM_SIZE,
+        Arc::new(Mutex::new(Ecam(Arc::clone(&root)))),
+    )?;
+    pio.insert(
+        layout::PCI_CONFIG_PORT.into(),
+        layout::PCI_CONFIG_PORTS.into(),
+        Arc::new(Mutex::new(ConfigPorts::new(Arc::clone(&root)))),
+    )?;
+    let window = Arc::new(Mutex::new(Window(root)));
+    mmio.insert(layout::PCI_WINDOW, layout::PCI_WINDOW_SIZE, window)?;
+    Ok(())
 }
 
 /// Window `index`: its registers and its interrupt.
@@ -269,4 +375,9 @@ fn lock<D>(device: &Plugged<D>) -> MutexGuard<'_, VirtioMmio<D>> {
     device.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// From one BAR to the next as they are at first.
+const PCI_PLACE: u64 = 1 << 20;
+
+const _: () = assert!(NVMES_MAX < crate::pci::DEVICES_MAX);
+const _: () = assert!((NVMES_MAX as u64 + 2) * PCI_PLACE <= layout::PCI_WINDOW_SIZE);
 const _: () = assert!(DEVICES_MAX < layout::VIRTIO_MMIO_GSIS.len());

@@ -44,6 +44,7 @@ impl<M: Medium> Controller<M> {
         text(&mut data[c::FIRMWARE], env!("CARGO_PKG_VERSION"));
         data[c::MDTS] = self.config.transfer_pages_log2;
         data[c::VERSION..c::VERSION + 4].copy_from_slice(&VS_1_4.to_le_bytes());
+        data[c::KIND] = 1;
         if self.config.shadow_doorbells {
             let bit = c::OACS_DOORBELL_BUFFER.to_le_bytes();
             data[c::OACS..c::OACS + 2].copy_from_slice(&bit);
@@ -77,6 +78,7 @@ impl<M: Medium> Controller<M> {
         for at in [n::SIZE, n::CAPACITY, n::USE] {
             data[at..at + 8].copy_from_slice(&blocks);
         }
+        data[n::DEALLOCATED] = 0b1001;
         data[n::ATTRIBUTES] = u8::from(self.medium.is_read_only());
         data[n::FORMAT + 2] = self.config.block_bytes.trailing_zeros() as u8;
         data

@@ -139,7 +139,8 @@ impl<M: Medium> Controller<M> {
             .collect::<Result<_, _>>()?;
         for (offset, bytes) in ranges {
             if bytes != 0 {
-                let done = self.medium.zero(offset, bytes, true);
+                // A hint: what cannot be given back stays as it is.
+                let done = self.medium.deallocate(offset, bytes);
                 done.map_err(|e| written(&e))?;
             }
         }

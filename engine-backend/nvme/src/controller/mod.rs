@@ -446,7 +446,8 @@ impl<M: Medium> Controller<M> {
     /// Asks the host to write doorbells again, before nobody looks at their shadows. True:
     /// something has come already.
     pub fn arm<D: Dma>(&mut self, dma: &D) -> bool {
-        let Some(shadow) = self.shadow else {
+        // One that has broken off takes nothing, whatever its queues hold.
+        let Some(shadow) = self.shadow.filter(|_| self.is_ready()) else {
             return false;
         };
         for id in 1..self.submission.len() as u16 {

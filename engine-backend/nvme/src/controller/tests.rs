@@ -356,6 +356,9 @@ fn a_medium_that_fails_is_told_as_such() {
         fn zero(&mut self, _: u64, _: u64, _: bool) -> std::io::Result<()> {
             Err(std::io::Error::from_raw_os_error(self.0))
         }
+        fn deallocate(&mut self, _: u64, _: u64) -> std::io::Result<()> {
+            Err(std::io::Error::from_raw_os_error(self.0))
+        }
     }
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 4 << 20)]).unwrap();
     let run = |errno, read_only, opcode| {
@@ -585,6 +588,40 @@ fn shadow_doorbells_are_looked_at_and_armed() {
         .unwrap();
     assert_eq!(host.run(), 0, "no such place");
     assert!(host.controller.is_ready());
+}
+
+#[test]
+fn identify_data_tells_kind_and_what_deallocated_blocks_read_as() {
+    let mut host = Host::new();
+    let mut byte = |select: u8, at: usize| -> u8 {
+        let identify = Command::new(admin::IDENTIFY, 1, 1).with_prp([DATA, 0]);
+        let done = host.admin(identify.with(10, select.into()));
+        assert_eq!(done.status, Status::SUCCESS);
+        host.memory
+            .read_obj(GuestAddress(DATA + at as u64))
+            .unwrap()
+    };
+    // An I/O controller (figure 247); zeros, and write zeroes may deallocate (figure 245).
+    assert_eq!(byte(identify::CNS_CONTROLLER, 111), 1);
+    assert_eq!(byte(identify::CNS_NAMESPACE, 33), 0b1001);
+}
+
+#[test]
+fn one_that_has_broken_off_waits_for_nothing() {
+    let mut host = Host::new();
+    let (shadow, events) = (0x6000, 0x7000);
+    let config = Command::new(admin::DOORBELL_BUFFER_CONFIG, 1, 0).with_prp([shadow, events]);
+    assert_eq!(host.admin(config).status, Status::SUCCESS);
+    // A queue where there is no memory, with its first command there.
+    let size = (ENTRIES as u32 - 1) << 16 | 2;
+    let sq = Command::new(admin::CREATE_SQ, 2, 0).with_prp([1 << 40, 0]);
+    let made = host.admin(sq.with(10, size).with(11, 1 | 1 << 16));
+    assert_eq!(made.status, Status::SUCCESS);
+    let tail = GuestAddress(shadow + tail_doorbell(2, 0));
+    host.memory.write_obj(1_u32, tail).unwrap();
+    assert_eq!(host.run(), 0);
+    assert_eq!(host.controller.mmio_read(CSTS, 4) & 2, 2);
+    assert!(!host.controller.arm(&host.memory));
 }
 
 #[test]

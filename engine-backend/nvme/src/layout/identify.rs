@@ -22,6 +22,8 @@ pub mod controller {
     pub const MDTS: usize = 77;
     pub const CONTROLLER_ID: usize = 78;
     pub const VERSION: usize = 80;
+    /// Kind of controller; 1: for I/O.
+    pub const KIND: usize = 111;
     /// Optional admin commands, 16 bits; bit 8: doorbell buffer config.
     pub const OACS: usize = 256;
     pub const AERL: usize = 259;
@@ -59,6 +61,8 @@ pub mod namespace {
     pub const PROTECTION: usize = 29;
     /// Bit 0: write protected.
     pub const ATTRIBUTES: usize = 99;
+    /// What deallocated blocks read as, in bits 2:0, 1: zeros; bit 3: writing zeroes may deallocate.
+    pub const DEALLOCATED: usize = 33;
     /// LBA formats, 4 bytes each: metadata bytes in 15:0, block size's power in 23:16.
     pub const FORMAT: usize = 128;
 }

@@ -3,6 +3,7 @@
 
 mod banner;
 mod disk;
+mod nvme;
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -25,6 +26,14 @@ spin_us = 20000
 name = "alice"
 [[domain]]
 name = "bob"
+[[endpoint]]
+name = "nvme-of-alice"
+kind = "nvme-model"
+path = "/vms/alice.nvme"
+read_only = true
+[[endpoint.grant]]
+domain = "bob"
+read = true
 [[link]]
 from = "alice"
 to = "bob"
@@ -87,6 +96,8 @@ fn scenario(host: &mut Host, [alice, bob]: [&Vm; 2]) -> Result<()> {
     }
     step("disk, network, random numbers");
     devices(host)?;
+    step("NVMe controllers");
+    nvme::drive(host)?;
     step("figures");
     figures(host)?;
     step("64 MiB from process to process");

@@ -127,6 +127,14 @@ impl Disk {
         self.bytes
     }
 
+    /// The file itself, with what claims it; without its overlay.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     /// Whether it takes no writes.
     pub fn is_readonly(&self) -> bool {
         self.settings.writes == DiskWrites::Refused
@@ -260,41 +268,50 @@ fn kept(path: &Path) -> io::Result<Option<File>> {
 /// A disk that the device's thread and the VM's owner share.
 pub type SharedDisk = Arc<Mutex<Disk>>;
 
-/// The open disks of a VM, by number. Whoever rebuilds the VM, to reboot it, passes the same store on: then
+/// Which disk of a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DiskPlace {
+    /// That of a virtio-blk device, by its number.
+    Disk(usize),
+    /// That of an NVMe controller, by its number.
+    Nvme(usize),
+}
+
+/// The open disks of a VM. Whoever rebuilds the VM, to reboot it, passes the same store on: then
 /// the guest finds its overlays, and the disks that were added, as they were.
 #[derive(Debug, Clone, Default)]
-pub struct DiskStore(Arc<Mutex<BTreeMap<usize, SharedDisk>>>);
+pub struct DiskStore(Arc<Mutex<BTreeMap<DiskPlace, SharedDisk>>>);
 
 impl DiskStore {
-    /// Disk `number`, opened by `settings` unless it is there.
+    /// The disk at `place`, opened by `settings` unless it is there.
     ///
     /// # Errors
     /// See [`DiskError`].
     pub fn get_or_open(
         &self,
-        number: usize,
+        place: DiskPlace,
         settings: &DiskSettings,
     ) -> Result<SharedDisk, DiskError> {
-        if let Some(disk) = self.get(number) {
+        if let Some(disk) = self.get(place) {
             return Ok(disk);
         }
         let disk = Arc::new(Mutex::new(Disk::open(settings)?));
-        self.put(number, Arc::clone(&disk));
+        self.put(place, Arc::clone(&disk));
         Ok(disk)
     }
 
-    /// Disk `number`, if it is there.
+    /// The disk at `place`, if there is one.
     #[must_use]
-    pub fn get(&self, number: usize) -> Option<SharedDisk> {
-        self.lock().get(&number).cloned()
+    pub fn get(&self, place: DiskPlace) -> Option<SharedDisk> {
+        self.lock().get(&place).cloned()
     }
 
     /// Keeps a disk.
-    pub fn put(&self, number: usize, disk: SharedDisk) {
-        self.lock().insert(number, disk);
+    pub fn put(&self, place: DiskPlace, disk: SharedDisk) {
+        self.lock().insert(place, disk);
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<usize, SharedDisk>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<DiskPlace, SharedDisk>> {
         // Each change is one insertion.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

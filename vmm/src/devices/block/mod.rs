@@ -13,7 +13,7 @@ mod tests;
 mod transfer;
 
 pub use device::BlockDevice;
-pub use disk::{Disk, DiskError, DiskStore, unnamed_overlay};
+pub use disk::{Disk, DiskError, DiskPlace, DiskStore, SharedDisk, unnamed_overlay};
 
 /// Bytes of a sector, the unit of every address and size.
 pub const SECTOR_BYTES: u64 = 512;
