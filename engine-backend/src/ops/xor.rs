@@ -17,7 +17,7 @@ use crate::context::Target;
 use crate::memory::HostAddr;
 use crate::stage2::Access;
 
-/// Least of each source that is summed up at a time.
+/// Least of each source that is summed up at a time: with all 16 of them a chunk.
 const LEAST: u64 = 4 << 10;
 
 /// Most sources.
@@ -81,7 +81,7 @@ impl Xor {
         let mut at = 0;
         let mut result = Ok(());
         while at < left && !(at > 0 && chunk.budget.is_over()) {
-            let share = (2 * chunk.budget.left() / (count as u64 + 1)).max(LEAST);
+            let share = (chunk.budget.left() / count as u64).max(LEAST);
             // A crumb is not left for another piece.
             let len = if left - at < share + LEAST / count as u64 {
                 left - at
@@ -128,14 +128,8 @@ fn piece<B: Backend>(
         sum_up(chunk.staging, from, to, done, part);
         done += part as u64;
     }
-    chunk.budget.spend(work(len, from.len()));
+    chunk.budget.spend(len * from.len() as u64);
     Ok(len)
-}
-
-/// What `len` bytes of a sum are of a chunk, in bytes that are copied: each of those is one that is read and one that is
-/// written.
-fn work(len: u64, sources: usize) -> u64 {
-    len * (sources as u64 + 1) / 2
 }
 
 /// Adds `len` bytes, `skipped` bytes behind each of the addresses: a few sources at a time, the sum so far in private
