@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use byway_vmm::loader::KernelSource;
-use common::{RESET, SPIN, image, kvm_is_here};
+use common::{FAULT_RAX, RESET, SPIN, image, kvm_is_here, triple_fault};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -398,4 +398,31 @@ fn jailed_vms_are_confined_and_a_denied_call_ends_one_and_is_reported() {
         std::thread::sleep(Duration::from_millis(5));
     }
     assert_eq!(ended.unwrap().code(), Some(1), "{}", run.stderr());
+}
+
+/// What a crash is told with is asked of KVM by a thread that may ask for little.
+#[test]
+fn a_crash_in_a_jail_is_told_in_full() {
+    if !kvm_is_here() {
+        return;
+    }
+    let run = Run::start(
+        &[("alice", &triple_fault(), ""), ("bob", &SPIN, "")],
+        &["--jail"],
+    );
+    run.until("alice has ended", || run.state(0) == "ended");
+    let told = run.stderr();
+    for expected in [
+        "vCPU 0 stopped: triple fault",
+        &format!("rax {FAULT_RAX:016x}"),
+        "cr3 ",
+        "efer ",
+        "events ",
+        "state runnable",
+        "code 0f 0b",
+    ] {
+        assert!(told.contains(expected), "{expected} missing in\n{told}");
+    }
+    assert!(!told.contains("its jail does not permit"), "{told}");
+    assert_eq!(run.state(1), "running");
 }
