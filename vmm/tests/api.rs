@@ -32,7 +32,13 @@ impl Drop for Run {
 impl Run {
     /// Runs one VM for each `(name, code, more keys)`.
     fn start(guests: &[(&str, &[u8], &str)], more: &[&str]) -> Self {
+        Self::start_telling(guests, more, None)
+    }
+
+    /// The same, with another standard error than a file.
+    fn start_telling(guests: &[(&str, &[u8], &str)], more: &[&str], stderr: Option<Stdio>) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let file = fs::File::create(folder.path().join("stderr")).unwrap();
         let mut toml = String::new();
         for (name, code, keys) in guests {
             let KernelSource::Image(elf) = image(code) else {
@@ -52,7 +58,7 @@ impl Run {
             .env("BYWAY_LOG", "warn")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(fs::File::create(folder.path().join("stderr")).unwrap())
+            .stderr(stderr.unwrap_or_else(|| file.into()))
             .spawn()
             .unwrap();
         let this = Self { child, folder };
@@ -425,4 +431,36 @@ fn a_crash_in_a_jail_is_told_in_full() {
     }
     assert!(!told.contains("its jail does not permit"), "{told}");
     assert_eq!(run.state(1), "running");
+}
+
+/// Whoever started it may have closed the terminal, or have stopped to read.
+#[test]
+fn vms_whose_log_nobody_reads_go_on() {
+    if !kvm_is_here() {
+        return;
+    }
+    for jail in [&[][..], &["--jail"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let run = Run::start_telling(
+            &[
+                ("alice", &SPIN, ""),
+                ("bob", &SPIN, ""),
+                ("carol", &triple_fault(), ""),
+            ],
+            jail,
+            Some(writer.into()),
+        );
+        drop(reader);
+        run.until("carol has crashed", || run.state(2) == "ended");
+        run.done(&["stop", "alice"]);
+        run.until("alice has ended", || run.state(0) == "ended");
+        run.done(&["reboot", "bob"]);
+        run.until("bob runs", || run.state(1) == "running");
+        let mut run = run;
+        // SAFETY: takes numbers only.
+        unsafe { libc::kill(run.child.id().cast_signed(), libc::SIGTERM) };
+        let code = run.child.wait().unwrap().code();
+        // Carol's.
+        assert_eq!(code, Some(1), "{jail:?}");
+    }
 }
