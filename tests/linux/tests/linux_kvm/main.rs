@@ -3,6 +3,7 @@
 
 mod banner;
 mod disk;
+mod image;
 mod nvme;
 
 use std::sync::OnceLock;
@@ -12,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use byway_linux_tests::footprint::{self, Footprint};
 use byway_linux_tests::images::Kernel;
 use byway_linux_tests::lab;
-use byway_linux_tests::nested::{HOST_ADDRESS, Host, Image, Vm};
+use byway_linux_tests::nested::{HOST_ADDRESS, Host, Image, Vm, base_of, overlay_of};
 
 /// How long a transfer may take until it hangs.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -79,6 +80,9 @@ fn scenario(host: &mut Host, [alice, bob]: [&Vm; 2]) -> Result<()> {
     for vm in [alice, bob] {
         host.boot(vm)?;
     }
+    let base = host
+        .shell()
+        .ok(&format!("sha256sum <{}", base_of(bob.name)))?;
     for vm in [alice, bob] {
         let release = host.up(vm.name, 1)?;
         ensure!(
@@ -96,6 +100,7 @@ fn scenario(host: &mut Host, [alice, bob]: [&Vm; 2]) -> Result<()> {
     }
     step("disk, network, random numbers");
     devices(host)?;
+    overlay(host, &base)?;
     step("NVMe controllers");
     nvme::drive(host)?;
     step("figures");
@@ -120,6 +125,7 @@ fn scenario(host: &mut Host, [alice, bob]: [&Vm; 2]) -> Result<()> {
     kill(host)?;
     host.check_vm("bob")?;
     power_off(host)?;
+    kept(host, &base)?;
     host.shell().check()
 }
 
@@ -158,6 +164,55 @@ fn devices(host: &mut Host) -> Result<()> {
         "grep -q virtio /sys/class/misc/hw_random/rng_current && dd if=/dev/hwrng of=/tmp/random bs=64 count=2 && \
          [ $(wc -c </tmp/random) -gt 0 ] && ! cmp -n 64 /tmp/random /dev/zero",
     )?;
+    Ok(())
+}
+
+/// What bob writes into the disk that nobody else writes to.
+const WRITTEN: &str = "written-by-bob";
+/// Where, in blocks of 4096 bytes, and a write of two blocks that begins within one.
+const WRITTEN_AT: u32 = 300;
+/// Reads it back.
+fn read_back() -> String {
+    format!(
+        "dd if=/dev/vdb bs=4k skip={WRITTEN_AT} count=1 2>/dev/null | grep -q {WRITTEN} && \
+         dd if=/dev/vdb bs=1k skip=2 count=4 2>/dev/null | sha256sum | cmp - /root/two-blocks"
+    )
+}
+
+/// Bob sees the bytes of a disk whose file nobody may write to, and writes: whole blocks, and parts of two.
+fn overlay(host: &mut Host, base: &str) -> Result<()> {
+    let seen = host.ok("bob", "sha256sum </dev/vdb")?;
+    ensure!(
+        seen == base,
+        "bob reads other bytes than the disk has: {seen}, not {base}"
+    );
+    host.ok(
+        "bob",
+        &format!(
+            "(echo {WRITTEN}; head -c 4000 /dev/urandom) >/tmp/w && dd if=/tmp/w of=/dev/vdb bs=4k seek={WRITTEN_AT} conv=notrunc,fsync && \
+             dd if=/dev/urandom bs=1k count=4 of=/tmp/w && sha256sum </tmp/w >/root/two-blocks && \
+             dd if=/tmp/w of=/dev/vdb bs=1k seek=2 conv=notrunc,fsync && rm /tmp/w && sync && \
+             echo 3 >/proc/sys/vm/drop_caches"
+        ),
+    )?;
+    host.ok("bob", &read_back())?;
+    let now = host.ok("bob", "sha256sum </dev/vdb")?;
+    ensure!(now != base, "bob's writes changed nothing for him");
+    Ok(())
+}
+
+/// The file under the overlay is as it was, and the overlay has what was written.
+fn kept(host: &mut Host, base: &str) -> Result<()> {
+    let now = host.shell().ok(&format!("sha256sum <{}", base_of("bob")))?;
+    ensure!(
+        now == base,
+        "the disk under the overlay is {now}, was {base}"
+    );
+    host.shell().ok(&format!(
+        "grep -q {WRITTEN} {} && ! grep -q {WRITTEN} {}",
+        overlay_of("bob"),
+        base_of("bob")
+    ))?;
     Ok(())
 }
 
@@ -405,6 +460,7 @@ fn restart(host: &mut Host) -> Result<()> {
     is_complete(host, "bob")?;
     host.ok("bob", "grep -q kept /root/kept")
         .context("bob's disk")?;
+    host.ok("bob", &read_back()).context("bob's overlay")?;
     give(host, "alice", "bob", 4)
 }
 
