@@ -5,6 +5,8 @@
 //! between guest and engine, and the bytes move in the engine's workers.
 
 #![deny(missing_docs)]
+// It panics when nobody reads; see `say`.
+#![cfg_attr(not(test), deny(clippy::print_stderr))]
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("Byway's VMM runs on x86-64 Linux only");
@@ -34,6 +36,7 @@ pub mod ops_list;
 pub mod pci;
 mod reset_vector;
 pub mod run;
+pub mod say;
 pub mod signals;
 pub mod steer;
 pub mod stress;

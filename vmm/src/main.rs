@@ -1,11 +1,14 @@
 //! The `byway` command: parses its arguments, carries one command out, and turns the result
 //! into an exit code (see `byway_vmm::exit_status`).
 
+#![deny(clippy::print_stderr)]
+
 mod cli;
 
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 
+use byway_vmm::say::say;
 use clap::Parser;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt;
@@ -27,7 +30,7 @@ fn main() -> ExitCode {
     match cli.execute() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("byway: {failure}");
+            say(&failure);
             ExitCode::from(failure.code())
         }
     }
@@ -39,10 +42,10 @@ fn log_filter() -> Targets {
     let usual = Targets::new().with_default(LevelFilter::WARN);
     match std::env::var("BYWAY_LOG") {
         Ok(wanted) if !wanted.is_empty() => wanted.parse().unwrap_or_else(|_| {
-            eprintln!(
-                "byway: BYWAY_LOG={wanted:?} is not understood and has no effect; expected off, error, warn, info, \
+            say(format_args!(
+                "BYWAY_LOG={wanted:?} is not understood and has no effect; expected off, error, warn, info, \
                  debug or trace, or module=level, with commas between them"
-            );
+            ));
             usual
         }),
         _ => usual,

@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use byway_vmm::loader::KernelSource;
-use common::{RESET, SPIN, image, kvm_is_here};
+use common::{FAULT_RAX, RESET, SPIN, image, kvm_is_here, triple_fault};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -32,7 +32,13 @@ impl Drop for Run {
 impl Run {
     /// Runs one VM for each `(name, code, more keys)`.
     fn start(guests: &[(&str, &[u8], &str)], more: &[&str]) -> Self {
+        Self::start_telling(guests, more, None)
+    }
+
+    /// The same, with another standard error than a file.
+    fn start_telling(guests: &[(&str, &[u8], &str)], more: &[&str], stderr: Option<Stdio>) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let file = fs::File::create(folder.path().join("stderr")).unwrap();
         let mut toml = String::new();
         for (name, code, keys) in guests {
             let KernelSource::Image(elf) = image(code) else {
@@ -52,7 +58,7 @@ impl Run {
             .env("BYWAY_LOG", "warn")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(fs::File::create(folder.path().join("stderr")).unwrap())
+            .stderr(stderr.unwrap_or_else(|| file.into()))
             .spawn()
             .unwrap();
         let this = Self { child, folder };
@@ -398,4 +404,63 @@ fn jailed_vms_are_confined_and_a_denied_call_ends_one_and_is_reported() {
         std::thread::sleep(Duration::from_millis(5));
     }
     assert_eq!(ended.unwrap().code(), Some(1), "{}", run.stderr());
+}
+
+/// What a crash is told with is asked of KVM by a thread that may ask for little.
+#[test]
+fn a_crash_in_a_jail_is_told_in_full() {
+    if !kvm_is_here() {
+        return;
+    }
+    let run = Run::start(
+        &[("alice", &triple_fault(), ""), ("bob", &SPIN, "")],
+        &["--jail"],
+    );
+    run.until("alice has ended", || run.state(0) == "ended");
+    let told = run.stderr();
+    for expected in [
+        "vCPU 0 stopped: triple fault",
+        &format!("rax {FAULT_RAX:016x}"),
+        "cr3 ",
+        "efer ",
+        "events ",
+        "state runnable",
+        "code 0f 0b",
+    ] {
+        assert!(told.contains(expected), "{expected} missing in\n{told}");
+    }
+    assert!(!told.contains("its jail does not permit"), "{told}");
+    assert_eq!(run.state(1), "running");
+}
+
+/// Whoever started it may have closed the terminal, or have stopped to read.
+#[test]
+fn vms_whose_log_nobody_reads_go_on() {
+    if !kvm_is_here() {
+        return;
+    }
+    for jail in [&[][..], &["--jail"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let run = Run::start_telling(
+            &[
+                ("alice", &SPIN, ""),
+                ("bob", &SPIN, ""),
+                ("carol", &triple_fault(), ""),
+            ],
+            jail,
+            Some(writer.into()),
+        );
+        drop(reader);
+        run.until("carol has crashed", || run.state(2) == "ended");
+        run.done(&["stop", "alice"]);
+        run.until("alice has ended", || run.state(0) == "ended");
+        run.done(&["reboot", "bob"]);
+        run.until("bob runs", || run.state(1) == "running");
+        let mut run = run;
+        // SAFETY: takes numbers only.
+        unsafe { libc::kill(run.child.id().cast_signed(), libc::SIGTERM) };
+        let code = run.child.wait().unwrap().code();
+        // Carol's.
+        assert_eq!(code, Some(1), "{jail:?}");
+    }
 }

@@ -10,7 +10,7 @@ use byway_vmm::exits::RunExit;
 use byway_vmm::host::KvmKind;
 use byway_vmm::vcpu::{Cause, Crash, Outcome};
 use byway_vmm::vm::{PLUG_UNIT, Vm, VmConfig, VmError};
-use common::{CODE, RESET, SPIN, config, kvm_is_here, print};
+use common::{CODE, RESET, SPIN, config, kvm_is_here, print, triple_fault};
 use vm_memory::{Bytes, GuestAddress};
 
 const LONG: Option<Duration> = Some(Duration::from_secs(20));
@@ -97,19 +97,14 @@ fn a_triple_fault_is_reported_with_registers_and_harms_no_other() {
     if !kvm_is_here() {
         return;
     }
-    // mov eax, 0x1234abcd; lidt [an empty table]; ud2: no handler for #UD, none for #GP, none for #DF.
-    let mut fault = vec![0xb8, 0xcd, 0xab, 0x34, 0x12];
-    let table = CODE as u32 + 0x100;
-    fault.extend([0x0f, 0x01, 0x1d]);
-    fault.extend(table.to_le_bytes());
-    fault.extend([0x0f, 0x0b]);
-    fault.resize(0x110, 0);
-    let crash = crash_beside_another("fault", &fault);
+    let crash = crash_beside_another("fault", &triple_fault());
     assert_eq!(crash.cause, Cause::TripleFault, "{crash}");
     let text = crash.to_string();
     assert!(text.contains("triple fault"), "{text}");
     assert!(text.contains("rax 000000001234abcd"), "{text}");
     assert!(text.contains("code 0f 0b"), "{text}");
+    assert!(text.contains("\n  events "), "{text}");
+    assert!(text.contains("\n   state runnable"), "{text}");
 }
 
 #[test]

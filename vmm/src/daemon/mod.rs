@@ -3,7 +3,7 @@
 //! This module turns a file into actions and signals into an end; what the daemon is, the engine's
 //! crate knows ([`byway_engine::daemon`]).
 
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
@@ -14,6 +14,7 @@ use clap::Parser;
 use crate::config::DaemonConfig;
 use crate::exit_status::Failure;
 use crate::run::{act, embedded_engine};
+use crate::say::say;
 use crate::signals::SignalSocket;
 
 /// Arguments of `byway engine`.
@@ -44,11 +45,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         None => DaemonConfig::default(),
     };
     if args.check {
-        eprintln!(
-            "byway: {} domains and {} links, no mistakes found",
+        say(format_args!(
+            "{} domains and {} links, no mistakes found",
             config.domains.len(),
             config.links.len()
-        );
+        ));
         return Ok(());
     }
     let signals = SignalSocket::install().map_err(Failure::failed)?;
@@ -58,17 +59,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         act(&daemon, action)?;
     }
     let operator = daemon.serve_operator().map_err(Failure::failed)?;
-    say(&format!("engine ready in {}", args.socket.display()));
+    say(format_args!("engine ready in {}", args.socket.display()));
     until_told(&signals).map_err(Failure::failed)?;
     say("stopping");
     drop(operator);
     drop(daemon);
     Ok(())
-}
-
-/// Whoever started a daemon may have closed what it writes to.
-fn say(what: &str) {
-    let _ = writeln!(io::stderr(), "byway: {what}");
 }
 
 fn until_told(signals: &SignalSocket) -> io::Result<()> {

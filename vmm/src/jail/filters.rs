@@ -159,6 +159,8 @@ const KVM_RUN: u64 = 0xae80;
 const KVM_GET_REGS: u64 = 0x8090_ae81;
 const KVM_GET_SREGS: u64 = 0x8138_ae83;
 const KVM_TRANSLATE: u64 = 0xc018_ae85;
+const KVM_GET_MP_STATE: u64 = 0x8004_ae98;
+const KVM_GET_VCPU_EVENTS: u64 = 0x8040_ae9f;
 const KVM_KVMCLOCK_CTRL: u64 = 0xaead;
 const KVM_SIGNAL_MSI: u64 = 0x4020_aea5;
 const KVM_SET_USER_MEMORY_REGION: u64 = 0x4020_ae46;
@@ -172,11 +174,14 @@ const TCSETS: u64 = 0x5402;
 const TCSETSW: u64 = 0x5403;
 const TCSETSF: u64 = 0x5404;
 
+/// What a vCPU runs by; those that only read are for the report of a crash.
 const VCPU_IOCTLS: &[u64] = &[
     KVM_RUN,
     KVM_GET_REGS,
     KVM_GET_SREGS,
     KVM_TRANSLATE,
+    KVM_GET_VCPU_EVENTS,
+    KVM_GET_MP_STATE,
     KVM_KVMCLOCK_CTRL,
     // One that was held back until the guest let it through.
     KVM_SIGNAL_MSI,

@@ -21,6 +21,7 @@ use std::sync::OnceLock;
 
 use seccompiler::{BpfProgram, apply_filter, apply_filter_all_threads};
 
+use crate::say::say;
 use filters::Filters;
 
 /// Filters of this process, once it is confined.
@@ -111,7 +112,7 @@ pub fn narrow(kind: Kind) {
     report::set_kind(kind);
     let filter: &BpfProgram = filters.of(kind);
     if let Err(error) = apply_filter(filter) {
-        eprintln!("byway: a thread cannot be confined: {error}");
+        say(format_args!("a thread cannot be confined: {error}"));
         std::process::exit(1);
     }
 }

@@ -6,12 +6,11 @@ pub const ESCAPE: u8 = 0x01;
 
 /// What `Ctrl-A ?` shows.
 pub const HELP: &str = "\
-byway: keys of this console, after Ctrl-A:
+keys of this console, after Ctrl-A:
   x       end the VM at once       p   pause it, or have it go on
   r       reset it                 b   press its power button
   m       add 128M of memory
-  Ctrl-A  send Ctrl-A to the guest     ?   this help
-";
+  Ctrl-A  send Ctrl-A to the guest     ?   this help";
 
 /// What was typed.
 #[derive(Debug, Clone, PartialEq, Eq)]

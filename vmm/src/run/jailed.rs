@@ -34,6 +34,7 @@ use crate::devices::settings::DiskWrites;
 use crate::exit_status::Failure;
 use crate::host;
 use crate::jail::{self, DENIED_CODE, Denied, Kind, REPORT_BYTES, User};
+use crate::say::say;
 use crate::signals::SignalSocket;
 
 /// Exit code of a VM's process whose guest wants to start anew.
@@ -535,13 +536,13 @@ impl Warden<'_> {
     fn see(&mut self, event: Event) {
         match event {
             Event::Stop => {
-                eprintln!("byway: stopping");
+                say("stopping");
                 self.kill_at = Some(Instant::now() + END_MAX);
                 self.prison.stop_all();
             }
             Event::Audit => {
                 if let Err(failure) = self.audit() {
-                    eprintln!("byway: {failure}");
+                    say(failure);
                 }
             }
             Event::Start(number, answer) => {
@@ -593,7 +594,7 @@ impl Warden<'_> {
             },
         };
         if !matches!(code, Some(0 | RESET_CODE)) {
-            eprintln!("byway: {name} {outcome}");
+            say(format_args!("{name} {outcome}"));
             let failure = format!("{name} {outcome}");
             self.worst.get_or_insert(match code {
                 Some(2) => Failure::usage(failure),

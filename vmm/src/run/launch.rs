@@ -13,6 +13,7 @@ use byway_engine::vhost_user::RemoteDomain;
 use crate::config::{EngineSettings, RunConfig};
 use crate::devices::serial::SerialSink;
 use crate::exit_status::Failure;
+use crate::say::say;
 use crate::vm::{Vm, VmConfig};
 
 /// How long a VM that starts anew may wait for its engine, if that is another process, to see that its
@@ -68,7 +69,7 @@ impl Plan {
         };
         Vm::new(self.config.clone(), Some(domain)).map_err(|error| {
             let failure = Failure::from(error);
-            eprintln!("byway: VM {name:?} cannot be built");
+            say(format_args!("VM {name:?} cannot be built"));
             failure
         })
     }

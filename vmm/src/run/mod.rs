@@ -30,6 +30,7 @@ use crate::config::{COMMAND_LINE_PATH, RunConfig};
 use crate::control;
 use crate::exit_status::Failure;
 use crate::host;
+use crate::say::say;
 use supervisor::Settings;
 
 /// User of the first VM's process with `--jail`: far above those of people and packages, and of containers as a rule.
@@ -108,12 +109,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     let config = args.config()?;
     if args.check {
-        eprintln!(
-            "byway: {}: {} VMs and {} links, no mistakes found",
+        say(format_args!(
+            "{}: {} VMs and {} links, no mistakes found",
             args.place().display(),
             config.vms.len(),
             config.links.len()
-        );
+        ));
         return Ok(());
     }
     if args.jail {

@@ -9,6 +9,7 @@ use super::launch::Plan;
 use crate::control::{ControlError, VmState};
 use crate::exit_status::Failure;
 use crate::jail;
+use crate::say::say;
 use crate::vm::Vm;
 
 /// First and longest time between two attempts to attach to an engine that is gone.
@@ -121,16 +122,16 @@ impl Slot {
         vm.report_lost_engine();
         if jail::is_entered() {
             // Nothing can be connected to from in there.
-            eprintln!(
-                "byway: {} has lost its engine; it attaches again when it is rebooted",
+            say(format_args!(
+                "{} has lost its engine; it attaches again when it is rebooted",
                 vm.name()
-            );
+            ));
             return;
         }
-        eprintln!(
-            "byway: {} has lost its engine; its device needs a reset, and attaching is tried again",
+        say(format_args!(
+            "{} has lost its engine; its device needs a reset, and attaching is tried again",
             vm.name()
-        );
+        ));
         self.retry = Some(Retry {
             at: Instant::now() + RETRY_MIN,
             then: RETRY_MIN,
@@ -155,7 +156,7 @@ impl Slot {
         };
         match vm.reattach() {
             Ok(()) => {
-                eprintln!("byway: {} is attached again", vm.name());
+                say(format_args!("{} is attached again", vm.name()));
                 self.retry = None;
             }
             Err(error) => {

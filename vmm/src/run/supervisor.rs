@@ -23,6 +23,7 @@ use super::terminal::{self, RawTerminal};
 use crate::control::{Act, ControlError, Requests, VmState};
 use crate::exit_status::Failure;
 use crate::jail::{self, Kind};
+use crate::say::{say, say_amid};
 use crate::vcpu::Outcome;
 use crate::vm::{PLUG_UNIT, Vm};
 
@@ -190,7 +191,7 @@ pub fn supervise(
 /// Says what kept an audit from being written.
 fn report(audited: Result<(), AuditError>) {
     if let Err(error) = audited {
-        eprintln!("byway: {}", Failure::failed(error));
+        say(Failure::failed(error));
     }
 }
 
@@ -234,11 +235,11 @@ impl Supervisor {
         let Some(vm) = &mut slot.vm else { return };
         // Joins its threads and detaches its domain, while the others go on.
         let outcome = vm.stop();
-        eprintln!("byway: {} {outcome}", vm.name());
+        say(format_args!("{} {outcome}", vm.name()));
         if matches!(outcome, Outcome::Reset) && self.settings.may_reboot {
             match slot.restart(self.engine.as_ref()) {
                 Ok(()) => return self.watch(index, ops),
-                Err(failure) => eprintln!("byway: {} cannot start anew: {failure}", slot.name()),
+                Err(failure) => say(format_args!("{} cannot start anew: {failure}", slot.name())),
             }
         }
         if matches!(outcome, Outcome::Reset) {
@@ -263,7 +264,10 @@ impl Supervisor {
         let added = add(ended, data, EventSet::IN).and_then(|()| add(lost, data + vms, once));
         if let Err(error) = added {
             // Without these events nobody would see its end, so it must not go on.
-            eprintln!("byway: {} cannot be waited for: {error}", slot.name());
+            say(format_args!(
+                "{} cannot be waited for: {error}",
+                slot.name()
+            ));
             self.stopping = true;
         }
     }
@@ -338,7 +342,7 @@ impl Supervisor {
     fn typed(&mut self, typed: Typed) {
         let verb: fn(&mut Vm) -> Result<(), ControlError> = match typed {
             Typed::Bytes(bytes) => return self.keep(&bytes),
-            Typed::Help => return eprint!("\n{HELP}"),
+            Typed::Help => return say_amid(HELP),
             Typed::End => |vm| vm.pull_plug(),
             Typed::Reset => |vm| vm.reboot(),
             Typed::PowerButton => |vm| vm.power_button(),
@@ -349,7 +353,7 @@ impl Supervisor {
         if let Some(vm) = vm.and_then(|slot| slot.vm.as_mut())
             && let Err(error) = verb(vm)
         {
-            eprintln!("\nbyway: {}", Failure::failed(error));
+            say_amid(Failure::failed(error));
         }
     }
 
@@ -371,21 +375,24 @@ impl Supervisor {
 
 fn add_memory(vm: &mut Vm) -> Result<(), ControlError> {
     let at = vm.plug_memory(PLUG_UNIT)?;
-    eprintln!(
-        "\nbyway: {} has {}M more, at {at:#x}",
+    say_amid(format_args!(
+        "{} has {}M more, at {at:#x}",
         vm.name(),
         PLUG_UNIT >> 20
-    );
+    ));
     Ok(())
 }
 
 fn toggle_pause(vm: &mut Vm) -> Result<(), ControlError> {
     if vm.state() == VmState::Paused {
         vm.resume()?;
-        eprintln!("\nbyway: {} goes on", vm.name());
+        say_amid(format_args!("{} goes on", vm.name()));
     } else {
         vm.pause()?;
-        eprintln!("\nbyway: {} is paused; Ctrl-A p has it go on", vm.name());
+        say_amid(format_args!(
+            "{} is paused; Ctrl-A p has it go on",
+            vm.name()
+        ));
     }
     Ok(())
 }
@@ -402,7 +409,9 @@ impl MutEventSubscriber for Supervisor {
         result = result.and_then(|()| add(settings.requests.event().as_raw_fd(), REQUEST));
         if let Err((fd, error)) = result {
             // Without these events nobody could stop the VMs, so they must not go on.
-            eprintln!("byway: descriptor {fd} cannot be waited for: {error}");
+            say(format_args!(
+                "descriptor {fd} cannot be waited for: {error}"
+            ));
             self.stopping = true;
         }
         // Standard input may be a file or closed; then there is nothing to type.
@@ -419,7 +428,7 @@ impl MutEventSubscriber for Supervisor {
                 let mut bytes = [0; 16];
                 // Only the arrival matters, not which signal or how many.
                 let _ = self.settings.signals.receiver.read(&mut bytes);
-                eprintln!("byway: stopping");
+                say("stopping");
                 self.stopping = true;
             }
             AUDIT => {

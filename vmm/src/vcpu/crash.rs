@@ -1,13 +1,20 @@
-//! The last words of a guest: why a vCPU could not go on, with all its registers.
+//! The last words of a guest: why a vCPU could not go on, with all its registers and what was about to be delivered to it.
 
 use std::fmt;
 
-use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
+use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs, kvm_vcpu_events};
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// Instruction bytes to show.
 const CODE_BYTES: usize = 16;
+/// Where the pages of a guest that its bytes may be on end, whatever their size.
+const PAGE_SIZE: u64 = 4096;
+
+/// Where x86 begins after a reset.
+const RESET_RIP: u64 = 0xfff0;
+const RESET_CS_BASE: u64 = 0xffff_0000;
+const CR0_PE: u64 = 1;
 
 /// Why a vCPU could not go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +68,10 @@ pub struct Crash {
     pub cause: Cause,
     /// Its registers, if KVM still gave them.
     pub registers: Option<Box<(kvm_regs, kvm_sregs)>>,
+    /// Exceptions and interrupts that were being delivered to it or wait for that, if KVM told them.
+    pub events: Option<kvm_vcpu_events>,
+    /// What it was doing (`KVM_MP_STATE_`), if KVM told it.
+    pub mp_state: Option<u32>,
     /// Bytes at the instruction pointer, if they could be read.
     pub code: Vec<u8>,
 }
@@ -72,37 +83,68 @@ impl Crash {
             vcpu,
             cause,
             registers: None,
+            events: None,
+            mp_state: None,
             code: Vec::new(),
         }
     }
 
-    /// Collects the registers of `fd` and the code it stood at.
+    /// Collects the registers of `fd`, what it was to be told, and the code it stood at.
     pub fn collect(vcpu: u8, cause: Cause, fd: &VcpuFd, memory: &GuestMemoryMmap) -> Self {
         let registers = fd.get_regs().and_then(|regs| Ok((regs, fd.get_sregs()?)));
-        let code = registers
-            .as_ref()
-            .ok()
-            .and_then(|(regs, sregs)| {
-                let linear = sregs.cs.base.wrapping_add(regs.rip);
-                let translation = fd.translate_gva(linear).ok()?;
-                (translation.valid != 0).then_some(translation.physical_address)
-            })
-            .map(|address| {
-                let mut code = vec![0; CODE_BYTES];
-                let read = memory
-                    .read(&mut code, GuestAddress(address))
-                    .unwrap_or_default();
-                code.truncate(read);
-                code
-            })
-            .unwrap_or_default();
+        let registers = registers.ok().map(Box::new);
+        let code = registers.as_ref().map_or_else(Vec::new, |registers| {
+            let (regs, sregs) = registers.as_ref();
+            let translate = |linear| {
+                let found = fd.translate_gva(linear).ok()?;
+                (found.valid != 0).then_some(found.physical_address)
+            };
+            code_at(memory, sregs.cs.base.wrapping_add(regs.rip), translate)
+        });
         Self {
             vcpu,
             cause,
-            registers: registers.ok().map(Box::new),
+            registers,
+            events: fd.get_vcpu_events().ok(),
+            // Last: KVM may take this for the moment to carry out an INIT that waits.
+            mp_state: fd.get_mp_state().ok().map(|state| state.mp_state),
             code,
         }
     }
+
+    /// Whether KVM has reset the vCPU before anybody could look at it, as it does on AMD's processors, whose state is undefined after a
+    /// shutdown.
+    fn was_reset(&self) -> bool {
+        self.cause == Cause::TripleFault
+            && self.registers.as_ref().is_some_and(|registers| {
+                let (regs, sregs) = registers.as_ref();
+                (regs.rip, sregs.cs.base, sregs.cr0 & CR0_PE) == (RESET_RIP, RESET_CS_BASE, 0)
+            })
+    }
+}
+
+/// Bytes at a linear address, as far as the guest's own page tables, which `translate` looks into, lead to RAM.
+fn code_at(
+    memory: &GuestMemoryMmap,
+    linear: u64,
+    translate: impl Fn(u64) -> Option<u64>,
+) -> Vec<u8> {
+    let mut code = Vec::with_capacity(CODE_BYTES);
+    while code.len() < CODE_BYTES {
+        let at = linear.wrapping_add(code.len() as u64);
+        let Some(physical) = translate(at) else { break };
+        let on_page = (PAGE_SIZE - at % PAGE_SIZE) as usize;
+        let mut bytes = [0; CODE_BYTES];
+        let wanted = &mut bytes[..on_page.min(CODE_BYTES - code.len())];
+        let read = memory
+            .read(wanted, GuestAddress(physical))
+            .unwrap_or_default();
+        code.extend(&wanted[..read]);
+        if read < wanted.len() {
+            break;
+        }
+    }
+    code
 }
 
 impl fmt::Display for Crash {
@@ -176,14 +218,104 @@ impl fmt::Display for Crash {
                 table.base, table.limit
             )?;
         }
+        if let Some(events) = &self.events {
+            write_events(f, events)?;
+        }
+        if let Some(state) = self.mp_state {
+            write!(f, "\n   state {}", mp_state_name(state))?;
+        }
         if !self.code.is_empty() {
             write!(f, "\n    code")?;
             for byte in &self.code {
                 write!(f, " {byte:02x}")?;
             }
         }
+        if self.was_reset() {
+            f.write_str(
+                "\n  (these are the registers of a reset: on AMD's processors KVM resets a vCPU that shuts down, and nobody is \
+                 told what it was at)",
+            )?;
+        }
         Ok(())
     }
+}
+
+/// What was being delivered to the vCPU, or waits for that.
+fn write_events(f: &mut fmt::Formatter<'_>, e: &kvm_vcpu_events) -> fmt::Result {
+    f.write_str("\n  events")?;
+    let mut any = false;
+    let mut event = |f: &mut fmt::Formatter<'_>, is_there: bool, what: fmt::Arguments<'_>| {
+        if !is_there {
+            return Ok(());
+        }
+        let comma = if std::mem::replace(&mut any, true) {
+            ","
+        } else {
+            ""
+        };
+        write!(f, "{comma} {what}")
+    };
+    let exception = &e.exception;
+    for (is_there, what) in [
+        (exception.injected != 0, "injected"),
+        (exception.pending != 0, "pending"),
+    ] {
+        let number = exception.nr;
+        if exception.has_error_code != 0 {
+            let error = exception.error_code;
+            event(
+                f,
+                is_there,
+                format_args!("exception {number} {what} with error {error:#x}"),
+            )?;
+        } else {
+            event(f, is_there, format_args!("exception {number} {what}"))?;
+        }
+    }
+    let kind = if e.interrupt.soft != 0 {
+        "software interrupt"
+    } else {
+        "interrupt"
+    };
+    let number = e.interrupt.nr;
+    event(
+        f,
+        e.interrupt.injected != 0,
+        format_args!("{kind} {number:#x} injected"),
+    )?;
+    event(
+        f,
+        e.interrupt.shadow != 0,
+        format_args!("interrupts held back by STI or MOV SS"),
+    )?;
+    for (is_there, what) in [
+        (e.nmi.injected, "NMI injected"),
+        (e.nmi.pending, "NMI pending"),
+        (e.nmi.masked, "NMIs masked"),
+        (e.smi.smm, "in SMM"),
+        (e.smi.pending, "SMI pending"),
+        (e.smi.latched_init, "INIT latched"),
+        (e.triple_fault.pending, "triple fault pending"),
+    ] {
+        event(f, is_there != 0, format_args!("{what}"))?;
+    }
+    if !any {
+        f.write_str(" none")?;
+    }
+    Ok(())
+}
+
+/// What linux/kvm.h calls it, in words.
+fn mp_state_name(state: u32) -> String {
+    let name = match state {
+        0 => "runnable",
+        1 => "not started",
+        2 => "INIT received",
+        3 => "halted",
+        4 => "SIPI received",
+        _ => return format!("{state} of KVM's"),
+    };
+    name.to_owned()
 }
 
 fn write_segment(f: &mut fmt::Formatter<'_>, name: &str, s: &kvm_segment) -> fmt::Result {
@@ -204,6 +336,7 @@ fn write_segment(f: &mut fmt::Formatter<'_>, name: &str, s: &kvm_segment) -> fmt
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kvm_bindings::{kvm_vcpu_events__bindgen_ty_1, kvm_vcpu_events__bindgen_ty_2};
 
     #[test]
     fn the_report_names_cause_and_every_register() {
@@ -224,10 +357,29 @@ mod tests {
                     ..Default::default()
                 },
             ))),
+            events: Some(kvm_vcpu_events {
+                exception: kvm_vcpu_events__bindgen_ty_1 {
+                    injected: 1,
+                    nr: 14,
+                    has_error_code: 1,
+                    error_code: 2,
+                    ..Default::default()
+                },
+                interrupt: kvm_vcpu_events__bindgen_ty_2 {
+                    injected: 1,
+                    nr: 0xec,
+                    ..Default::default()
+                },
+                ..Default::default()
+            }),
+            mp_state: Some(3),
             code: vec![0x0f, 0x0b],
         };
         let text = crash.to_string();
+        assert!(!text.contains("registers of a reset"), "{text}");
         for expected in [
+            "events exception 14 injected with error 0x2, interrupt 0xec injected\n",
+            "state halted",
             "vCPU 1 stopped: KVM could not emulate",
             "rip 0000000000001234",
             "r15 000000000000feed",
@@ -238,6 +390,57 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected} missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn nothing_to_be_delivered_is_said_too() {
+        let mut crash = Crash::bare(0, Cause::TripleFault);
+        crash.registers = Some(Box::default());
+        assert!(!crash.to_string().contains("events"), "{crash}");
+        crash.events = Some(kvm_vcpu_events::default());
+        assert!(crash.to_string().contains("events none"), "{crash}");
+    }
+
+    #[test]
+    fn code_is_read_across_pages_that_lie_apart() {
+        let memory: GuestMemoryMmap =
+            GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x3000)]).unwrap();
+        memory.write(&[1; 6], GuestAddress(0x2ffa)).unwrap();
+        memory.write(&[2; 16], GuestAddress(0x1000)).unwrap();
+        let at = 0x7f00_0000_0ffa;
+        let apart = |linear: u64| match linear >> 12 {
+            0x7_f000_0000 => Some(0x2000 + linear % PAGE_SIZE),
+            0x7_f000_0001 => Some(0x1000 + linear % PAGE_SIZE),
+            _ => None,
+        };
+        let both = [[1; 6].as_slice(), &[2; 10]].concat();
+        assert_eq!(code_at(&memory, at, apart), both);
+        // What is not mapped, or leads out of RAM, ends it.
+        let first = |linear| apart(linear).filter(|physical| *physical >= 0x2000);
+        assert_eq!(code_at(&memory, at, first), [1; 6]);
+        assert!(code_at(&memory, at, |_| None).is_empty());
+        assert!(code_at(&memory, at, |_| Some(0x9000)).is_empty());
+        assert_eq!(code_at(&memory, 0x8ffa, |at| Some(at - 0x6000)), [1; 6]);
+    }
+
+    /// What `kvm_amd` leaves of a vCPU that shut down.
+    #[test]
+    fn registers_of_a_reset_are_not_taken_for_those_of_the_fault() {
+        let mut crash = Crash::bare(1, Cause::TripleFault);
+        let mut registers = Box::<(kvm_regs, kvm_sregs)>::default();
+        registers.0.rip = RESET_RIP;
+        registers.1.cs.base = RESET_CS_BASE;
+        registers.1.cr0 = 0x10;
+        crash.registers = Some(registers);
+        assert!(
+            crash.to_string().contains("registers of a reset"),
+            "{crash}"
+        );
+        crash.cause = Cause::EntryFailed { reason: 7 };
+        assert!(
+            !crash.to_string().contains("registers of a reset"),
+            "{crash}"
+        );
     }
 
     #[test]

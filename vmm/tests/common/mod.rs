@@ -97,3 +97,19 @@ pub fn print(text: &str) -> Vec<u8> {
 pub const RESET: [u8; 4] = [0xb0, 0xfe, 0xe6, 0x64];
 /// `jmp $`.
 pub const SPIN: [u8; 2] = [0xeb, 0xfe];
+
+/// Puts [`FAULT_RAX`] into RAX and ends in a triple fault: `mov eax; lidt [an empty table]; ud2` has no handler for #UD, none for #GP and
+/// none for #DF.
+pub fn triple_fault() -> Vec<u8> {
+    let mut code = vec![0xb8];
+    code.extend(FAULT_RAX.to_le_bytes());
+    let table = CODE as u32 + 0x100;
+    code.extend([0x0f, 0x01, 0x1d]);
+    code.extend(table.to_le_bytes());
+    code.extend([0x0f, 0x0b]);
+    code.resize(0x110, 0);
+    code
+}
+
+/// See [`triple_fault`].
+pub const FAULT_RAX: u32 = 0x1234_abcd;

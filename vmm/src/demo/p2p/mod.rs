@@ -19,6 +19,7 @@ use byway_protocols::{Descriptor, Flags, Opcode, Status, Word0};
 
 use super::exits::Witness;
 use crate::measure::thread_load::cpu_seconds;
+use crate::say::say;
 use crate::signals::StopOnSignal;
 use crate::steer::{DeviceCalls, Direction, RunSpec, Stage, StageSpec, is_success};
 pub use report::{P2pReport, PathRow};
@@ -57,7 +58,7 @@ pub fn run(args: &P2pArgs) -> Result<()> {
     let parent = args.folder.clone().unwrap_or_else(std::env::temp_dir);
     let folder = Folder::new(&parent)?;
     let mut report = P2pReport::default();
-    let mut stage = Stage::set(StageSpec::default(), &mut |what| eprintln!("{what}"))?;
+    let mut stage = Stage::set(StageSpec::default(), &mut |what| say(what))?;
     stage.stop_on(signals.stop());
     if let Err(error) = play(&stage, &folder.0, &mut report) {
         report.failures.push(format!("{error:#}"));
