@@ -1,8 +1,8 @@
 //! An NVMe controller as a PCI function: the model of `byway-nvme`, for a guest's stock driver.
 //!
 //! [`NvmeFunction`] is what vCPUs see: configuration space, one BAR with registers, doorbells and the tables of MSI-X. A doorbell is
-//! noted ([`doorbells`]) and the device's thread woken, which alone has commands carried out, on guest RAM as it is by
-//! then ([`dma`]); other registers are the model's at once, between two of the thread's bursts. A function that is not a bus master, as
+//! noted (`doorbells`) and the device's thread woken, which alone has commands carried out, on guest RAM as it is by
+//! then (`dma`); other registers are the model's at once, between two of the thread's bursts. A function that is not a bus master, as
 //! before a driver has come, accesses no memory.
 
 mod dma;
