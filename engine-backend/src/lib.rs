@@ -39,6 +39,10 @@ pub mod worker;
 
 pub use engine::{Engine, EngineConfig};
 
+/// Bytes of the stack of each thread: far more than any needs, and less than a huge page, which a host might put behind the
+/// few pages of a stack that are touched.
+pub const STACK_BYTES: usize = 1 << 20;
+
 /// The examples of `README.md`, so that they are compiled.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

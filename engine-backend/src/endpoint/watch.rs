@@ -135,6 +135,7 @@ impl Watch {
         // Nobody waits for its end: it could be held by a device that blocks a kick.
         std::thread::Builder::new()
             .name("byway-blk-watch".to_owned())
+            .stack_size(crate::STACK_BYTES)
             .spawn(move || theirs.run())?;
         Ok(Self { shared, call, wake })
     }

@@ -60,6 +60,7 @@ impl ControlThread {
         let (report, started) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("byway-control".to_owned())
+            .stack_size(crate::STACK_BYTES)
             .spawn({
                 let shared = Arc::clone(&shared);
                 move || {

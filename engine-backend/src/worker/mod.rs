@@ -266,6 +266,7 @@ impl Workers {
             let cpu = config.cpus.get(index).copied();
             let thread = std::thread::Builder::new()
                 .name(format!("byway-worker-{index}"))
+                .stack_size(crate::STACK_BYTES)
                 .spawn(move || {
                     if let Some(cpu) = cpu {
                         pin(cpu);

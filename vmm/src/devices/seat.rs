@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use byway_engine::STACK_BYTES;
 use byway_engine::vhost_user::wait;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -96,7 +97,8 @@ impl<S: Serve> Seat<S> {
     pub fn start(&mut self, name: String, confine: Confine) -> io::Result<()> {
         if self.thread.is_none() {
             let shared = Arc::clone(&self.shared);
-            let thread = std::thread::Builder::new().name(name).spawn(move || {
+            let builder = std::thread::Builder::new().name(name);
+            let thread = builder.stack_size(STACK_BYTES).spawn(move || {
                 confine();
                 shared.run();
             })?;

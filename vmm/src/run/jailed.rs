@@ -17,6 +17,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use byway_engine::STACK_BYTES;
 use byway_engine::daemon::{Daemon, Refusal, RemoteEngine, serve_lines};
 use byway_engine::interface::{Action, Admin};
 use byway_engine::vhost_user::wait;
@@ -104,6 +105,7 @@ pub(super) fn run_inside(args: &Args, jailed: &str) -> Result<(), Failure> {
     jail::enter(user, &jailed.root, report).map_err(Failure::failed)?;
     std::thread::Builder::new()
         .name("byway-control".to_owned())
+        .stack_size(STACK_BYTES)
         .spawn(move || {
             jail::narrow(Kind::Api);
             // It ends with the parent, which ends this process too.
@@ -263,6 +265,7 @@ fn watch_signals(events: Sender<Event>) -> Result<(), Failure> {
     signal_hook::low_level::pipe::register(SIGUSR1, sender).map_err(Failure::failed)?;
     std::thread::Builder::new()
         .name("byway-signals".to_owned())
+        .stack_size(STACK_BYTES)
         .spawn(move || {
             loop {
                 let ready = wait(&[stop.as_fd(), audit.as_fd()], None).unwrap_or_default();

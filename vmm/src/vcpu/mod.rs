@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender};
 use std::thread::{self, JoinHandle};
 
+use byway_engine::STACK_BYTES;
 use kvm_bindings::{
     CpuId, KVM_INTERNAL_ERROR_EMULATION, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
 };
@@ -31,10 +32,6 @@ use vm_memory::GuestMemoryMmap;
 use crate::devices::bus::Bus;
 use crate::exits::{ExitSnapshot, RunCounts, RunExit, StatsError, VcpuStats};
 use crate::jail;
-
-/// Stack of a vCPU's thread: far more than its loop and the devices need, and less than a huge page, which the host
-/// might put behind it.
-const STACK_BYTES: usize = 512 << 10;
 
 /// What can go wrong with a vCPU before it runs.
 #[derive(Debug, thiserror::Error)]

@@ -111,6 +111,7 @@ impl Disk {
         let (ours, theirs) = UnixStream::pair().map_err(host)?;
         std::thread::Builder::new()
             .name("byway-nvme-model".to_owned())
+            .stack_size(crate::STACK_BYTES)
             .spawn(move || {
                 // It ends when the engine hangs up.
                 let never = AtomicBool::new(false);
