@@ -111,9 +111,7 @@ impl Image {
             read_only,
         }
     }
-}
 
-impl Image {
     /// Whether the file system can do that.
     fn fallocate(&self, kind: libc::c_int, offset: u64, length: u64) -> io::Result<bool> {
         // SAFETY: the descriptor is the file's; the others are integers, inside its size.
@@ -177,6 +175,7 @@ impl Medium for Image {
         }
         Ok(())
     }
+
     fn deallocate(&mut self, offset: u64, length: u64) -> io::Result<()> {
         self.fallocate(libc::FALLOC_FL_PUNCH_HOLE, offset, length)?;
         Ok(())

@@ -6,11 +6,10 @@ use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs, kvm_vcpu_events};
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use crate::layout::PAGE_SIZE;
+
 /// Instruction bytes to show.
 const CODE_BYTES: usize = 16;
-/// Where the pages of a guest that its bytes may be on end, whatever their size.
-const PAGE_SIZE: u64 = 4096;
-
 /// Where x86 begins after a reset.
 const RESET_RIP: u64 = 0xfff0;
 const RESET_CS_BASE: u64 = 0xffff_0000;
@@ -219,7 +218,11 @@ impl fmt::Display for Crash {
             )?;
         }
         if let Some(events) = &self.events {
-            write_events(f, events)?;
+            let events = match pending(events) {
+                none if none.is_empty() => "none".to_owned(),
+                some => some.join(", "),
+            };
+            write!(f, "\n  events {events}")?;
         }
         if let Some(state) = self.mp_state {
             write!(f, "\n   state {}", mp_state_name(state))?;
@@ -241,54 +244,29 @@ impl fmt::Display for Crash {
 }
 
 /// What was being delivered to the vCPU, or waits for that.
-fn write_events(f: &mut fmt::Formatter<'_>, e: &kvm_vcpu_events) -> fmt::Result {
-    f.write_str("\n  events")?;
-    let mut any = false;
-    let mut event = |f: &mut fmt::Formatter<'_>, is_there: bool, what: fmt::Arguments<'_>| {
-        if !is_there {
-            return Ok(());
-        }
-        let comma = if std::mem::replace(&mut any, true) {
-            ","
-        } else {
-            ""
-        };
-        write!(f, "{comma} {what}")
-    };
+fn pending(e: &kvm_vcpu_events) -> Vec<String> {
     let exception = &e.exception;
-    for (is_there, what) in [
-        (exception.injected != 0, "injected"),
-        (exception.pending != 0, "pending"),
-    ] {
-        let number = exception.nr;
-        if exception.has_error_code != 0 {
-            let error = exception.error_code;
-            event(
-                f,
-                is_there,
-                format_args!("exception {number} {what} with error {error:#x}"),
-            )?;
-        } else {
-            event(f, is_there, format_args!("exception {number} {what}"))?;
-        }
-    }
-    let kind = if e.interrupt.soft != 0 {
-        "software interrupt"
-    } else {
-        "interrupt"
+    let number = exception.nr;
+    let error = match exception.has_error_code {
+        0 => String::new(),
+        _ => format!(" with error {:#x}", exception.error_code),
     };
-    let number = e.interrupt.nr;
-    event(
-        f,
-        e.interrupt.injected != 0,
-        format_args!("{kind} {number:#x} injected"),
-    )?;
-    event(
-        f,
-        e.interrupt.shadow != 0,
-        format_args!("interrupts held back by STI or MOV SS"),
-    )?;
-    for (is_there, what) in [
+    let kind = match e.interrupt.soft {
+        0 => "interrupt",
+        _ => "software interrupt",
+    };
+    let interrupt = format!("{kind} {:#x} injected", e.interrupt.nr);
+    [
+        (
+            exception.injected,
+            format!("exception {number} injected{error}").as_str(),
+        ),
+        (
+            exception.pending,
+            &format!("exception {number} pending{error}"),
+        ),
+        (e.interrupt.injected, &interrupt),
+        (e.interrupt.shadow, "interrupts held back by STI or MOV SS"),
         (e.nmi.injected, "NMI injected"),
         (e.nmi.pending, "NMI pending"),
         (e.nmi.masked, "NMIs masked"),
@@ -296,13 +274,11 @@ fn write_events(f: &mut fmt::Formatter<'_>, e: &kvm_vcpu_events) -> fmt::Result 
         (e.smi.pending, "SMI pending"),
         (e.smi.latched_init, "INIT latched"),
         (e.triple_fault.pending, "triple fault pending"),
-    ] {
-        event(f, is_there != 0, format_args!("{what}"))?;
-    }
-    if !any {
-        f.write_str(" none")?;
-    }
-    Ok(())
+    ]
+    .into_iter()
+    .filter(|(is_there, _)| *is_there != 0)
+    .map(|(_, what)| what.to_owned())
+    .collect()
 }
 
 /// What linux/kvm.h calls it, in words.

@@ -55,7 +55,7 @@ fn a_guest_image_is_made_from_the_cache_with_progress_on_a_terminal_alone() {
             lab::byway()?.display(),
             folder.display(),
             Kernel::V6_12.series(),
-            repository().display()
+            source.display()
         );
         let shown = Command::new("script")
             .args(["--quiet", "--return", "--command", &command, "/dev/null"])
