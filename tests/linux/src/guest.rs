@@ -12,7 +12,7 @@ use crate::images::{Images, Kernel};
 use crate::initramfs::{self, Module};
 use crate::monitor::Monitor;
 use crate::process::Process;
-use crate::qemu::{self, Machine, Wiring};
+use crate::qemu::{self, Emulator, Machine, Wiring};
 use crate::wire::{Ready, Wire};
 
 pub use crate::wire::Output;
@@ -29,6 +29,12 @@ const SLOWNESS_MAX: u32 = 8;
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 /// What the guest needs beyond a command's limit to kill it and to say so.
 const GRACE: Duration = Duration::from_secs(20);
+/// Lines of the console that tell how far a boot came: a panic has as many.
+const LAST_LINES: usize = 40;
+/// How often a guest is started again whose emulator has ended its boot.
+const BOOTS_AGAIN: u32 = 2;
+/// The kernel's last words before the first program of a guest runs; before it, nothing of Byway's does.
+const FIRST_PROGRAM: &str = "Run /init as init process";
 const POLL: Duration = Duration::from_millis(20);
 
 /// What a guest is made of.
@@ -53,6 +59,7 @@ pub struct Config {
 pub struct Guest {
     name: String,
     process: Process,
+    again: Option<Again>,
     listener: Option<UnixListener>,
     wire: Option<Wire>,
     ready: Option<Ready>,
@@ -62,6 +69,16 @@ pub struct Guest {
     started: Instant,
     slowness: u32,
     jobs: u32,
+}
+
+/// How a guest is started once more whose boot its emulator has ended.
+#[derive(Debug)]
+struct Again {
+    program: PathBuf,
+    arguments: Vec<String>,
+    log: PathBuf,
+    listener: UnixListener,
+    left: u32,
 }
 
 /// A command that runs in the background of a guest.
@@ -99,11 +116,23 @@ impl Guest {
                 device: config.device.clone(),
             },
         );
-        let program = &config.machine.emulator;
-        let process = Process::start(program, &arguments, &logs.join(format!("{name}-qemu.log")))?;
+        let program = config.machine.emulator.program(images)?;
+        let log = logs.join(format!("{name}-qemu.log"));
+        let process = Process::start(&program, &arguments, &log)?;
+        let again = match config.machine.emulator {
+            Emulator::Recent => None,
+            Emulator::Host => Some(Again {
+                program,
+                arguments,
+                log,
+                listener: listener.try_clone()?,
+                left: BOOTS_AGAIN,
+            }),
+        };
         Ok(Self {
             name,
             process,
+            again,
             listener: Some(listener),
             wire: None,
             ready: None,
@@ -118,11 +147,22 @@ impl Guest {
 
     /// Waits until it takes commands.
     ///
+    /// [`Emulator::Host`] may be one that ends the boot of a kernel now and then. Such a guest is started again, twice at
+    /// most, if its kernel was reset before it ran its first program, so that nothing of Byway's had run in it; and that is said.
+    ///
     /// # Errors
     /// When it does not come up in time, or a module cannot be loaded.
     pub fn up(&mut self) -> Result<()> {
-        self.connect()?;
-        self.await_ready()?;
+        for boots in 1.. {
+            self.connect()?;
+            let Err(error) = self.await_ready() else {
+                break;
+            };
+            if !self.start_again()? {
+                return Err(error).with_context(|| format!("boots of {}: {boots}", self.name));
+            }
+            println!("{}: started again, since {error:#}", self.name);
+        }
         let boots = self.started.elapsed().as_secs() / USUAL_BOOT.as_secs();
         self.slowness = u32::try_from(boots)
             .unwrap_or(SLOWNESS_MAX)
@@ -172,6 +212,45 @@ impl Guest {
         }
     }
 
+    /// Starts it once more if its emulator has ended its boot. Its console starts anew.
+    fn start_again(&mut self) -> Result<bool> {
+        let was_reset = self.process.ended()?.is_some_and(|status| status.success());
+        if !was_reset || self.console().contains(FIRST_PROGRAM) {
+            return Ok(false);
+        }
+        let Some(again) = self.again.as_mut().filter(|again| again.left > 0) else {
+            return Ok(false);
+        };
+        again.left -= 1;
+        fs::remove_file(&self.console)?;
+        self.process = Process::start(&again.program, &again.arguments, &again.log)?;
+        self.listener = Some(again.listener.try_clone()?);
+        self.wire = None;
+        self.started = Instant::now();
+        Ok(true)
+    }
+
+    /// What is left of one that does not come up or answer: how its QEMU ended, what that said, and where its kernel was.
+    fn last_words(&mut self) -> String {
+        // The connection ends a moment before the process.
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let mut ended = None;
+        while ended.is_none() && Instant::now() < deadline {
+            ended = self.process.ended().ok().flatten();
+            std::thread::sleep(POLL);
+        }
+        let ended = ended.map_or("its QEMU runs".to_owned(), |status| {
+            format!("its QEMU ended ({status})")
+        });
+        let console = self.console();
+        let lines: Vec<_> = console.lines().collect();
+        let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
+        format!(
+            "{ended}: {}\nthe end of its console:\n{last}",
+            self.why_silent()
+        )
+    }
+
     fn await_ready(&mut self) -> Result<()> {
         let console = &self.console;
         let (mut said, mut deadline) = (0, Instant::now() + SILENCE_LIMIT);
@@ -187,8 +266,14 @@ impl Guest {
             .as_mut()
             .context("the guest has not been started")?;
         let ready = wire.ready(&mut silent_until);
-        let ready =
-            ready.with_context(|| format!("{} did not boot: {}", self.name, self.why_silent()))?;
+        let ready = match ready {
+            Ok(ready) => ready,
+            Err(error) => {
+                let last_words = self.last_words();
+                let why = format!("{} did not boot: {last_words}", self.name);
+                return Err(error).context(why);
+            }
+        };
         ensure!(
             ready.failed_modules.is_empty(),
             "{} could not load {:?}; see its console",
@@ -225,14 +310,21 @@ impl Guest {
     /// # Errors
     /// When the guest does not answer: a command that cannot be killed.
     pub fn run_within(&mut self, command: &str, limit: Duration) -> Result<Output> {
-        let (name, limit) = (&self.name, limit * self.slowness);
+        let limit = limit * self.slowness;
         let wire = self
             .wire
             .as_mut()
             .context("the guest has not been started")?;
-        let sent = wire.send(command, limit)?;
-        wire.answer(sent, Instant::now() + limit + GRACE)
-            .with_context(|| format!("{name}: {command}"))
+        let answer = wire
+            .send(command, limit)
+            .and_then(|sent| wire.answer(sent, Instant::now() + limit + GRACE));
+        match answer {
+            Ok(output) => Ok(output),
+            Err(error) => {
+                let last_words = self.last_words();
+                Err(error).with_context(|| format!("{}: {command}: {last_words}", self.name))
+            }
+        }
     }
 
     /// Runs a command that has to succeed; returns what it printed, without the last line's end.

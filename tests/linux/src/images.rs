@@ -125,7 +125,7 @@ impl Images {
         files_of(&self.cache.join(kernel.series()).join("kvm"))
     }
 
-    /// A QEMU that is new enough for guests which have a KVM, as `tests/lib/linux-images qemu` finds it.
+    /// A QEMU that is new enough for guests with several CPUs, as `tests/lib/linux-images qemu` finds it.
     ///
     /// # Errors
     /// When there is none.

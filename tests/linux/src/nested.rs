@@ -223,7 +223,6 @@ impl Host {
             kernel: HOST_KERNEL,
             module: Module::None,
             machine: Machine {
-                emulator: lab.images.recent_qemu()?,
                 cpu: HOST_CPU.into(),
                 cpus: HOST_CPUS,
                 memory_mib: HOST_MIB,

@@ -2,8 +2,39 @@
 
 use std::path::{Path, PathBuf};
 
-/// The emulator, as it is found on the path.
-pub const PROGRAM: &str = "qemu-system-x86_64";
+use anyhow::Result;
+
+use crate::images::Images;
+
+/// Where the emulator comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Emulator {
+    /// QEMU 8.1 or newer: the host's, or the one that [`Images::recent_qemu`] gets from Debian's packages.
+    ///
+    /// Those before translate a page of code while another CPU may write to it, and then keep what they
+    /// have translated. A kernel patches its own code all the time that it boots: one with two CPUs
+    /// dies of it now and then.
+    ///
+    /// Its device is there for as long as the engine is: QEMU 10 does not look for another one.
+    Recent,
+    /// Whatever the host has, as it is found on the path; QEMU 7.2 of Debian 12 looks for the engine again
+    /// when that is restarted. Where its emulation ends a boot, the guest is started again: see
+    /// [`Guest::up`](crate::guest::Guest::up).
+    Host,
+}
+
+impl Emulator {
+    /// The program.
+    ///
+    /// # Errors
+    /// When there is none that is new enough.
+    pub(crate) fn program(self, images: &Images) -> Result<PathBuf> {
+        match self {
+            Self::Recent => images.recent_qemu(),
+            Self::Host => Ok("qemu-system-x86_64".into()),
+        }
+    }
+}
 
 /// Everything that the emulation has, with four levels of page tables.
 ///
@@ -16,8 +47,8 @@ pub const FIVE_LEVELS: &str = "max,cx16=off";
 /// What kind of machine a guest is.
 #[derive(Debug, Clone)]
 pub struct Machine {
-    /// The emulator: [`PROGRAM`] unless a test needs another.
-    pub emulator: PathBuf,
+    /// What emulates it.
+    pub emulator: Emulator,
     /// Virtual CPUs. Two unless a test is about one: see the module's documentation of NO_AD.
     pub cpus: u32,
     /// RAM, MiB. Above 2048 it is two regions, below and above 4 GiB.
@@ -37,7 +68,7 @@ pub struct Machine {
 impl Default for Machine {
     fn default() -> Self {
         Self {
-            emulator: PROGRAM.into(),
+            emulator: Emulator::Recent,
             cpus: 2,
             memory_mib: 512,
             more_mib: 0,
@@ -119,10 +150,13 @@ pub(crate) fn arguments(machine: &Machine, wiring: &Wiring<'_>) -> Vec<String> {
     );
     add("-mon", "chardev=monitor,mode=readline".into());
     if let Some(socket) = &wiring.device {
-        // It looks for the engine again when that is restarted.
+        let reconnect = match machine.emulator {
+            Emulator::Recent => "",
+            Emulator::Host => ",reconnect=1",
+        };
         add(
             "-chardev",
-            format!("socket,id=byway,path={},reconnect=1", socket.display()),
+            format!("socket,id=byway,path={}{reconnect}", socket.display()),
         );
         add(
             "-device",

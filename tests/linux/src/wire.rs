@@ -150,7 +150,7 @@ impl Wire {
     fn receive(&mut self, deadline: &mut dyn FnMut() -> Instant) -> Result<()> {
         let mut buffer = [0; 4096];
         match self.stream.read(&mut buffer) {
-            Ok(0) => bail!("QEMU has ended: see the console for what the guest did last"),
+            Ok(0) => bail!("QEMU has ended"),
             Ok(bytes) => self.received.extend_from_slice(&buffer[..bytes]),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 ensure!(

@@ -6,6 +6,7 @@ use byway_linux_tests::engine::Engine;
 use byway_linux_tests::guest::{Guest, Job};
 use byway_linux_tests::images::Kernel;
 use byway_linux_tests::lab::{self, step};
+use byway_linux_tests::qemu::Emulator;
 
 use crate::scenario::{
     LIMIT, check, give, linked, local, offer, random_file, sha256, until, wait_until,
@@ -64,9 +65,11 @@ fn a_guest_a_driver_and_an_engine_that_end_leave_nobody_hanging() {
     lab::test("ends", |lab| {
         let mut engine = linked(lab)?;
         let mut alice = lab.config("alice", Kernel::V6_1, &engine);
+        alice.machine.emulator = Emulator::Host;
         alice.machine.may_reboot = true;
         alice.machine.more_mib = MORE_MIB;
-        let bob = lab.config("bob", Kernel::V6_12, &engine);
+        let mut bob = lab.config("bob", Kernel::V6_12, &engine);
+        bob.machine.emulator = Emulator::Host;
         let [mut alice, mut bob] = lab.boot([alice, bob])?;
         step("memory that comes and goes in mid-transfer", || {
             memory_comes_and_goes(&engine, &mut alice, &mut bob)

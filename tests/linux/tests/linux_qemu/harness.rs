@@ -6,7 +6,7 @@ use byway_linux_tests::guest::{Config, Guest};
 use byway_linux_tests::images::Kernel;
 use byway_linux_tests::initramfs::Module;
 use byway_linux_tests::lab;
-use byway_linux_tests::qemu::Machine;
+use byway_linux_tests::qemu::{Emulator, Machine};
 
 fn plain(kernel: Kernel) -> Config {
     Config {
@@ -46,6 +46,27 @@ fn a_warning_of_the_kernel_fails_a_test_and_a_hanging_command_is_killed() {
         many_ends(&mut guest)?;
         guest.ok("echo 'WARNING: CPU: 0 made up by a test' >/dev/kmsg")?;
         assert!(guest.check().is_err());
+        Ok(())
+    });
+}
+
+/// A kernel that finds nothing to run panics, which is a reset.
+#[test]
+fn a_guest_that_is_reset_before_its_first_program_is_started_again_and_its_last_words_are_told() {
+    lab::test("harness-reset", |lab| {
+        for (emulator, boots) in [(Emulator::Host, 3), (Emulator::Recent, 1)] {
+            let mut config = plain(Kernel::V6_1);
+            config.machine.emulator = emulator;
+            config.machine.cmdline = "rdinit=/nothing".into();
+            let told = format!("{:?}", lab.boot([config]).unwrap_err());
+            for words in [
+                format!("boots of guest: {boots}\n"),
+                "its QEMU ended (exit status: 0)".into(),
+                "Unable to mount root fs".into(),
+            ] {
+                assert!(told.contains(&words), "{words:?} is not in {told}");
+            }
+        }
         Ok(())
     });
 }
