@@ -103,6 +103,13 @@ impl Iotlb {
         !self.special.written.is_empty()
     }
 
+    /// Whether this chunk keeps the kernel of some invalidation page waiting for its end.
+    #[inline(always)]
+    #[must_use]
+    pub fn has_entered_pages(&self) -> bool {
+        !self.special.entered.is_empty()
+    }
+
     /// Marks what was noted: once the bytes are there, before anybody is told.
     #[cold]
     pub fn log_writes(&mut self) {

@@ -65,7 +65,7 @@ impl ApplyDelta {
         }
         let mut result = Ok(());
         while result.is_ok() && self.done < self.delta_bytes {
-            if self.done > before && chunk.budget.is_over() {
+            if self.done > before && chunk.is_spent() {
                 break;
             }
             let entries = (self.delta_bytes - self.done) as usize / ENTRY;

@@ -104,7 +104,7 @@ impl Batch {
             if let Err(stop) = self.element(chunk, &mut windows, asked, &list, &records) {
                 break Err(stop);
             }
-            if self.next == self.count || chunk.budget.is_over() {
+            if self.next == self.count || chunk.is_spent() {
                 break Ok(());
             }
         };

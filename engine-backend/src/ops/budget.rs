@@ -1,11 +1,17 @@
-//! How long a chunk may be: 64 KiB of work or 20 us, whichever comes first.
+//! How long a chunk may be: 64 KiB of work or 20 us, whichever comes first. Where a worker has one queue only, nobody
+//! else waits for its turn, and the change between chunks would cost the queue a tenth of a 64 KiB operation at the speed
+//! of a cache: its chunks may be four times as much work, of no more time. Such a chunk is cut in slices of 64 KiB; when somebody
+//! waits for its end, it goes on for no more than one ([`Chunk::is_spent`](super::chunk::Chunk::is_spent)).
 //!
 //! Work is counted in bytes; every operation counts [`OPERATION_COST`] on top, so that
 //! small ones do not come for nothing. The clock, the processor's time stamp counter, is
 //! read once in `LOOK_EVERY` units only, since reading it costs as much as a small copy.
 
-/// Most work of one chunk, in bytes.
+/// Most work of one chunk, in bytes; and of one slice of a longer one.
 pub const CHUNK_BYTES: u64 = 64 << 10;
+
+/// Most work of one chunk of a worker's only queue, in bytes.
+pub const LONE_BYTES: u64 = 4 * CHUNK_BYTES;
 
 /// Longest time of one chunk, in microseconds.
 pub const CHUNK_US: u64 = 20;
@@ -38,13 +44,13 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// For `limit` bytes of work, at most [`CHUNK_BYTES`], and `limit_ticks` ticks of the
+    /// For `limit` bytes of work, at most [`LONE_BYTES`], and `limit_ticks` ticks of the
     /// time stamp counter, counted from `started`.
     #[inline]
     #[must_use]
     pub fn new(limit: u64, limit_ticks: u64, started: u64) -> Self {
         Self {
-            limit: limit.min(CHUNK_BYTES),
+            limit: limit.min(LONE_BYTES),
             spent: 0,
             look_at: LOOK_EVERY,
             started,
@@ -84,11 +90,19 @@ impl Budget {
         self.spent >= self.limit
     }
 
-    /// Work that is left, in bytes.
+    /// Whether a slice of it is done.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_long(&self) -> bool {
+        self.spent >= CHUNK_BYTES
+    }
+
+    /// Work that is left of the slice, in bytes: [`CHUNK_BYTES`] at most.
     #[inline(always)]
     #[must_use]
     pub fn left(&self) -> u64 {
-        self.limit.saturating_sub(self.spent)
+        let left = self.limit.saturating_sub(self.spent);
+        left.min(CHUNK_BYTES - self.spent % CHUNK_BYTES)
     }
 
     /// Work done.
@@ -114,13 +128,20 @@ mod tests {
     #[test]
     fn work_ends_it() {
         let mut b = Budget::new(1 << 30, u64::MAX, 0);
-        assert_eq!(b.left(), CHUNK_BYTES);
+        assert_eq!((b.left(), b.is_long()), (CHUNK_BYTES, false));
         b.spend(CHUNK_BYTES - 1);
+        assert_eq!((b.left(), b.is_long()), (1, false));
+        b.spend(1);
+        assert_eq!((b.left(), b.is_long()), (CHUNK_BYTES, true));
+        b.spend(2 * CHUNK_BYTES + 1000);
+        assert_eq!(b.left(), CHUNK_BYTES - 1000);
+        b.spend(CHUNK_BYTES - 1001);
         assert!(!b.is_over());
+        assert_eq!(b.left(), 1);
         b.spend(OPERATION_COST);
         assert!(b.is_over());
         assert_eq!(b.left(), 0);
-        assert_eq!(b.spent(), CHUNK_BYTES - 1 + OPERATION_COST);
+        assert_eq!(b.spent(), LONE_BYTES - 1 + OPERATION_COST);
     }
 
     #[test]

@@ -175,7 +175,22 @@ impl<'a, B> Chunk<'a, B> {
     #[inline(always)]
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.budget.is_over() || self.guard.is_awaited()
+        self.is_spent() || self.guard.is_awaited()
+    }
+
+    /// The same for what goes on in small steps: so those who keep control threads waiting for chunks do not cut
+    /// everybody's into single steps. After a slice, a chunk ends all the same when somebody waits, or may wait unseen:
+    /// the kernel of an invalidation page that was entered.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_spent(&self) -> bool {
+        let slice_is_done = self.budget.is_long();
+        self.budget.is_over() || (slice_is_done && self.is_waited_for())
+    }
+
+    #[inline(always)]
+    fn is_waited_for(&self) -> bool {
+        self.guard.is_awaited() || self.iotlb.has_entered_pages()
     }
 
     /// How long the next piece may be when `left` bytes are to be done. Never less than a

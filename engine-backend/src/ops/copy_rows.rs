@@ -69,7 +69,7 @@ impl CopyRows {
         };
         let before = self.done;
         let mut result = Ok(());
-        while self.done < self.size && !(self.done > before && chunk.budget.is_over()) {
+        while self.done < self.size && !(self.done > before && chunk.is_spent()) {
             let (row, column) = (self.done / self.row, u64::from(self.done % self.row));
             // Inside the extents, so neither wraps.
             let from = u64::from(row) * self.src_stride + column;

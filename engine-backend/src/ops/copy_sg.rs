@@ -101,7 +101,7 @@ impl CopySg {
 
     fn run<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Result<(), Failure> {
         let mut started = false;
-        while self.done < self.size && !(started && chunk.budget.is_over()) {
+        while self.done < self.size && !(started && chunk.is_spent()) {
             started = true;
             self.src.refill(chunk)?;
             self.dst.refill(chunk)?;

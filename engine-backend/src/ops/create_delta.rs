@@ -76,7 +76,7 @@ impl CreateDelta {
         }
         let result = loop {
             let at = u64::from(self.done) - passed;
-            if at == left || (at > 0 && chunk.budget.is_over()) {
+            if at == left || (at > 0 && chunk.is_spent()) {
                 break Ok(false);
             }
             let written = self.written - before;

@@ -47,7 +47,7 @@ impl Fetch {
         let src = chunk.resolve(self.src.plus(passed), left, right)?;
         let mut at = 0;
         let mut result = Ok(());
-        while at < left && !(at > 0 && chunk.budget.is_over()) {
+        while at < left && !(at > 0 && chunk.is_spent()) {
             let len = match chunk.page(&src, at, access) {
                 Ok(piece) => piece.len.min(left - at),
                 Err(failure) => {

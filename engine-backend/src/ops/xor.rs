@@ -80,7 +80,7 @@ impl Xor {
         let sources = &sources[..count];
         let mut at = 0;
         let mut result = Ok(());
-        while at < left && !(at > 0 && chunk.budget.is_over()) {
+        while at < left && !(at > 0 && chunk.is_spent()) {
             let share = (chunk.budget.left() / count as u64).max(LEAST);
             // A crumb is not left for another piece.
             let len = if left - at < share + LEAST / count as u64 {

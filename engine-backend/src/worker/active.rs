@@ -216,7 +216,7 @@ fn look_away<B: Backend>(
                 return Some(next);
             }
         }
-        if chunk.budget.is_over() {
+        if chunk.is_spent() {
             break;
         }
     }
@@ -237,7 +237,7 @@ fn burst<'a, B: Backend>(
     waits_for: &mut Option<u64>,
 ) -> Next {
     let mut burst = 0_u32;
-    while !chunk.budget.is_over() && away.has_room() {
+    while !chunk.is_spent() && away.has_room() {
         let Some(word) = served.poll() else { break };
         if burst >= BURST {
             served.prefetch();

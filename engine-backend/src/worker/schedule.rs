@@ -20,7 +20,7 @@
 use std::sync::Arc;
 
 use super::account::Account;
-use crate::ops::budget::{CHUNK_BYTES, OPERATION_COST};
+use crate::ops::budget::{CHUNK_BYTES, LONE_BYTES, OPERATION_COST};
 
 /// What the heaviest domain may spend in a round: a whole chunk of one operation, so that such
 /// operations, one after the other, do not slip across chunks.
@@ -92,7 +92,7 @@ struct Domain {
 pub(crate) struct Turn {
     /// Which.
     pub(crate) key: Key,
-    /// Work that it may do in this chunk.
+    /// Work that it may do in this chunk: [`LONE_BYTES`] where no other queue is polled.
     pub(crate) budget: u64,
     /// The search took so long that its time is not to be charged to this turn: those
     /// whose queues were asked have paid for it.
@@ -222,6 +222,7 @@ impl Schedule {
     /// been asked: they come first the next time.
     #[inline]
     pub(crate) fn next(&mut self, now: u64, mut ready: impl FnMut(Key) -> bool) -> Option<Turn> {
+        let is_lone = self.is_lone();
         self.search += 1;
         let mut looks = 0;
         for _ in 0..ROUNDS_MAX {
@@ -235,7 +236,7 @@ impl Schedule {
                             Visit::Found(key, budget) => {
                                 return Some(Turn {
                                     key,
-                                    budget,
+                                    budget: if is_lone { LONE_BYTES } else { budget },
                                     was_searched_for: looks > LOOKS_UNTIMED,
                                 });
                             }
@@ -259,15 +260,32 @@ impl Schedule {
     /// Charges the queue that [`Self::next`] named for what it did up to the tick `now`.
     #[inline]
     pub(crate) fn charge(&mut self, now: u64, bill: &Bill) {
+        // A queue that nobody waited for owes nobody anything who comes later.
+        let is_lone = self.is_lone();
         if let Some(domain) = self.domains.get_mut(self.cursor) {
-            domain.credit -= bill.cost as i64;
+            let cost = bill.cost as i64;
+            let cost = if is_lone {
+                cost.min(domain.grant)
+            } else {
+                cost
+            };
+            domain.credit -= cost;
             domain.busy += bill.busy;
             if let Some(queue) = domain.queues.get_mut(domain.cursor) {
-                queue.credit -= bill.cost as i64;
+                queue.credit -= cost;
             }
             if domain.gate == Gate::Limited {
                 domain.charge_account(now, bill);
             }
+        }
+    }
+
+    /// Whether there is one queue only, of a domain without limits, so that its turns keep nobody from theirs.
+    #[inline]
+    fn is_lone(&self) -> bool {
+        match &self.domains[..] {
+            [domain] => domain.gate == Gate::Open && domain.queues.len() == 1,
+            _ => false,
         }
     }
 

@@ -225,7 +225,12 @@ impl<B: Backend> Thread<B> {
             self.free_since = ticks();
             self.is_idle = false;
         }
-        let mut budget = Budget::new(turn.budget, self.chunk_ticks, self.free_since);
+        // What devices have answered is looked at between chunks.
+        let limit = match news.busy() {
+            0 => turn.budget,
+            _ => turn.budget.min(CHUNK_BYTES),
+        };
+        let mut budget = Budget::new(limit, self.chunk_ticks, self.free_since);
         let before = queue.progress();
         let next = {
             let guard = self.epochs.enter(self.index);

@@ -65,7 +65,7 @@ impl Device {
                 self.asked += length;
                 chunk.budget.spend(OPERATION_COST);
             }
-            if chunk.budget.is_over() {
+            if chunk.is_spent() {
                 return Ok(Progress::More);
             }
             if before == (self.asked, self.src.count()) {

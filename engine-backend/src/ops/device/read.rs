@@ -38,7 +38,7 @@ impl Device {
             if let Some(completion) = ended {
                 return Ok(Progress::Done(completion));
             }
-            if chunk.budget.is_over() {
+            if chunk.is_spent() {
                 return Ok(Progress::More);
             }
             if before == (self.asked, self.done, self.summed) {
@@ -141,7 +141,7 @@ impl Device {
         };
         let whole = self.stored();
         let end = chunk.staging.view.end.min(whole.into()) as u32;
-        while self.summed < end && !chunk.budget.is_over() {
+        while self.summed < end && !chunk.is_spent() {
             let piece = chunk.staging.view.find(self.summed.into())?;
             let len = piece.len.min((end - self.summed).into()).min(CRC_BYTES);
             // SAFETY: the piece is in the staging of a device, which `self` keeps mapped, and

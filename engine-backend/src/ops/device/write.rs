@@ -82,7 +82,7 @@ impl Device {
         self.asked += length;
         self.filled = 0;
         chunk.budget.spend(OPERATION_COST);
-        Ok(chunk.budget.is_over().then_some(Progress::More))
+        Ok(chunk.is_spent().then_some(Progress::More))
     }
 
     /// Copies the rest of a piece into its slot, as far as the chunk goes.
@@ -125,7 +125,7 @@ impl Device {
             };
             moved += piece.len;
             chunk.budget.spend(piece.len);
-            if chunk.budget.is_over() {
+            if chunk.is_spent() {
                 break;
             }
         }
@@ -139,7 +139,7 @@ impl Device {
     pub(super) fn sum_up<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>, host: HostAddr) -> bool {
         let end = self.asked + self.filled;
         while self.wanted.sum && self.summed < end {
-            if chunk.budget.is_over() {
+            if chunk.is_spent() {
                 return false;
             }
             let at = HostAddr(host.0 + u64::from(self.summed - self.asked));

@@ -201,7 +201,7 @@ impl Dif {
         };
         let mut result = Ok(());
         while result.is_ok() && self.done < self.size {
-            if self.done > before && chunk.budget.is_over() {
+            if self.done > before && chunk.is_spent() {
                 break;
             }
             let blocks = u64::from(self.done - before) / unit as u64;

@@ -1,6 +1,7 @@
 //! MEMMOVE and FILL against byte-by-byte references.
 
 use super::*;
+use crate::ops::budget::{LONE_BYTES, OPERATION_COST};
 use byway_protocols::Rights;
 use proptest::prelude::*;
 
@@ -341,4 +342,55 @@ fn long_ones_leave_the_rest_to_other_chunks_while_somebody_waits() {
     // What a fill does in one go is a chunk.
     assert_eq!(beside, [in_chunks, 4 * in_chunks, 4 * in_chunks]);
     assert_eq!(chunks(&mut rig), alone, "nobody waits any more");
+}
+
+/// A lone queue's chunk goes on for one slice at most when somebody waits: also what does not stop at every step.
+#[test]
+fn a_long_chunk_ends_after_a_slice_when_somebody_waits() {
+    const SIZE: u64 = 4 << 20;
+    let mut rig = Rig::with_ram(16 << 20);
+    rig.alice.map(VA, SIZE, PageSize::Small);
+    rig.chunk_bytes = LONE_BYTES;
+    let [fill, fetch] = [Opcode::Fill, Opcode::TranslationFetch].map(|opcode| {
+        let size = SIZE as u32;
+        match opcode {
+            Opcode::Fill => Descriptor {
+                src: 7,
+                dst: VA,
+                size,
+                ..descriptor(opcode, 0, 0)
+            },
+            _ => Descriptor {
+                src: VA,
+                size,
+                op0: 1,
+                ..descriptor(opcode, 0, 0)
+            },
+        }
+    });
+    let work = [SIZE, SIZE / PAGE * OPERATION_COST];
+    let chunks = |rig: &mut Rig| {
+        [fill, fetch].map(|descriptor| {
+            let done = rig.complete(&descriptor);
+            assert_eq!(done.status(), Some(Status::Success), "{done:?}");
+            rig.chunks
+        })
+    };
+    let of = |bytes: u64| work.map(|work| work.div_ceil(bytes) as u32);
+    assert_eq!(chunks(&mut rig), of(LONE_BYTES));
+
+    let epochs = Arc::clone(&rig.epochs);
+    let held = epochs.enter(1);
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| epochs.synchronize());
+        while !held.is_awaited() {
+            std::thread::yield_now();
+        }
+        let [fills, fetches] = chunks(&mut rig);
+        drop(held);
+        assert_eq!(waiter.join().unwrap(), 1);
+        // A fill stops at every piece, of eight pages; a fetch when the slice is full.
+        assert_eq!(fills, (SIZE / (8 * PAGE)) as u32);
+        assert_eq!(fetches, of(CHUNK_BYTES + OPERATION_COST)[1]);
+    });
 }

@@ -152,7 +152,7 @@ impl Work<'_, '_> {
             blocks.done += len as u32;
             at += len;
             chunk.budget.spend(len);
-            if blocks.done == self.wanted.size || chunk.budget.is_over() {
+            if blocks.done == self.wanted.size || chunk.is_spent() {
                 return Ok(());
             }
         }

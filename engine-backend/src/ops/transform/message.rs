@@ -225,7 +225,7 @@ impl Message {
                 Phase::Release => self.release(work, chunk)?,
                 Phase::End => return Ok(()),
             }
-            if chunk.budget.is_over() {
+            if chunk.is_spent() {
                 return Ok(());
             }
         }

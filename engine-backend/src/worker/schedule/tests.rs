@@ -112,6 +112,49 @@ fn one_queue_alone_gets_whole_chunks() {
     assert!(mean > CHUNK_BYTES * 3 / 4, "{mean}");
 }
 
+/// Its chunks are longer for as long as nobody else is polled, and it owes nothing for that afterwards.
+#[test]
+fn the_only_queue_gets_longer_chunks_and_owes_nothing_for_them() {
+    let (mut fakes, mut schedule) = setup(&[(1, 64 << 10, u64::MAX)]);
+    let log = run(&mut fakes, &mut schedule, 64 << 20);
+    assert!(log.iter().all(|(_, spent)| *spent >= LONE_BYTES), "{log:?}");
+    for domain in [1, 2] {
+        schedule.add(domain, 1, &account(1));
+        fakes.truncate(1);
+        fakes.push(Fake {
+            domain,
+            size: 64 << 10,
+            backlog: u64::MAX,
+            served: 0,
+        });
+        let log = run(&mut fakes, &mut schedule, 1 << 20);
+        let longest = log.iter().map(|(_, spent)| *spent).max();
+        assert!(longest < Some(CHUNK_BYTES + 8192), "{log:?}");
+        let works = [0, 1].map(|queue| {
+            let of = log.iter().filter(|(key, _)| *key == queue);
+            of.map(|(_, spent)| spent).sum::<u64>()
+        });
+        assert!(
+            works[0].abs_diff(works[1]) <= CHUNK_BYTES + 8192,
+            "{works:?}"
+        );
+        schedule.remove(domain, 1);
+    }
+    // A limit is looked at between chunks.
+    let limited = account(1);
+    limited.set_on_clock(
+        &Share {
+            bytes_per_s: 1 << 30,
+            ..Share::default()
+        },
+        1 << 30,
+    );
+    let mut schedule = Schedule::default();
+    schedule.add(1, 0, &limited);
+    let turn = schedule.next(1 << 40, |_| true).unwrap();
+    assert!(turn.budget <= CHUNK_BYTES + OPERATION_COST, "{turn:?}");
+}
+
 #[test]
 fn paused_domains_get_no_turn() {
     let (mut fakes, mut schedule) = setup(&[(1, 64, 100), (2, 64, 100)]);
