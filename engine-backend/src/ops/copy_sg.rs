@@ -28,24 +28,70 @@ pub struct Side {
     pub left: u32,
 }
 
+/// Segments of a list that were read and are not used up. They share a line of the list, which is fetched as a whole
+/// anyway; what is left of them when the chunk ends is read anew in the next one.
+#[derive(Debug, Clone, Copy)]
+struct Ahead {
+    segments: [Segment; AHEAD],
+    taken: usize,
+    read: usize,
+}
+
+/// Segments of a line.
+const AHEAD: usize = 64 / Segment::SIZE;
+
+impl Ahead {
+    fn new() -> Self {
+        Self {
+            segments: [Segment::default(); AHEAD],
+            taken: 0,
+            read: 0,
+        }
+    }
+
+    /// The next segment, which comes from what is in this line of the list.
+    fn next<B: Backend>(
+        &mut self,
+        side: &Side,
+        chunk: &mut Chunk<'_, B>,
+    ) -> Result<Segment, Failure> {
+        if self.taken == self.read {
+            let rest = side.count - side.next;
+            let from = side.list.plus(u64::from(side.next) * Segment::SIZE as u64);
+            let of_line = AHEAD - (from.addr as usize / Segment::SIZE) % AHEAD;
+            let count = of_line.min(rest.into());
+            let bytes = count * Segment::SIZE;
+            let all = u64::from(rest) * Segment::SIZE as u64;
+            let list = chunk.resolve(from, all, Rights::READ)?;
+            if let Some(failure) = chunk.copy_in(&list, 0, 0..bytes).failure {
+                return Err(failure);
+            }
+            for (index, segment) in self.segments.iter_mut().enumerate().take(count) {
+                *segment = segment::load(chunk.staging, index);
+            }
+            chunk.settle(&[(&list, Access::Read, bytes as u64)])?;
+            (self.taken, self.read) = (0, count);
+        }
+        let segment = self.segments[self.taken];
+        self.taken += 1;
+        Ok(segment)
+    }
+}
+
 impl Side {
-    /// Takes the next segment in hand when the one before is used up. It is read once,
-    /// into numbers that stay until it is used up.
-    fn refill<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Result<(), Failure> {
+    /// Takes the next segment in hand when the one before is used up: numbers that stay until it is used up.
+    fn refill<B: Backend>(
+        &mut self,
+        ahead: &mut Ahead,
+        chunk: &mut Chunk<'_, B>,
+    ) -> Result<(), Failure> {
         if self.left != 0 {
             return Ok(());
         }
         if self.next == self.count {
             return Err(Status::BadCount.into());
         }
-        let at = u64::from(self.next) * Segment::SIZE as u64;
-        let rest = u64::from(self.count - self.next) * Segment::SIZE as u64;
-        let list = chunk.resolve(self.list.plus(at), rest, Rights::READ)?;
-        if let Some(failure) = chunk.copy_in(&list, 0, 0..Segment::SIZE).failure {
-            return Err(failure);
-        }
-        let segment = segment::load(chunk.staging, 0);
-        chunk.settle(&[(&list, Access::Read, Segment::SIZE as u64)])?;
+        let segment = ahead.next(self, chunk)?;
         let operand = segment::operand(&segment)?;
         if segment.bytes == 0 {
             return Err(Status::BadSize.into());
@@ -100,11 +146,12 @@ impl CopySg {
     }
 
     fn run<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Result<(), Failure> {
+        let mut ahead = [Ahead::new(); 2];
         let mut started = false;
         while self.done < self.size && !(started && chunk.is_spent()) {
             started = true;
-            self.src.refill(chunk)?;
-            self.dst.refill(chunk)?;
+            self.src.refill(&mut ahead[0], chunk)?;
+            self.dst.refill(&mut ahead[1], chunk)?;
             let left = (self.size - self.done)
                 .min(self.src.left)
                 .min(self.dst.left);
