@@ -250,7 +250,7 @@ unsafe impl Transport for Gate {
             entries: options.entries,
         };
         Ok(NewQueue {
-            number: created.queue,
+            number: created.queue as u32,
             handle,
             memory,
         })
