@@ -443,6 +443,32 @@ mod tests {
     }
 
     #[test]
+    fn queues_are_found_by_their_numbers_alone() {
+        let w = World::new();
+        let all: Vec<_> = (1..200).map(|_| Arc::new(Cancels::new(ME))).collect();
+        let by_number = |number: u32| &all[number as usize - 1];
+        for number in (1..200).rev() {
+            w.context.add_queue(number, by_number(number));
+        }
+        let is_there = |number| {
+            let found = w.context.cancels(number);
+            found.is_some_and(|found| Arc::ptr_eq(&found, by_number(number)))
+        };
+        assert!((1..200).all(is_there));
+        for number in [0, 200, 1 + (1 << 16), u32::MAX] {
+            assert!(w.context.cancels(number).is_none(), "{number}");
+        }
+        for number in (1..200).step_by(3) {
+            w.context.remove_queue(number);
+            w.context.remove_queue(number);
+        }
+        for number in 1..200 {
+            assert_eq!(w.context.cancels(number).is_some(), number % 3 != 1);
+            assert!(number % 3 == 1 || is_there(number));
+        }
+    }
+
+    #[test]
     fn slot_0_is_ones_own_space() {
         let w = World::new();
         assert_eq!(w.resolve(0, 0x1234, 64, Rights::READ), Ok((0x1234, true)));

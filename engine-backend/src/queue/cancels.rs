@@ -239,3 +239,71 @@ impl Cancels {
         asked
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_have_their_numbers_over_the_wrap_and_no_other() {
+        for (first, count) in [(0, 1), (5, 16), (u32::MAX - 2, 5), (7, 32768)] {
+            let wanted = Wanted::range(first, count);
+            assert_eq!(Wanted::unpack(wanted.pack()), wanted);
+            assert!(wanted.has(first) && wanted.has(first.wrapping_add(count - 1)));
+            assert!(!wanted.has(first.wrapping_sub(1)));
+            assert!(!wanted.has(first.wrapping_add(count)));
+        }
+        let all = Wanted::unpack(Wanted::ALL.pack());
+        assert!([0, 1, u32::MAX].iter().all(|&number| all.has(number)));
+    }
+
+    #[test]
+    fn one_asks_at_a_time_and_is_answered_once() {
+        let words = Words::new();
+        assert_eq!(words.ask(Wanted::ALL), Ask::Nothing, "nothing waits");
+        words.opens();
+        assert!(!words.is_asked() && words.take().is_none());
+        let wanted = Wanted::range(3, 2);
+        assert_eq!(words.ask(wanted), Ask::Asked { sleeps: false });
+        assert_eq!(words.ask(Wanted::ALL), Ask::Busy);
+        assert_eq!((words.answer(), words.take()), (None, Some(wanted)));
+        assert_eq!((words.ask(Wanted::ALL), words.take()), (Ask::Busy, None));
+        words.is_done(7);
+        assert_eq!(
+            words.ask(Wanted::ALL),
+            Ask::Busy,
+            "nobody has looked at the answer"
+        );
+        assert_eq!((words.answer(), words.answer()), (Some(7), None));
+        assert!(words.sleeps());
+        assert_eq!(words.ask(wanted), Ask::Asked { sleeps: true });
+        assert!(!words.sleeps(), "it has to look first");
+        words.closes();
+        assert_eq!(words.answer(), Some(0));
+    }
+
+    #[test]
+    fn who_leaves_at_any_moment_leaves_it_free() {
+        let words = Words::new();
+        words.opens();
+        for moment in 0..3 {
+            assert_eq!(words.ask(Wanted::ALL), Ask::Asked { sleeps: false });
+            if moment > 0 {
+                assert!(words.take().is_some());
+            }
+            if moment > 1 {
+                words.is_done(1);
+            }
+            words.leave();
+            if moment == 1 {
+                assert_eq!(words.ask(Wanted::ALL), Ask::Busy);
+                words.is_done(1);
+            }
+            assert_eq!(
+                (words.answer(), words.is_asked()),
+                (None, false),
+                "{moment}"
+            );
+        }
+    }
+}
