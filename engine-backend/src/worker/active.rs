@@ -310,11 +310,8 @@ fn burst<'a, B: Backend>(
     waits_for: &mut Option<u64>,
 ) -> Next {
     let mut burst = 0_u32;
-    while !chunk.is_spent() {
+    while !chunk.is_spent() && away.has_room() {
         let Some(word) = served.poll() else { break };
-        if !away.has_room() && !is_urgent(word) {
-            break;
-        }
         if burst >= BURST {
             served.prefetch();
         }
@@ -383,6 +380,17 @@ fn serve_waiting<B: Backend>(
         && let Some(next) = look_away(chunk, served, away, changes, waits_for)
     {
         return next;
+    }
+    // Behind as many as there may be only what may end them is begun.
+    if !away.has_room()
+        && flight.is_none()
+        && let Some(word) = served.poll()
+        && is_urgent(word)
+    {
+        let (ticket, descriptor) = served.take(word);
+        let paused = begin(&descriptor, ticket, chunk, served, flight, away, waits_for);
+        chunk.budget.spend(OPERATION_COST);
+        return paused.unwrap_or(Next::Turns);
     }
     serve_rest(chunk, served, flight, away, waits_for)
 }
