@@ -77,3 +77,25 @@ fn done(cancelled: u32) -> Step {
         bytes: 0,
     })
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_is_given_up_itself_asks_no_more() {
+        let cancels = Arc::new(Cancels::new(1));
+        cancels.words().opens();
+        let asked = Ask::Asked { sleeps: false };
+        assert_eq!(cancels.ask(Wanted::ALL), asked);
+        let cancel = Cancel {
+            asked: Some(Arc::clone(&cancels)),
+            ..Cancel::new(0, Wanted::ALL)
+        };
+        assert!(cancel.asks(&cancels));
+        assert!(!cancel.asks(&Arc::new(Cancels::new(1))));
+        assert_eq!(cancels.ask(Wanted::ALL), Ask::Busy);
+        drop(cancel);
+        assert_eq!(cancels.ask(Wanted::ALL), asked);
+    }
+}

@@ -221,3 +221,33 @@ impl Drop for Away {
         self.waits_no_more();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::Ask;
+
+    #[test]
+    fn who_asks_a_queue_that_ends_is_answered() {
+        for is_begun in [false, true] {
+            let cancels = Arc::new(Cancels::new(1));
+            let mut away = Away::new(&cancels);
+            away.begins_to_wait();
+            let asked = Ask::Asked { sleeps: false };
+            assert_eq!(cancels.ask(Wanted::ALL), asked);
+            assert!(away.is_doomed() && !away.falls_asleep());
+            if is_begun {
+                let (mut doomed, is_new) = away.doomed(16, false).unwrap();
+                assert!(is_new && doomed.left == 16 && away.is_cancelling());
+                doomed.cancelled = 3;
+                away.set_doomed(doomed);
+                assert!(!away.falls_asleep());
+            }
+            assert_eq!(cancels.words().answer(), None);
+            drop(away);
+            let count = if is_begun { 3 } else { 0 };
+            assert_eq!(cancels.words().answer(), Some(count));
+            assert_eq!(cancels.ask(Wanted::ALL), Ask::Nothing);
+        }
+    }
+}
