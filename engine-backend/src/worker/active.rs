@@ -280,7 +280,7 @@ fn give_up<B: Backend>(
             }
         }
     }
-    while doomed.left > 0 && wanted.has(served.next_number()) && !chunk.budget.is_over() {
+    while doomed.left > 0 && wanted.has(served.next_number()) && !chunk.is_spent() {
         let Some(word) = served.poll() else {
             doomed.left = 0;
             break;
