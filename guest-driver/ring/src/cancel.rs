@@ -11,8 +11,9 @@ use crate::request::{Request, RequestError};
 /// What the completion of a CANCEL tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cancelled {
-    /// Descriptors that it has ended, each in status 62: their completions are there. All others that it was
-    /// about have completed by themselves, or do so soon.
+    /// Descriptors that it has ended, each in status 62: their completions are there. Others that it was
+    /// about have completed by themselves, or do so soon; only from another queue it may have come before
+    /// one had begun, which may wait yet: ask again while a completion is missing.
     pub descriptors: u32,
 }
 

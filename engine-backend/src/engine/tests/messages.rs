@@ -386,7 +386,12 @@ fn those_that_wait_are_cancelled_polled_or_parked() {
                 (status(&behind), behind.bytes_completed),
                 (Status::Success, 0)
             );
-            let one = w.bob.run_on(&mut another, &range(id, first, 1));
+            // It may not have begun yet: then it is not there to be cancelled.
+            let mut one = Completion::default();
+            until("it waits, and is cancelled", || {
+                one = w.bob.run_on(&mut another, &range(id, first, 1));
+                one.bytes_completed != 0
+            });
             assert_eq!((status(&one), one.bytes_completed), (Status::Success, 1));
             let c = w.bob.queue.wait();
             assert_eq!((status(&c), c.bytes_completed), (Status::Aborted, 0));
@@ -401,7 +406,11 @@ fn those_that_wait_are_cancelled_polled_or_parked() {
             w.flood();
             let senders = w.alice.queue.id;
             let mut alices = w.alice.another_queue(w.alice.context, 2);
-            let c = w.alice.run_on(&mut alices, &everything(senders));
+            let mut c = Completion::default();
+            until("they wait, and are cancelled", || {
+                c = w.alice.run_on(&mut alices, &everything(senders));
+                c.bytes_completed != 0
+            });
             assert_eq!((status(&c), c.bytes_completed), (Status::Success, 2));
             for _ in 0..2 {
                 assert_eq!(status(&w.alice.queue.wait()), Status::Aborted);

@@ -407,7 +407,11 @@ fn what_waits_for_a_page_is_cancelled() {
     alice.submit(&own_copy());
     let first = request(&mut alice).request;
     alice.submit(&nop);
-    let c = alice.run_on(&mut another, &everything(id));
+    let mut c = Completion::default();
+    until("it waits, and is cancelled", || {
+        c = alice.run_on(&mut another, &everything(id));
+        c.bytes_completed != 0
+    });
     assert_eq!(ended(&c), (Status::Success, false, 2, 0));
     assert_eq!(ended(&alice.queue.wait()).2, 2 * PAGE as u32);
     assert_eq!(ended(&alice.queue.wait()), (Status::Aborted, false, 0, 0));
