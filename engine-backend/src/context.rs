@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use byway_protocols::{Rights, Status};
 
 use crate::address_space::AddressSpace;
@@ -14,6 +15,7 @@ use crate::capability::{Capability, Key, Owner, SlotTable};
 use crate::endpoint::Endpoint;
 use crate::epoch::ChunkGuard;
 use crate::port::Port;
+use crate::queue::Cancels;
 
 /// A process's address space and capability table. Owned by its domain; queues share it.
 #[derive(Debug)]
@@ -22,7 +24,16 @@ pub struct Context {
     domain: u32,
     space: Arc<AddressSpace>,
     slots: SlotTable,
+    /// Its queues by the lowest bits of their numbers, each list in ascending order, and replaced when one
+    /// comes or goes: short ones, since there may be thousands.
+    queues: [ArcSwapOption<Vec<Numbered>>; LISTS],
 }
+
+/// Lists of a context's queues, a power of two.
+const LISTS: usize = 32;
+
+/// Requests to cancel descriptors of the queue with this number.
+type Numbered = (u32, Arc<Cancels>);
 
 /// An operand that may be accessed until the end of the chunk.
 #[derive(Debug, Clone, Copy)]
@@ -154,7 +165,39 @@ impl Context {
             domain,
             space,
             slots: SlotTable::new(slots),
+            queues: std::array::from_fn(|_| ArcSwapOption::empty()),
         }
+    }
+    /// Makes one of its queues known by the number that its process has for it.
+    pub fn add_queue(&self, number: u32, cancels: &Arc<Cancels>) {
+        self.queues_like(number).rcu(|list| {
+            let mut list = list.as_deref().cloned().unwrap_or_default();
+            let at = list.partition_point(|(other, _)| *other < number);
+            list.insert(at, (number, Arc::clone(cancels)));
+            Some(Arc::new(list))
+        });
+    }
+    /// Forgets a queue.
+    pub fn remove_queue(&self, number: u32) {
+        self.queues_like(number).rcu(|list| {
+            let mut list = list.as_deref().cloned().unwrap_or_default();
+            list.retain(|(other, _)| *other != number);
+            (!list.is_empty()).then(|| Arc::new(list))
+        });
+    }
+    /// Requests to cancel descriptors of the queue with this number, if it is one of these.
+    ///
+    /// The number is a guest's. What it indexes is masked, and in the list it finds its place by halving that: no
+    /// place is beyond the end, whatever the processor guesses.
+    #[must_use]
+    pub fn cancels(&self, number: u32) -> Option<Arc<Cancels>> {
+        let list = self.queues_like(number).load();
+        let list = list.as_deref()?;
+        let at = list.binary_search_by_key(&number, |(other, _)| *other);
+        list.get(at.ok()?).map(|(_, cancels)| Arc::clone(cancels))
+    }
+    fn queues_like(&self, number: u32) -> &ArcSwapOption<Vec<Numbered>> {
+        &self.queues[number as usize % LISTS]
     }
     /// Its number, engine-wide.
     #[must_use]
@@ -396,6 +439,32 @@ mod tests {
             let target = self.context.resolve(&guard, slot, addr, len, need)?;
             assert_eq!(target.addr - target.base, addr);
             Ok((target.addr, target.own))
+        }
+    }
+
+    #[test]
+    fn queues_are_found_by_their_numbers_alone() {
+        let w = World::new();
+        let all: Vec<_> = (1..200).map(|_| Arc::new(Cancels::new(ME))).collect();
+        let by_number = |number: u32| &all[number as usize - 1];
+        for number in (1..200).rev() {
+            w.context.add_queue(number, by_number(number));
+        }
+        let is_there = |number| {
+            let found = w.context.cancels(number);
+            found.is_some_and(|found| Arc::ptr_eq(&found, by_number(number)))
+        };
+        assert!((1..200).all(is_there));
+        for number in [0, 200, 1 + (1 << 16), u32::MAX] {
+            assert!(w.context.cancels(number).is_none(), "{number}");
+        }
+        for number in (1..200).step_by(3) {
+            w.context.remove_queue(number);
+            w.context.remove_queue(number);
+        }
+        for number in 1..200 {
+            assert_eq!(w.context.cancels(number).is_some(), number % 3 != 1);
+            assert!(number % 3 == 1 || is_there(number));
         }
     }
 

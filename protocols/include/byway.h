@@ -178,6 +178,8 @@ typedef uint64_t __le64;
 #define BYWAY_OP_RECEIVE 0x6dU
 /* drives an endpoint */
 #define BYWAY_OP_DEVICE_TRANSFER 0x70U
+/* gives up descriptors of a queue that wait */
+#define BYWAY_OP_CANCEL 0x71U
 /* runs a verified user program */
 #define BYWAY_OP_EXECUTE 0x78U
 
@@ -313,7 +315,7 @@ typedef uint64_t __le64;
 #define BYWAY_STATUS_QUOTA 0x60U
 /* not attempted: an earlier element failed */
 #define BYWAY_STATUS_NOT_ATTEMPTED 0x61U
-/* aborted by reset, destroy or detach */
+/* aborted by reset, destroy or detach, or cancelled */
 #define BYWAY_STATUS_ABORTED 0x62U
 /* user program trapped */
 #define BYWAY_STATUS_PROGRAM_TRAP 0x63U
@@ -415,6 +417,10 @@ typedef uint64_t __le64;
 #define BYWAY_DEVICE_DISCARD 0x6U
 /* - */
 #define BYWAY_DEVICE_WRITE_ZEROES 0x7U
+
+/* byway_cancel_fields.flags (section 4.34) */
+/* all descriptors of the queue, and not a range */
+#define BYWAY_CANCEL_EVERYTHING 0x1U
 
 /* byway_device_fields.flags (section 4.33) */
 /* READ only: end in status 0x57 unless the CRC-32C of the bytes read is crc */
@@ -694,7 +700,7 @@ struct byway_descriptor {
 	__le64 src;
 	/* Destination, second source (COMPARE) or pattern (COMPARE_VALUE) */
 	__le64 dst;
-	/* Bytes, or descriptors (BATCH) */
+	/* Bytes, or descriptors (BATCH, CANCEL) */
 	__le32 size;
 	/* Interrupt handle; 0 */
 	__le16 int_handle;
@@ -718,7 +724,7 @@ struct byway_completion {
 	__u8 reserved2;
 	/* Bit 7 is the phase, bits 0-6 are 0 */
 	__u8 phase;
-	/* Bytes done, or descriptors completed (BATCH) */
+	/* Bytes done, or descriptors (BATCH, CANCEL) */
 	__le32 bytes_completed;
 	/*
 	 * Faulting address in one's own address space, or offset into the
@@ -869,6 +875,22 @@ struct byway_device_fields {
 	 */
 	__le64 chain;
 	__u8 reserved16[8];
+} __attribute__((aligned(8)));
+
+struct byway_cancel_fields {
+	/*
+	 * Number of the queue, of the same context; 0 = the one that the
+	 * CANCEL is in
+	 */
+	__le32 queue;
+	/*
+	 * Number of the first descriptor, counted from 0 since the queue was
+	 * created, modulo 2^32; 0 with EVERYTHING
+	 */
+	__le32 first;
+	/* See cancel_flags */
+	__u8 flags;
+	__u8 reserved9[15];
 } __attribute__((aligned(8)));
 
 struct byway_seal_header {

@@ -22,6 +22,7 @@ pub const ALL: &[StructLayout] = &[
     operands::Segment::LAYOUT,
     operands::AtomicFields::LAYOUT,
     operands::DeviceFields::LAYOUT,
+    operands::CancelFields::LAYOUT,
     codec::SealHeader::LAYOUT,
     ring::QueueHeader::LAYOUT,
     invalidation::InvalidationHeader::LAYOUT,

@@ -108,6 +108,8 @@ opcodes! {
     Receive = 0x6d,
     /// Drives an endpoint.
     DeviceTransfer = 0x70,
+    /// Gives up descriptors of a queue that wait.
+    Cancel = 0x71,
     /// Runs a verified user program.
     Execute = 0x78,
 }

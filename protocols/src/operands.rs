@@ -66,6 +66,28 @@ wire_struct! {
     }
 }
 
+/// Bits of [`CancelFields::flags`].
+pub mod cancel_flags {
+    /// All that there is, and not a range.
+    pub const EVERYTHING: u8 = 1 << 0;
+    /// All defined bits.
+    pub const ALL: u8 = EVERYTHING;
+}
+
+wire_struct! {
+    /// Bytes 40-63 of CANCEL.
+    pub struct CancelFields: 24 align 8 {
+        /// Number of the queue, of the same context; 0 = the one that the CANCEL is in.
+        queue: u32 = 0,
+        /// Number of the first descriptor, counted from 0 since the queue was created, modulo 2^32; 0 with EVERYTHING.
+        first: u32 = 4,
+        /// See [`cancel_flags`].
+        flags: u8 = 8,
+        /// 0.
+        reserved9: [u8; 15] = 9,
+    }
+}
+
 /// Largest source of CREATE_DELTA and largest destination of APPLY_DELTA, in bytes.
 pub const DELTA_BYTES_MAX: u32 = 512 << 10;
 /// Fewest sources of XOR.

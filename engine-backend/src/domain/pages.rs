@@ -120,7 +120,7 @@ struct Pending {
 struct State {
     pending: BTreeMap<Name, Pending>,
     deadlines: BTreeSet<(Instant, Name)>,
-    /// What a queue waits for: one thing at most.
+    /// What a queue waits for: one thing at most. What it waited for before it was cancelled stays pending without.
     by_queue: HashMap<u32, Name>,
     /// Pending ones that their owner was not told of; its numbers ascend, so oldest first.
     untold: BTreeSet<Name>,
@@ -132,7 +132,9 @@ impl State {
             waiter, deadline, ..
         } = self.pending.remove(&name)?;
         self.deadlines.remove(&(deadline, name));
-        self.by_queue.remove(&waiter.queue);
+        if self.by_queue.get(&waiter.queue) == Some(&name) {
+            self.by_queue.remove(&waiter.queue);
+        }
         // An owner that gives no buffers must not have these pile up.
         self.untold.remove(&name);
         Some(waiter)

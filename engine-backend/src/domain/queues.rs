@@ -144,6 +144,7 @@ impl Domain {
             queue: Some(Arc::clone(&queue)),
             _unparked: unparked,
         };
+        queue.context().add_queue(id, queue.cancels());
         self.tables().queues.by_id.insert(id, entry);
         self.core.workers().attach(queue);
         Ok(id)
@@ -171,7 +172,7 @@ impl Domain {
     pub fn destroy_queue(&self, id: u32) -> Result<(), ControlStatus> {
         let removed = self.tables().queues.by_id.remove(&id);
         let entry = removed.ok_or(ControlStatus::NoSuchObject)?;
-        self.stop(entry.queue);
+        self.stop(id, entry.queue);
         Ok(())
     }
 
@@ -240,13 +241,14 @@ impl Domain {
             if silently {
                 queue.abandon();
             }
-            self.stop(Some(queue));
+            self.stop(id, Some(queue));
             self.events.queue_dead(id, Status::RegionGone);
         }
     }
 
-    fn stop(&self, queue: Option<Arc<WorkQueue>>) {
+    fn stop(&self, id: u32, queue: Option<Arc<WorkQueue>>) {
         let Some(queue) = queue else { return };
+        queue.context().remove_queue(id);
         self.core.workers().detach(queue.id());
         self.forget_waiting(queue.id());
         self.core.return_queue_key(queue.id());

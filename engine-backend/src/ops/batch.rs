@@ -101,10 +101,12 @@ impl Batch {
         let first = self.next;
         let mut windows = Windows::new();
         let result = loop {
-            if let Err(stop) = self.element(chunk, &mut windows, asked, &list, &records) {
-                break Err(stop);
-            }
-            if self.next == self.count || chunk.is_spent() {
+            let has_ended = match self.element(chunk, &mut windows, asked, &list, &records) {
+                Ok(has_ended) => has_ended,
+                Err(stop) => break Err(stop),
+            };
+            // One that goes on in another chunk may have to wait for that, and not for this one's end.
+            if !has_ended || self.next == self.count || chunk.is_spent() {
                 break Ok(());
             }
         };
@@ -117,7 +119,7 @@ impl Batch {
         result
     }
 
-    /// Starts or continues one element.
+    /// Starts or continues one element. Whether that has ended.
     fn element<'a, B: Backend>(
         &mut self,
         chunk: &mut Chunk<'a, B>,
@@ -125,7 +127,7 @@ impl Batch {
         asked: &mut Asked,
         list: &Target<'_>,
         records: &Target<'_>,
-    ) -> Result<(), Stop> {
+    ) -> Result<bool, Stop> {
         let at = u64::from(self.next);
         // First the place for its completion: an element that ran has one.
         chunk
@@ -139,7 +141,7 @@ impl Batch {
             return Err(Stop::Device);
         }
         let Step::Done(mut outcome) = step else {
-            return Ok(());
+            return Ok(false);
         };
         if let Some(need) = chunk.waits(asked, self.blocks, &mut outcome) {
             return Err(Stop::Page(need));
@@ -161,7 +163,7 @@ impl Batch {
         self.bytes += outcome.bytes;
         self.current = None;
         self.next += 1;
-        Ok(())
+        Ok(true)
     }
 
     /// Reads the next element, once, and runs what fits into the chunk.

@@ -6,19 +6,18 @@
 
 use byway_protocols::{Completion, Rights, Status};
 
-use super::Outcome;
 use super::budget::Budget;
 use super::device;
 use super::lease::Codecs;
 use super::missing::{Asked, Missing};
 use super::staging::Staging;
+use super::{Outcome, Stand};
 use crate::address_space::Fault;
 use crate::backend::Backend;
 use crate::context::{Context, Target};
 use crate::epoch::ChunkGuard;
 use crate::iotlb::Iotlb;
 use crate::memory::{HostAddr, sigbus};
-use crate::port::Await;
 use crate::queue::PageNeed;
 use crate::stage2::Access;
 
@@ -137,9 +136,9 @@ pub struct Chunk<'a, B> {
     pub regions_lost: u64,
     /// The last fault that somebody may mend, until whoever it ended was looked at.
     pub missing: Option<Missing>,
-    /// What a descriptor waits for that said [`Step::Waits`](super::Step::Waits). Elsewhere, so that nothing has to be
+    /// Where the descriptor stands, and what it waits for. Elsewhere, so that nothing has to be
     /// dropped with a chunk: that would be on the way of every short transfer.
-    pub awaits: &'a mut Option<Await>,
+    pub stand: &'a mut Stand,
     /// What transforming operations work with.
     pub codecs: &'a mut Codecs,
 }

@@ -121,7 +121,7 @@ impl Transit {
         if self.no_wait {
             return Err(Status::NotReady.into());
         }
-        *chunk.awaits = Some(Await::new(
+        chunk.stand.awaits = Some(Await::new(
             used.port.clone(),
             self.side,
             used.owner(),

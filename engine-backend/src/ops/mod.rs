@@ -18,6 +18,7 @@ mod atomic;
 mod batch;
 pub mod budget;
 mod buffer;
+mod cancel;
 pub mod chunk;
 mod compare;
 mod copy_rows;
@@ -49,10 +50,14 @@ mod xor;
 #[cfg(test)]
 mod tests;
 
-use byway_protocols::{Completion, Descriptor, Flags, Status};
+use std::sync::Arc;
+
+use byway_protocols::{Completion, Descriptor, Flags, Opcode, Status};
 
 use crate::backend::Backend;
-use crate::queue::PageNeed;
+use crate::port::Await;
+use crate::queue::{Cancels, PageNeed};
+use cancel::Cancel;
 use chunk::Chunk;
 use compare::Compare;
 use device::Device;
@@ -80,6 +85,15 @@ pub fn supported_opcodes() -> [u8; 32] {
     bits
 }
 
+/// Where a descriptor stands, and what it waits for there.
+#[derive(Debug, Default)]
+pub struct Stand {
+    /// What one waits for that said [`Step::Waits`].
+    pub awaits: Option<Await>,
+    /// Requests to cancel descriptors of its queue; `None` where there is no queue.
+    pub cancels: Option<Arc<Cancels>>,
+}
+
 /// How a descriptor ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
@@ -99,7 +113,7 @@ pub enum Step {
     /// The rest needs a device's answer: another step after something has changed at some
     /// device ([`News`](crate::endpoint::News)).
     Device,
-    /// The rest needs the other side of a port, as [`Chunk::awaits`] tells: another step when
+    /// The rest needs the other side of a port, as [`Stand::awaits`] tells: another step when
     /// that wait is over.
     Waits,
     /// The end.
@@ -148,6 +162,8 @@ pub enum Operation {
     Transform(Transform),
     /// DEVICE_TRANSFER.
     Device(Device),
+    /// CANCEL.
+    Cancel(Cancel),
 }
 
 // Between chunks it lies in the worker's queue, and in a batch; none may grow unnoticed.
@@ -167,6 +183,7 @@ impl Operation {
             Self::Rare(rare) => rare.step(chunk),
             Self::Transform(transform) => transform.step(chunk),
             Self::Device(device) => device.step(chunk),
+            Self::Cancel(cancel) => cancel.step(chunk),
         }
     }
 }
@@ -256,6 +273,16 @@ impl Execution {
         }
     }
 
+    /// Whether it waits for this queue's answer to a CANCEL.
+    #[must_use]
+    pub(crate) fn asks(&self, cancels: &Arc<Cancels>) -> bool {
+        let operation = match &self.request {
+            Request::Operation(operation) => Some(operation),
+            Request::Batch(batch) => batch.current.as_ref(),
+        };
+        matches!(operation, Some(Operation::Cancel(cancel)) if cancel.asks(cancels))
+    }
+
     /// What became of the page that it waits for.
     pub fn answer(&mut self, verdict: Verdict) {
         self.asked.answer(verdict);
@@ -279,7 +306,15 @@ impl Execution {
 #[inline(always)]
 #[must_use]
 pub fn must_wait(descriptor: &Descriptor) -> bool {
-    validate::has_fence(descriptor) || descriptor.code() == byway_protocols::Opcode::Drain as u8
+    validate::has_fence(descriptor) || descriptor.code() == Opcode::Drain as u8
+}
+
+/// Whether a descriptor with this publishing word is to be taken even where no other is: what stands
+/// in its way may be what it cancels.
+#[inline]
+#[must_use]
+pub fn is_urgent(word: u64) -> bool {
+    (word >> 56) as u8 == Opcode::Cancel as u8
 }
 
 /// Whether a descriptor asks for an interrupt, however it ends.
@@ -293,7 +328,7 @@ impl Operation {
     /// Bytes done so far, the result field that goes with them, and bytes touched.
     fn progress(&self) -> (u32, u8, u64) {
         let (done, result) = match self {
-            Self::Nothing => (0, 0),
+            Self::Nothing | Self::Cancel(_) => (0, 0),
             Self::Memmove(memmove) => (memmove.done, memmove.result()),
             Self::Fill(fill) => (fill.done, 0),
             Self::Compare(compare) => (compare.done, 0),

@@ -2,6 +2,7 @@
 //! 4.1). What passed is typed and is not looked at again; capabilities and addresses are
 //! checked later, chunk by chunk.
 
+mod cancel;
 mod checksum;
 mod delta;
 mod device;
@@ -77,6 +78,7 @@ pub const SUPPORTED: &[Opcode] = &[
     Opcode::Decompress,
     Opcode::Compress,
     Opcode::DeviceTransfer,
+    Opcode::Cancel,
 ];
 
 /// Flags that every operation takes.
@@ -156,6 +158,7 @@ fn other(d: &Descriptor, opcode: Opcode, is_alone: bool) -> Result<Operation, St
         Opcode::SealCopy => channel(d, Direction::Encrypt),
         Opcode::OpenCopy => channel(d, Direction::Decrypt),
         Opcode::DeviceTransfer => device::transfer(d),
+        Opcode::Cancel => cancel::cancel(d),
         _ => rare(d, opcode)
             .or_else(|status| match status {
                 // Not for batches: one that waits would hold up elements that may come before it.

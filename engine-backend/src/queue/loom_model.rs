@@ -1,6 +1,7 @@
 //! Loom models of a ring: the engine's code against a submitter written from SPEC
 //! section 2, over loom's memory.
 
+use super::cancels::{Ask, Wanted, Words};
 use super::interrupt::Interrupt;
 use super::ring::{EngineRing, RingMemory};
 use byway_protocols::descriptor::Word0;
@@ -195,5 +196,118 @@ fn loom_no_interrupt_is_lost() {
             "asleep with a completion that nobody told of"
         );
         assert!(!(raised_by_arm && raised_by_worker), "told twice");
+    });
+}
+
+/// Somebody asks to cancel something while the queue's server goes from waiting to `ends`. What came of
+/// asking, and the words afterwards.
+fn ask_against(ends: impl Fn(&Words) + Send + Sync + 'static) -> (Ask, Arc<Words>) {
+    let words = Arc::new(Words::new());
+    words.opens();
+    let server = thread::spawn({
+        let words = words.clone();
+        move || ends(&words)
+    });
+    let asked = words.ask(Wanted::ALL);
+    server.join().unwrap();
+    (asked, words)
+}
+
+#[test]
+fn loom_who_asks_is_answered_though_the_server_stops_to_look() {
+    loom::model(|| {
+        let (asked, words) = ask_against(Words::closes);
+        match asked {
+            Ask::Asked { .. } => assert_eq!(words.answer(), Some(0), "nobody will answer"),
+            _ => assert_eq!(asked, Ask::Nothing),
+        }
+        assert_eq!(words.ask(Wanted::ALL), Ask::Nothing, "it is free again");
+    });
+}
+
+#[test]
+fn loom_who_asks_rings_or_is_heard() {
+    loom::model(|| {
+        let (asked, words) = ask_against(|words| {
+            if !words.sleeps() {
+                words.take().expect("it was heard");
+                words.is_done(1);
+            }
+        });
+        match words.answer() {
+            Some(count) => assert_eq!(count, 1),
+            None => assert_eq!(
+                asked,
+                Ask::Asked { sleeps: true },
+                "asleep, and nobody rings"
+            ),
+        }
+    });
+}
+
+#[test]
+fn loom_what_was_ended_is_seen_with_the_answer() {
+    loom::model(|| {
+        let words = Arc::new(Words::new());
+        let completion = Arc::new(AtomicBool::new(false));
+        words.opens();
+        let server = thread::spawn({
+            let (words, completion) = (words.clone(), completion.clone());
+            move || {
+                if words.is_asked()
+                    && let Some(wanted) = words.take()
+                {
+                    assert!(wanted.has(7) && !wanted.has(9), "what was asked for");
+                    completion.store(true, Ordering::Relaxed);
+                    words.is_done(1);
+                }
+            }
+        });
+        words.ask(Wanted::range(7, 2));
+        if let Some(count) = words.answer() {
+            assert_eq!(count, 1);
+            assert!(completion.load(Ordering::Relaxed));
+        }
+        server.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_who_leaves_leaves_it_free() {
+    loom::model(|| {
+        let words = Arc::new(Words::new());
+        words.opens();
+        let server = thread::spawn({
+            let words = words.clone();
+            move || {
+                if words.take().is_some() {
+                    words.is_done(3);
+                }
+            }
+        });
+        words.ask(Wanted::ALL);
+        words.leave();
+        server.join().unwrap();
+        assert_eq!(words.answer(), None, "the answer was another's");
+        assert_eq!(words.ask(Wanted::ALL), Ask::Asked { sleeps: false });
+    });
+}
+
+/// Two at the same time: one of them asks, and each gets what it asked for.
+#[test]
+fn loom_one_asks_at_a_time() {
+    loom::model(|| {
+        let words = Arc::new(Words::new());
+        let other = thread::spawn({
+            let words = words.clone();
+            move || words.ask(Wanted::ALL)
+        });
+        let one = words.ask(Wanted::ALL);
+        let other = other.join().unwrap();
+        for asked in [one, other] {
+            assert!(matches!(asked, Ask::Nothing | Ask::Busy));
+        }
+        assert!(one == Ask::Nothing || other == Ask::Nothing);
+        assert_eq!(words.ask(Wanted::ALL), Ask::Nothing);
     });
 }

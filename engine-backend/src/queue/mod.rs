@@ -7,6 +7,7 @@
 //!
 //! Must never believe anything it reads in the ring, read a descriptor twice, or wait.
 
+mod cancels;
 mod interrupt;
 mod page_need;
 mod ring;
@@ -29,6 +30,8 @@ use interrupt::Interrupt;
 use ring::EngineRing;
 use span_memory::SpanMemory;
 
+pub(crate) use cancels::Ask;
+pub use cancels::{Cancels, Wanted};
 pub use page_need::PageNeed;
 pub use ring::Ticket;
 
@@ -90,6 +93,7 @@ pub struct WorkQueue {
     served: AtomicBool,
     abandoned: AtomicBool,
     counts: Counts,
+    cancels: Arc<Cancels>,
 }
 
 /// Counters of one queue; written by its worker only.
@@ -141,6 +145,7 @@ impl WorkQueue {
             served: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             counts: Counts::default(),
+            cancels: Arc::new(Cancels::new(parts.domain)),
         };
         queue.log_header();
         queue
@@ -165,6 +170,11 @@ impl WorkQueue {
     #[must_use]
     pub fn context(&self) -> &Arc<Context> {
         &self.context
+    }
+    /// Requests to cancel descriptors of it.
+    #[must_use]
+    pub fn cancels(&self) -> &Arc<Cancels> {
+        &self.cancels
     }
     /// Whether it is never parked.
     #[must_use]
@@ -415,6 +425,25 @@ impl Served {
         self.publish();
         self.ring.memory().store_taken(self.ring.taken());
         self.queue.mark_dead();
+    }
+
+    /// Number of a descriptor that was taken and is not complete, counted from 0 since the queue was
+    /// created, modulo 2^32.
+    #[must_use]
+    pub fn number_of(&self, ticket: &Ticket) -> u32 {
+        self.ring.number_of(ticket)
+    }
+
+    /// Number of the descriptor that is taken next.
+    #[must_use]
+    pub fn next_number(&self) -> u32 {
+        self.ring.taken()
+    }
+
+    /// Entries of the ring.
+    #[must_use]
+    pub fn entries(&self) -> u32 {
+        self.ring.entries()
     }
 
     /// Asks for a page; see [`CompletionSink::page_needed`].

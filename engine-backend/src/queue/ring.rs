@@ -146,6 +146,14 @@ impl<M: RingMemory> EngineRing<M> {
         self.next.count()
     }
 
+    /// Number of a taken descriptor, counted as [`Self::taken`] does: the last one that the entry was
+    /// taken for.
+    pub(crate) fn number_of(&self, ticket: &Ticket) -> u32 {
+        let last = self.next.count().wrapping_sub(1);
+        let age = last.wrapping_sub(ticket.slot) & (self.entries() - 1);
+        last.wrapping_sub(age)
+    }
+
     /// Entries of the ring.
     pub(crate) fn entries(&self) -> u32 {
         self.next.entries()

@@ -51,6 +51,8 @@ pub enum Mischief {
     NoStatus,
     /// It never ends a request.
     Silent,
+    /// It does nothing until it is told to go on ([`BlkPeer::go_on`]).
+    Hangs,
     /// It hangs up with requests in its hands, and keeps the memory.
     HangsUp,
     /// It writes all over staging, then does what it was asked.
@@ -112,6 +114,7 @@ struct Shared {
     ends: AtomicBool,
     served: AtomicU64,
     calls: AtomicU64,
+    goes_on: AtomicBool,
 }
 
 impl BlkPeer {
@@ -129,6 +132,7 @@ impl BlkPeer {
             ends: AtomicBool::new(false),
             served: AtomicU64::new(0),
             calls: AtomicU64::new(0),
+            goes_on: AtomicBool::new(false),
         });
         let theirs = Arc::clone(&shared);
         let thread = std::thread::spawn(move || {
@@ -154,7 +158,12 @@ impl BlkPeer {
         lock(&self.shared.disk)
     }
 
-    /// Requests that it has carried out.
+    /// Has one that hangs do what it was asked, and hang no more.
+    pub fn go_on(&self) {
+        self.shared.goes_on.store(true, Ordering::Release);
+    }
+
+    /// Requests that it has carried out, or taken and let lie.
     #[must_use]
     pub fn served(&self) -> u64 {
         self.shared.served.load(Ordering::Acquire)
@@ -247,6 +256,8 @@ struct Device {
     kick: Option<EventFd>,
     call: Option<EventFd>,
     is_on: bool,
+    /// Chains that it has taken and done nothing about.
+    hanging: Vec<u16>,
 }
 
 const VERSION_1: u64 = 1 << 32;
@@ -272,6 +283,7 @@ impl Device {
             kick: None,
             call: None,
             is_on: false,
+            hanging: Vec::new(),
         }
     }
 
@@ -298,6 +310,14 @@ impl Device {
             self.kick = None;
             return Next::GoOn;
         }
+        let goes_on = self.shared.goes_on.load(Ordering::Acquire);
+        if goes_on && !self.hanging.is_empty() {
+            let before = self.put;
+            for head in std::mem::take(&mut self.hanging) {
+                self.one(head, Mischief::None);
+            }
+            self.signal(before);
+        }
         while self.u16(self.avail + 2) != self.taken {
             let place = u64::from(self.taken % self.size);
             let head = self.u16(self.avail + 4 + 2 * place);
@@ -310,6 +330,11 @@ impl Device {
             }
             let number = self.shared.served.load(Ordering::Acquire);
             let breaks = number >= self.plan.after;
+            if breaks && self.plan.mischief == Mischief::Hangs && !goes_on {
+                self.hanging.push(head);
+                self.shared.served.fetch_add(1, Ordering::AcqRel);
+                continue;
+            }
             let before = self.put;
             if breaks && self.plan.mischief == Mischief::HangsUp {
                 return Next::HangUp;

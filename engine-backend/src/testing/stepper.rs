@@ -9,7 +9,7 @@ use crate::iotlb::Iotlb;
 use crate::memory::sigbus;
 use crate::ops::chunk::Chunk;
 use crate::ops::{
-    Budget, Codecs, Execution, Jobs, Outcome, Staging, Step, Verdict, Windows, try_short,
+    Budget, Codecs, Execution, Jobs, Outcome, Staging, Stand, Step, Verdict, Windows, try_short,
 };
 
 /// A worker's tools without a worker. What it does depends on its arguments alone: its
@@ -72,7 +72,7 @@ impl Stepper {
                 budget: &mut budget,
                 regions_lost: sigbus::generation(),
                 missing: None,
-                awaits: &mut None,
+                stand: &mut Stand::default(),
                 codecs: &mut self.codecs,
             };
             let step = match &mut execution {

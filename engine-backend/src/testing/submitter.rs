@@ -124,6 +124,7 @@ impl Submitter {
             instance: 1,
             sink: recorder.clone(),
         }));
+        process.context().add_queue(queue.id(), queue.cancels());
         Self {
             ring: guest.host(ring.0, ring.1),
             completions: guest.host(completions.0, completions.1),

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use byway_protocols::{Descriptor, Status};
 
 use super::Account;
-use super::away::Away;
+use super::away::{Away, Doomed};
 use crate::backend::Backend;
 use crate::epoch::ChunkGuard;
 use crate::iotlb::Iotlb;
 use crate::ops::budget::OPERATION_COST;
 use crate::ops::chunk::Chunk;
 use crate::ops::{
-    Budget, Codecs, Execution, Outcome, Staging, Step, Verdict, Windows, must_wait, try_short,
-    wants_interrupt,
+    Budget, Codecs, Execution, Outcome, Staging, Stand, Step, Verdict, Windows, is_urgent,
+    must_wait, try_short, wants_interrupt,
 };
-use crate::port::{Await, Seat};
+use crate::port::Seat;
 use crate::queue::{Served, Ticket, WorkQueue};
 
 /// From so many descriptors in a row on it is worth fetching ahead. A single one must not:
@@ -145,6 +145,9 @@ fn begin<B: Backend>(
     match advance {
         Advance::Paused(next) => {
             *flight = Some(begun);
+            if next == Next::Page || chunk.stand.awaits.is_some() {
+                away.begins_to_wait();
+            }
             Some(next)
         }
         _ => {
@@ -179,6 +182,9 @@ fn go_on<B: Backend>(
         }
         Advance::Paused(next) => {
             chunk.backend.finish();
+            if next == Next::Page || chunk.stand.awaits.is_some() {
+                away.begins_to_wait();
+            }
             Some(next)
         }
         Advance::Away => {
@@ -224,6 +230,73 @@ fn look_away<B: Backend>(
     None
 }
 
+/// Publishes that a descriptor was given up.
+fn cancel<B: Backend>(
+    given_up: Flight,
+    chunk: &mut Chunk<'_, B>,
+    served: &mut Served,
+    doomed: &mut Doomed,
+) {
+    let Flight {
+        ticket, execution, ..
+    } = given_up;
+    let outcome = execution.abort();
+    complete(served, chunk, ticket, &outcome, execution.interrupt());
+    doomed.cancelled += 1;
+}
+
+/// Gives up what somebody has asked to cancel, as far as the chunk goes: what is under way at once, and
+/// what follows in the ring one by one.
+#[inline(never)]
+fn give_up<B: Backend>(
+    chunk: &mut Chunk<'_, B>,
+    served: &mut Served,
+    flight: &mut Option<Flight>,
+    away: &mut Away,
+    waits_for: &mut Option<u64>,
+) {
+    let is_own = (flight.as_ref()).is_some_and(|flight| flight.execution.asks(away.cancels()));
+    let Some((mut doomed, is_new)) = away.doomed(served.entries(), is_own) else {
+        return;
+    };
+    let wanted = doomed.wanted;
+    if is_new {
+        while let Some((given_up, was_asked)) =
+            away.take_doomed(|flight| wanted.has(served.number_of(&flight.ticket)))
+        {
+            if was_asked {
+                *waits_for = None;
+            }
+            cancel(given_up, chunk, served, &mut doomed);
+        }
+        // Of a queue's own request this is the one that asks.
+        let is_doomed = |flight: &Flight| wanted.has(served.number_of(&flight.ticket));
+        if !doomed.is_own && flight.as_ref().is_some_and(is_doomed) {
+            if !away.is_asked() {
+                *waits_for = None;
+            }
+            if let Some(given_up) = flight.take() {
+                cancel(given_up, chunk, served, &mut doomed);
+            }
+        }
+    }
+    while doomed.left > 0 && wanted.has(served.next_number()) && !chunk.is_spent() {
+        let Some(word) = served.poll() else {
+            doomed.left = 0;
+            break;
+        };
+        let (ticket, descriptor) = served.take(word);
+        served.refuse(ticket, Status::Aborted, wants_interrupt(&descriptor));
+        chunk.budget.spend(OPERATION_COST);
+        doomed.cancelled += 1;
+        doomed.left -= 1;
+    }
+    away.set_doomed(doomed);
+    if doomed.left == 0 || !wanted.has(served.next_number()) {
+        away.end_cancelling();
+    }
+}
+
 /// As many descriptors as fit into the chunk. What comes after it.
 ///
 /// A function of its own, so that the registers are its loop's.
@@ -266,6 +339,62 @@ fn burst<'a, B: Backend>(
     Next::Turns
 }
 
+/// A chunk's work on a queue, beside what waits for devices.
+#[inline(always)]
+fn serve_rest<'a, B: Backend>(
+    chunk: &mut Chunk<'a, B>,
+    served: &mut Served,
+    flight: &mut Option<Flight>,
+    away: &mut Away,
+    waits_for: &mut Option<u64>,
+) -> Next {
+    if flight.is_some()
+        && let Some(next) = go_on(chunk, served, flight, away, waits_for)
+    {
+        return next;
+    }
+    let mut windows = Windows::new();
+    let next = burst(chunk, &mut windows, served, flight, away, waits_for);
+    windows.close();
+    next
+}
+
+/// The same of one in which something waits.
+#[inline(never)]
+fn serve_waiting<B: Backend>(
+    chunk: &mut Chunk<'_, B>,
+    served: &mut Served,
+    flight: &mut Option<Flight>,
+    away: &mut Away,
+    waits_for: &mut Option<u64>,
+    changes: u64,
+) -> Next {
+    if away.is_doomed() {
+        give_up(chunk, served, flight, away, waits_for);
+    }
+    if waits_for.is_some() {
+        return Next::Page;
+    }
+    if !away.is_empty()
+        && away.has_news(changes)
+        && let Some(next) = look_away(chunk, served, away, changes, waits_for)
+    {
+        return next;
+    }
+    // Behind as many as there may be only what may end them is begun.
+    if !away.has_room()
+        && flight.is_none()
+        && let Some(word) = served.poll()
+        && is_urgent(word)
+    {
+        let (ticket, descriptor) = served.take(word);
+        let paused = begin(&descriptor, ticket, chunk, served, flight, away, waits_for);
+        chunk.budget.spend(OPERATION_COST);
+        return paused.unwrap_or(Next::Turns);
+    }
+    serve_rest(chunk, served, flight, away, waits_for)
+}
+
 /// One queue of a worker.
 #[derive(Debug)]
 pub(super) struct Active {
@@ -274,10 +403,12 @@ pub(super) struct Active {
     flight: Option<Flight>,
     /// Those that wait for devices.
     away: Away,
-    /// Number of the page request that the flight waits for.
+    /// Number of the page request that one of them or the flight waits for.
     waits_for: Option<u64>,
     /// What the flight waits for at a port.
-    awaits: Option<Await>,
+    stand: Stand,
+    /// It has no turns while it waits for a page.
+    rests: bool,
     /// Where it is rung for while it is parked.
     seat: Option<Seat>,
     /// Served since the last look at the clock.
@@ -289,13 +420,19 @@ pub(super) struct Active {
 
 impl Active {
     pub(super) fn new(served: Served) -> Self {
+        let queue = served.queue().clone();
+        let cancels = queue.cancels();
         Self {
-            queue: served.queue().clone(),
+            away: Away::new(cancels),
+            stand: Stand {
+                awaits: None,
+                cancels: Some(Arc::clone(cancels)),
+            },
+            queue,
             served,
             flight: None,
-            away: Away::default(),
             waits_for: None,
-            awaits: None,
+            rests: false,
             seat: None,
             worked: true,
             last_worked: 0,
@@ -322,24 +459,31 @@ impl Active {
     /// devices so far.
     #[inline(always)]
     pub(super) fn has_work(&self, changes: u64) -> bool {
-        if !self.away.is_empty() {
+        if self.away.is_waiting() {
             return self.has_work_beside(changes);
         }
-        match &self.awaits {
-            None => self.served.poll().is_some() || self.flight.is_some(),
-            Some(awaits) => awaits.is_over(),
-        }
+        self.served.poll().is_some() || self.flight.is_some()
     }
 
-    #[cold]
+    /// The same where something waits.
+    #[inline(never)]
     fn has_work_beside(&self, changes: u64) -> bool {
-        if self.away.has_news(changes) {
+        if self.away.is_doomed() {
             return true;
         }
-        match (&self.awaits, &self.flight) {
+        if self.waits_for.is_some() {
+            return false;
+        }
+        if !self.away.is_empty() && self.away.has_news(changes) {
+            return true;
+        }
+        match (&self.stand.awaits, &self.flight) {
             (Some(awaits), _) => awaits.is_over(),
-            (None, Some(flight)) => !flight.held,
-            (None, None) => self.away.has_room() && self.served.poll().is_some(),
+            (None, Some(flight)) => !flight.held || self.away.is_empty(),
+            (None, None) => match self.served.poll() {
+                Some(word) => self.away.has_room() || is_urgent(word),
+                None => false,
+            },
         }
     }
 
@@ -355,9 +499,10 @@ impl Active {
         self.worked = true;
         self.served.watch_log();
         self.away.begin_turn(changes);
-        // What is still to be waited for at a port when a device has answered is found anew.
-        if self.awaits.is_some() {
-            self.awaits = None;
+        let has_waited = self.away.is_waiting();
+        if has_waited {
+            // What is still to be waited for at a port when something else has happened is found anew.
+            self.stand.awaits = None;
         }
         let Self {
             queue,
@@ -365,7 +510,7 @@ impl Active {
             flight,
             away,
             waits_for,
-            awaits,
+            stand,
             ..
         } = self;
         let mut chunk = Chunk {
@@ -377,24 +522,23 @@ impl Active {
             budget,
             regions_lost: tools.regions_lost,
             missing: None,
-            awaits,
+            stand,
             codecs: &mut tools.codecs,
         };
-        if !away.is_empty()
-            && away.has_news(changes)
-            && let Some(next) = look_away(&mut chunk, served, away, changes, waits_for)
-        {
+        if has_waited {
+            let next = serve_waiting(&mut chunk, served, flight, away, waits_for, changes);
+            self.settle();
             return next;
         }
-        if flight.is_some()
-            && let Some(next) = go_on(&mut chunk, served, flight, away, waits_for)
-        {
-            return next;
+        serve_rest(&mut chunk, served, flight, away, waits_for)
+    }
+
+    /// After a turn of a queue in which something waited.
+    fn settle(&mut self) {
+        let waits = !self.away.is_empty() || self.stand.awaits.is_some();
+        if !waits && self.waits_for.is_none() && !self.away.is_cancelling() {
+            self.away.waits_no_more();
         }
-        let mut windows = Windows::new();
-        let next = burst(&mut chunk, &mut windows, served, flight, away, waits_for);
-        windows.close();
-        next
     }
 
     /// Whether some of it waits for a device.
@@ -402,9 +546,22 @@ impl Active {
         !self.away.is_empty()
     }
 
-    /// Whether it waits for a page, and has no turns until then.
+    /// Its turns are over until the page that it waits for is answered for, or somebody asks to cancel
+    /// something. False: somebody does.
+    pub(super) fn rest(&mut self) -> bool {
+        self.rests = self.away.falls_asleep();
+        self.rests
+    }
+
+    /// Whether it waits for a page, and is to have no turns until then.
     pub(super) fn waits(&self) -> bool {
         self.waits_for.is_some()
+    }
+
+    /// Gives it turns again. True: it had none.
+    pub(super) fn wake(&mut self) -> bool {
+        self.away.wakes_up();
+        std::mem::take(&mut self.rests)
     }
 
     /// The answer to page request `number`. False: it waits for none such.
@@ -419,6 +576,11 @@ impl Active {
             flight.execution.answer(verdict);
         }
         true
+    }
+
+    /// Notes which worker serves it.
+    pub(super) fn set_worker(&self, index: usize) {
+        self.queue.cancels().set_worker(index);
     }
 
     /// Makes its counters visible.
@@ -436,7 +598,7 @@ impl Active {
 
     /// A look at the clock: whether the queue has been idle for `limit` ticks.
     pub(super) fn is_idle_for(&mut self, now: u64, limit: u64) -> bool {
-        let is_busy = self.flight.is_some() && self.awaits.is_none();
+        let is_busy = self.flight.is_some() && self.stand.awaits.is_none();
         if self.worked || is_busy || !self.away.is_empty() {
             self.worked = false;
             self.last_worked = now;
@@ -449,10 +611,11 @@ impl Active {
     /// One that waits at a port needs no kick, since its ring is not looked at: it takes a
     /// seat there.
     pub(super) fn park(&mut self) -> bool {
-        match &self.awaits {
+        match &self.stand.awaits {
             None => self.served.park(),
             Some(awaits) => {
-                self.seat = awaits.park(self.queue.domain());
+                let seat = awaits.park(self.queue.domain());
+                self.seat = seat.filter(|_| self.away.falls_asleep());
                 self.seat.is_some()
             }
         }
@@ -462,6 +625,7 @@ impl Active {
     pub(super) fn unpark(&mut self) {
         self.worked = true;
         self.seat = None;
+        self.wake();
         self.served.unpark();
     }
 

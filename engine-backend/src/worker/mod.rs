@@ -188,6 +188,13 @@ impl Doorbell {
         }
     }
 
+    /// The same at one worker.
+    pub(crate) fn ring_at(&self, worker: usize, domain: u32) {
+        if let Some(inbox) = self.0.get(worker) {
+            inbox.ring(domain);
+        }
+    }
+
     /// That of no worker.
     #[cfg(all(test, not(loom)))]
     pub(crate) fn silent() -> Self {
@@ -203,6 +210,7 @@ impl Doorbell {
 #[derive(Debug)]
 pub struct Workers {
     handles: Vec<Handle>,
+    doorbell: Doorbell,
     registry: Mutex<Registry>,
     /// Held for writing while a queue is between two workers, for reading while one is
     /// taken away, so that whoever takes one away finds it.
@@ -241,8 +249,10 @@ impl Workers {
                 max,
             });
         }
+        let inboxes: Arc<[_]> = (0..config.count).map(|_| Arc::new(Inbox::new())).collect();
         let mut workers = Self {
             handles: Vec::with_capacity(config.count),
+            doorbell: Doorbell(Arc::clone(&inboxes)),
             registry: Mutex::new(Registry {
                 load: vec![0; config.count],
                 ..Registry::default()
@@ -250,8 +260,8 @@ impl Workers {
             moves: RwLock::default(),
             endpoints: Arc::default(),
         };
-        for index in 0..config.count {
-            let inbox = Arc::new(Inbox::new());
+        for (index, inbox) in inboxes.iter().enumerate() {
+            let inbox = Arc::clone(inbox);
             let published = Arc::new(Published::default());
             let shared = Shared {
                 inbox: inbox.clone(),
@@ -305,6 +315,7 @@ impl Workers {
     /// # Panics
     /// When the queue was attached before.
     pub fn attach(&self, queue: Arc<WorkQueue>) {
+        queue.cancels().set_doorbell(&self.doorbell);
         let active = Box::new(Active::new(Served::new(queue.clone())));
         let mut registry = self.registry();
         let (worker, load) = match registry
@@ -402,7 +413,7 @@ impl Workers {
     /// The doorbells, for objects that queues wait for.
     #[must_use]
     pub fn doorbell(&self) -> Doorbell {
-        Doorbell(self.handles.iter().map(|h| h.inbox.clone()).collect())
+        self.doorbell.clone()
     }
 
     /// All domains' parked queues are looked at.

@@ -268,9 +268,13 @@ impl<B: Backend> Thread<B> {
         queue.publish();
         if next == Next::Page {
             // Its turn is over until the answer comes, which is a command: it is obeyed after
-            // this turn at the earliest, however early it was sent.
-            let domain = queue.domain();
-            self.schedule.remove(domain, turn.key);
+            // this turn at the earliest, however early it was sent. It lies with the parked ones, since
+            // there it is looked for when somebody asks to cancel something of it.
+            if queue.rest() {
+                let domain = queue.domain();
+                self.schedule.remove(domain, turn.key);
+                self.parked.add(domain, turn.key);
+            }
         }
         self.publish();
         self.watch_regions();
@@ -284,7 +288,9 @@ impl<B: Backend> Thread<B> {
         };
         if let Some(Some(queue)) = self.queues.get_mut(key)
             && queue.answer(request, verdict)
+            && queue.wake()
         {
+            self.parked.remove(queue.domain(), key);
             self.schedule.add(queue.domain(), key, queue.account());
         }
     }
@@ -416,9 +422,13 @@ impl<B: Backend> Thread<B> {
         });
         // One that comes from another worker may have been parked there meanwhile.
         queue.unpark();
+        queue.set_worker(self.index);
         self.by_id.insert(queue.id(), key);
-        // One that waits for a page goes on waiting here.
-        if !queue.waits() {
+        // One that waits for a page goes on waiting here, unless somebody has asked to cancel something of
+        // it while it was on its way.
+        if queue.waits() && queue.rest() {
+            self.parked.add(queue.domain(), key);
+        } else {
             self.schedule.add(queue.domain(), key, queue.account());
         }
         self.queues[key] = Some(queue);

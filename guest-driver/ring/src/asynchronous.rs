@@ -37,7 +37,9 @@
 //!
 //! **Dropping a future does not stop its transfer.** The engine goes on with the memory that the
 //! descriptor names until its completion, which the driver then drops: memory that a future in
-//! flight names has to live on, as for a ticket that nobody polls.
+//! flight names has to live on, as for a ticket that nobody polls. Nor could dropping stop it: only a
+//! completion tells that the engine has let go, and a drop cannot wait for one. Who wants it to end asks by
+//! [`Submission::cancel`] and awaits both.
 
 use core::future::{Future, poll_fn};
 use core::pin::{Pin, pin};
@@ -48,6 +50,7 @@ use byway_protocols::{Completion, Descriptor};
 use crate::error::{SubmitError, WaitError};
 use crate::lock::Lock;
 use crate::queue::{Queue, Ticket};
+use crate::request::Request;
 
 /// What has become of the descriptor of a slot.
 #[derive(Debug, Default)]
@@ -244,6 +247,24 @@ pub struct Submission<'d, K: Fn(), const WORDS: usize = 16> {
     driver: &'d Driver<K, WORDS>,
     /// `None` once the completion was given.
     ticket: Option<Ticket>,
+}
+
+impl<'d, K: Fn(), const WORDS: usize> Submission<'d, K, WORDS> {
+    /// Asks for its descriptor to be given up, by a CANCEL in the same queue: what that has come to its future
+    /// tells ([`Cancelled`](crate::Cancelled)), and this one gives its completion as ever, with status 62 if it
+    /// was given up. Descriptors of which a queue waits as a whole are not reached so: see
+    /// [`Request::cancel_before`].
+    ///
+    /// # Errors
+    /// As [`Driver::submit`].
+    pub fn cancel(&self) -> Result<Submission<'d, K, WORDS>, SubmitError> {
+        let request = self.ticket.map(|ticket| Request::cancel(ticket, 1));
+        match request {
+            Some(Ok(request)) => self.driver.submit(request),
+            // It has given its completion: nothing is left to be given up.
+            _ => self.driver.submit(Request::nop()),
+        }
+    }
 }
 
 impl<K: Fn(), const WORDS: usize> Future for Submission<'_, K, WORDS> {

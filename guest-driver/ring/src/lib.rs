@@ -3,7 +3,7 @@
 //! # Inside
 //!
 //! [`queue`] holds the ring protocol (SPEC section 2), [`request`] and its neighbours `transform`,
-//! `checksum`, `delta`, `gather`, `places`, `protection`, `message` and `batch` build descriptors
+//! `cancel`, `checksum`, `delta`, `gather`, `places`, `protection`, `message` and `batch` build descriptors
 //! that an engine accepts (SPEC sections 3 and 4), [`outcome`] reads what completions tell,
 //! [`resume()`] makes the rest of a partial transfer (SPEC section 6). Shared memory is touched in the private module `memory` alone.
 //!
@@ -24,6 +24,7 @@ extern crate std;
 pub mod asynchronous;
 mod batch;
 mod bits;
+mod cancel;
 mod checksum;
 pub mod context;
 mod delta;
@@ -49,6 +50,7 @@ pub use batch::{Batch, BatchError, Statuses};
 pub use byway_protocols::codec::Compression;
 pub use byway_protocols::operands::Segment;
 pub use byway_protocols::{Completion, Descriptor, Flags, Opcode, Rights, Status};
+pub use cancel::Cancelled;
 pub use checksum::{Crc32c, Crc64};
 pub use context::{Capability, Context, Transport, WorkQueue};
 pub use delta::{Delta, Difference};

@@ -39,6 +39,10 @@ impl Ticket {
     pub const fn sequence(self) -> u32 {
         self.0
     }
+    #[cfg(test)]
+    pub(crate) const fn numbered(sequence: u32) -> Self {
+        Self(sequence)
+    }
 }
 
 /// What [`Queue::submit`] did.

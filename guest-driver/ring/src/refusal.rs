@@ -6,6 +6,7 @@ use byway_protocols::descriptor::{BATCH_COUNT_MAX, TRANSFER_BYTES_MAX};
 use byway_protocols::operands::{
     DELTA_BYTES_MAX, DeltaEntry, SEGMENTS_MAX, XOR_SOURCES_MAX, XOR_SOURCES_MIN,
 };
+use byway_protocols::ring::ENTRIES_MAX;
 use byway_protocols::{Opcode, Status};
 use core::fmt;
 
@@ -48,6 +49,8 @@ pub enum RequestError {
     },
     /// The number of descriptors in a batch is 0 or above 1024.
     Count(usize),
+    /// The number of descriptors to be cancelled is 0 or above 32768.
+    Cancelled(u32),
     /// The number of sources of XOR is not 2 to 16.
     Sources(usize),
     /// The number of segments in a list of COPY_SG is 0 or above 1024.
@@ -128,6 +131,7 @@ impl RequestError {
             | Self::Unit(_)
             | Self::Additional(_) => Status::BadSize,
             Self::Count(_)
+            | Self::Cancelled(_)
             | Self::Sources(_)
             | Self::Segments(_)
             | Self::NoList
@@ -165,6 +169,10 @@ impl fmt::Display for RequestError {
             Self::LastUnit { size, unit } => write!(
                 f,
                 "size of {size} bytes in data units of {unit}; expected 16 bytes or more in the last"
+            ),
+            Self::Cancelled(found) => write!(
+                f,
+                "{found} descriptors to be cancelled: expected 1 to {ENTRIES_MAX}"
             ),
             Self::Count(found) => {
                 write!(

@@ -268,7 +268,7 @@ impl Request {
     #[inline]
     pub fn blocking_on_fault(self) -> Result<Self, RequestError> {
         self.with_if(Flags::BLOCK_ON_FAULT, |opcode| {
-            !matches!(opcode, Opcode::Nop | Opcode::Drain)
+            !matches!(opcode, Opcode::Nop | Opcode::Drain | Opcode::Cancel)
         })
     }
 

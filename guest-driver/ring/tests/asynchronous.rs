@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
+use byway_protocols::operands::CancelFields;
 use byway_protocols::ring::QueueState;
-use byway_protocols::{Descriptor, Status};
+use byway_protocols::{Completion, Descriptor, Opcode, Status};
 use byway_ring::asynchronous::Driver;
-use byway_ring::{Options, Request, SubmitError, WaitError};
+use byway_ring::{Cancelled, Options, Request, SubmitError, WaitError};
 use common::{Engine, Memory, success};
 use proptest::prelude::*;
 
@@ -184,6 +185,49 @@ fn who_gives_up_leaves_the_descriptor_outstanding() {
         Err(WaitError::GaveUp)
     );
     assert_eq!(driver.outstanding(), 1);
+}
+
+#[test]
+fn a_future_has_its_descriptor_cancelled_and_still_tells_how_it_ended() {
+    let memory = Memory::new(4);
+    let mut engine = Engine::start(&memory, 1);
+    let driver = Driver::new(memory.queue(Options::default()), || ());
+    for round in 0..6_u32 {
+        let mut submission = driver.submit(numbered(1)).unwrap();
+        let cancel = submission.cancel().unwrap();
+        let (first, _) = engine.take().unwrap();
+        let (second, d) = engine.take().unwrap();
+        let fields = CancelFields::from_bytes(&d.operands());
+        assert_eq!((d.code(), d.size), (Opcode::Cancel as u8, 1));
+        assert_eq!(
+            (fields.queue, fields.first, fields.flags),
+            (0, 3 * round, 0)
+        );
+        let aborted = Completion {
+            status: Status::Aborted as u8,
+            ..success(0)
+        };
+        engine.complete(first, aborted);
+        engine.complete(
+            second,
+            Completion {
+                bytes_completed: 1,
+                ..success(0)
+            },
+        );
+        let told = driver.block_on(cancel, || true).unwrap();
+        assert_eq!(Cancelled::of(&told).unwrap().descriptors, 1);
+        let ended = driver.block_on(&mut submission, || true).unwrap();
+        assert_eq!(ended.status(), Some(Status::Aborted));
+        // Nothing is left to be given up.
+        let nothing = submission.cancel().unwrap();
+        let (at, d) = engine.take().unwrap();
+        assert_eq!(d.code(), Opcode::Nop as u8);
+        engine.complete(at, success(0));
+        let told = driver.block_on(nothing, || true).unwrap();
+        assert_eq!(Cancelled::of(&told).unwrap().descriptors, 0);
+    }
+    assert_eq!(driver.outstanding(), 0);
 }
 
 /// What happens next.

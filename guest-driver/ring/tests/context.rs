@@ -233,6 +233,7 @@ unsafe impl Transport for Fake {
         Ok(NewQueue {
             memory: memory.parts(),
             handle: self.handle("queue", 0, Some(memory)),
+            number: 7,
         })
     }
 

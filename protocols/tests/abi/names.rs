@@ -7,7 +7,7 @@ use byway_protocols::control::{
 };
 use byway_protocols::event::EventKind;
 use byway_protocols::operands::{
-    self, atomic_kind, delta_result, device_flags, device_operation, dif_block,
+    self, atomic_kind, cancel_flags, delta_result, device_flags, device_operation, dif_block,
     dif_destination_flags, dif_flags, dif_mismatch, dif_source_flags, endpoint_features,
     fetch_intent,
 };
@@ -196,6 +196,12 @@ pub fn groups() -> Vec<Group> {
                 ("DISCARD", device_operation::DISCARD.into()),
                 ("WRITE_ZEROES", device_operation::WRITE_ZEROES.into()),
             ],
+        ),
+        bits(
+            "cancel_flags",
+            "byway_cancel_fields.flags (section 4.34)",
+            "CANCEL",
+            vec![("EVERYTHING", cancel_flags::EVERYTHING.into())],
         ),
         bits(
             "device_flags",

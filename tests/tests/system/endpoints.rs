@@ -1,17 +1,23 @@
 //! Block devices, driven by descriptors of ring-3 processes: no guest's kernel takes part, no VM exits.
 
 use std::fs::File;
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use byway_agent::pattern;
 use byway_engine::interface::{Action, Admin, EndpointConfig, EndpointGrant, EndpointKind};
 use byway_engine::{Engine, EngineConfig};
+use byway_nvme::attach::{Server, serve};
+use byway_nvme::controller::{Config, Controller};
+use byway_nvme::medium::{Medium, Memory};
 use byway_protocols::{Descriptor, Status};
-use byway_ring::{Address, DeviceFailure, Request, Slot};
+use byway_ring::{Address, Cancelled, DeviceFailure, Request, Slot};
 
-use super::world::{APP, KIB, MIB, Party, RW, engine, turn};
+use super::world::{APP, KIB, MIB, Party, RW, collect, engine, submit, turn, until};
 
 /// Bytes of a disk.
 const DISK: u64 = 8 * MIB;
@@ -42,10 +48,20 @@ impl Drop for Disk {
 }
 
 fn attach(engine: &Engine, name: &str, disk: &Disk, users: &[&str]) -> Result<()> {
+    attach_as(engine, EndpointKind::File, name, &disk.0, users)
+}
+
+fn attach_as(
+    engine: &Engine,
+    kind: EndpointKind,
+    name: &str,
+    path: &Path,
+    users: &[&str],
+) -> Result<()> {
     engine.act(Action::AttachEndpoint(EndpointConfig {
         name: name.to_owned(),
-        kind: EndpointKind::File,
-        path: disk.0.clone(),
+        kind,
+        path: path.to_owned(),
         read_only: false,
         timeout_ms: 10_000,
     }))?;
@@ -160,6 +176,128 @@ fn what_is_not_granted_or_not_there_is_told() -> Result<()> {
     ensure!(
         read(at(0), 4096)?.status() == Some(Status::DeviceGone),
         "gone"
+    );
+    Ok(())
+}
+
+/// Blocks that nobody gets to read before they are let go.
+struct Hanging {
+    blocks: Memory,
+    gate: Arc<Gate>,
+}
+
+#[derive(Default)]
+struct Gate {
+    is_open: AtomicBool,
+    /// Reads that are over.
+    reads: AtomicUsize,
+}
+
+/// Opens it when a test ends, however that does: the device's thread would wait for ever.
+struct Opens(Arc<Gate>);
+
+impl Drop for Opens {
+    fn drop(&mut self) {
+        self.0.is_open.store(true, Ordering::Release);
+    }
+}
+
+impl Medium for Hanging {
+    fn bytes(&self) -> u64 {
+        self.blocks.bytes()
+    }
+    fn is_read_only(&self) -> bool {
+        false
+    }
+    fn read(&mut self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        while !self.gate.is_open.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.gate.reads.fetch_add(1, Ordering::AcqRel);
+        self.blocks.read(offset, into)
+    }
+    fn write(&mut self, offset: u64, from: &[u8]) -> io::Result<()> {
+        self.blocks.write(offset, from)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.blocks.flush()
+    }
+    fn zero(&mut self, offset: u64, length: u64, deallocate: bool) -> io::Result<()> {
+        self.blocks.zero(offset, length, deallocate)
+    }
+    fn deallocate(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        self.blocks.deallocate(offset, length)
+    }
+}
+
+/// A device hangs with as many transfers as a queue holds. The process that waits for them gives them up by
+/// itself: what comes late lands nowhere, and the queue goes on.
+#[test]
+fn a_process_gives_up_what_a_device_does_not_answer() -> Result<()> {
+    const HELD: u64 = 32;
+    const SIZE: u64 = 16 * KIB;
+    let Some(_turn) = turn() else { return Ok(()) };
+    let config = EngineConfig {
+        // So that the doorbell is never due.
+        park_us: 1_000_000,
+        ..EngineConfig::default()
+    };
+    let engine = engine(config, &["alice"])?;
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("nvme");
+    let gate = Arc::new(Gate::default());
+    let theirs = Arc::clone(&gate);
+    let _server = Server::start(&path, move |socket, stop| {
+        let hanging = Hanging {
+            blocks: Memory(vec![0x77; DISK as usize]),
+            gate: Arc::clone(&theirs),
+        };
+        serve(
+            socket,
+            &mut Controller::new(Config::default(), hanging),
+            stop,
+        )
+    })?;
+    // Before the server ends.
+    let opens = Opens(Arc::clone(&gate));
+    attach_as(&engine, EndpointKind::Nvme, "disk", &path, &["alice"])?;
+    let alice = Party::boot(&engine, "alice", 4 * MIB)?;
+    let slot = blocks(&alice, "disk")?;
+    let read = |index: u64| -> Result<Descriptor> {
+        let to = Address::own(alice.buffer + index * SIZE);
+        let from = Address::capability(slot, index * SIZE);
+        Ok(Request::read_blocks(to, from, SIZE)?.into())
+    };
+    alice.mark(0)?;
+    let mut all = (0..HELD).map(read).collect::<Result<Vec<_>>>()?;
+    all.push(Request::cancel_before().into());
+    let before = alice.exits()?;
+    submit(&alice, APP, &all)?;
+    let ended = collect(&alice, APP, all.len())?;
+    let delta = alice.exits()?.delta(&before);
+    let (last, others) = ended.split_last().context("completions")?;
+    ensure!(Cancelled::of(last)?.descriptors == HELD as u32, "{last:?}");
+    for done in others {
+        let told = (done.status(), done.bytes_completed);
+        ensure!(told == (Some(Status::Aborted), 0), "{done:?}");
+    }
+    ensure!(delta.is_quiet(), "it took exits: {delta:?}");
+    ensure!(gate.reads.load(Ordering::Acquire) == 0, "the device hangs");
+    // The device answers all the same, to nobody.
+    drop(opens);
+    until("the device's answers", || {
+        let over = gate.reads.load(Ordering::Acquire) >= HELD as usize;
+        Ok(over.then_some(()))
+    })?;
+    let done = alice.execute_one(APP, &read(HELD)?)?;
+    ensure!(done.status() == Some(Status::Success), "{done:?}");
+    ensure!(
+        alice.see(HELD * SIZE, SIZE)? == vec![0x77; SIZE as usize],
+        "the next read"
+    );
+    ensure!(
+        alice.see(0, HELD * SIZE)? == vec![0; (HELD * SIZE) as usize],
+        "something landed"
     );
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Block devices, from the operator's grant to the bytes in a guest's process and back.
 
+mod cancels;
 mod chains;
 mod failing_host;
 mod failures;

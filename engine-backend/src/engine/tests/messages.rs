@@ -6,7 +6,7 @@ use byway_protocols::{
     Completion, ControlStatus, Descriptor, Flags, Opcode, Rights, Status, Word0,
 };
 
-use super::world::{BUFFER, Queue, Vm, copy, create, link, until};
+use super::world::{BUFFER, Queue, Vm, copy, create, everything, link, range, until};
 use crate::{Engine, EngineConfig};
 
 const DEPTH: u32 = 4;
@@ -358,5 +358,80 @@ fn however_many_queues_wait_at_a_port_the_worker_sleeps() {
     }
     for mut queue in queues {
         assert_eq!(status(&queue.wait()), Status::Success);
+    }
+}
+
+/// However often either side is cancelled, polled or parked: it ends once, the port loses nothing, and what
+/// was behind it goes on.
+#[test]
+fn those_that_wait_are_cancelled_polled_or_parked() {
+    for (workers, park_us) in [(1, 1_000_000), (2, 20)] {
+        let mut w = world(workers, park_us);
+        let id = w.bob.queue.id;
+        let mut another = w.bob.another_queue(w.bob.context, 2);
+        for round in 0..30_u32 {
+            w.bob.submit(&receive(w.port, 0, BYTES));
+            w.bob.submit(&receive(w.port, 256, BYTES));
+            w.bob.fill(512, 8, 7);
+            let copied = copy((0, BUFFER + 512), (0, BUFFER + 1024), 8);
+            w.bob.submit(&copied);
+            if round % 3 == 2 {
+                // Long enough to be parked.
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
+            let first = 4 * round;
+            // One that is behind others that have not started.
+            let behind = w.bob.run_on(&mut another, &range(id, first + 2, 1));
+            assert_eq!(
+                (status(&behind), behind.bytes_completed),
+                (Status::Success, 0)
+            );
+            // It may not have begun yet: then it is not there to be cancelled.
+            let mut one = Completion::default();
+            until("it waits, and is cancelled", || {
+                one = w.bob.run_on(&mut another, &range(id, first, 1));
+                one.bytes_completed != 0
+            });
+            assert_eq!((status(&one), one.bytes_completed), (Status::Success, 1));
+            let c = w.bob.queue.wait();
+            assert_eq!((status(&c), c.bytes_completed), (Status::Aborted, 0));
+            // The second waits in its place, and gets what is sent.
+            w.alice.fill(0, 3, round as u8);
+            assert_eq!(w.alice.run_for(&send(w.to, 0, 3)), Status::Success);
+            let c = w.bob.queue.wait();
+            assert_eq!((status(&c), c.bytes_completed), (Status::Success, 3));
+            assert_eq!(w.bob.read(256, 3), [round as u8; 3]);
+            assert_eq!(status(&w.bob.queue.wait()), Status::Success);
+            // And a sender without room.
+            w.flood();
+            let senders = w.alice.queue.id;
+            let mut alices = w.alice.another_queue(w.alice.context, 2);
+            let mut c = Completion::default();
+            until("they wait, and are cancelled", || {
+                c = w.alice.run_on(&mut alices, &everything(senders));
+                c.bytes_completed != 0
+            });
+            assert_eq!((status(&c), c.bytes_completed), (Status::Success, 2));
+            for _ in 0..2 {
+                assert_eq!(status(&w.alice.queue.wait()), Status::Aborted);
+            }
+            std::mem::swap(&mut w.alice.queue, &mut alices);
+            w.alice.queue_request(RequestKind::QueueDestroy).unwrap();
+            std::mem::swap(&mut w.alice.queue, &mut alices);
+            for _ in 0..DEPTH {
+                assert_eq!(
+                    w.bob
+                        .run_on(&mut another, &receive(w.port, 0, BYTES))
+                        .bytes_completed,
+                    1
+                );
+            }
+            assert_eq!(
+                w.bob.run_on(&mut another, &everything(id)).bytes_completed,
+                0
+            );
+            let last = Descriptor::new(Opcode::Nop, Flags::NONE);
+            assert_eq!(w.bob.run_for(&last), Status::Success);
+        }
     }
 }

@@ -5,7 +5,9 @@ use byway_protocols::control::{PageResponseRequest, RequestKind, features, page_
 use byway_protocols::event::EventKind;
 use byway_protocols::{Completion, ControlStatus, Descriptor, Event, Flags, Rights, Status};
 
-use super::world::{BUFFER, BUFFER_BYTES, PASID, Queue, Vm, copy, create, link, until};
+use super::world::{
+    BUFFER, BUFFER_BYTES, PASID, Queue, Vm, copy, create, everything, link, range, until,
+};
 use crate::interface::{Action, Admin, Quotas};
 use crate::testing::pte;
 use crate::{Engine, EngineConfig};
@@ -363,4 +365,62 @@ fn revocation_does_not_wait_for_what_waits() {
         assert_eq!(ended(&c), (Status::Revoked, false, 2 * PAGE as u32, 0));
         assert_eq!(bob.read(HOLE - BUFFER, PAGE), vec![0x11; PAGE as usize]);
     }
+}
+
+/// What waits for a page has no turns; it is found all the same, as often as somebody asks.
+#[test]
+fn what_waits_for_a_page_is_cancelled() {
+    let (engine, mut alice, _bob) = pair(NEVER_MS, 8);
+    let id = alice.queue.id;
+    let mut another = alice.another_queue(alice.context, 16);
+    let nop = Descriptor::new(byway_protocols::Opcode::Nop, Flags::NONE);
+    set_present(&mut alice, HOLE, false);
+    alice.submit(&own_copy());
+    alice.submit(&nop);
+    let event = request(&mut alice);
+    until("it is parked", || parked(&engine) == 1);
+    for _ in 0..50 {
+        let c = alice.run_on(&mut another, &range(id, 2, 5));
+        assert_eq!(
+            ended(&c),
+            (Status::Success, false, 0, 0),
+            "none that it reaches"
+        );
+    }
+    assert!(alice.queue.poll().is_none());
+    let c = alice.run_on(&mut another, &range(id, 0, 1));
+    assert_eq!(ended(&c), (Status::Success, false, 1, 0));
+    let c = alice.queue.wait();
+    assert_eq!(ended(&c), (Status::Aborted, false, 2 * PAGE as u32, 0));
+    assert_eq!(
+        ended(&alice.queue.wait()).0,
+        Status::Success,
+        "what was behind it"
+    );
+    // Its answer is nobody's, and gives the place back that it took.
+    set_present(&mut alice, HOLE, true);
+    respond(&mut alice, event.request, page_outcome::RESOLVED).unwrap();
+    assert_eq!(parked(&engine), 0);
+    assert_eq!(ended(&alice.run(&own_copy())).0, Status::Success);
+    // Once more, with what is behind it, and the queue ends while two requests of it are open.
+    set_present(&mut alice, HOLE, false);
+    alice.submit(&own_copy());
+    let first = request(&mut alice).request;
+    alice.submit(&nop);
+    let mut c = Completion::default();
+    until("it waits, and is cancelled", || {
+        c = alice.run_on(&mut another, &everything(id));
+        c.bytes_completed != 0
+    });
+    assert_eq!(ended(&c), (Status::Success, false, 2, 0));
+    assert_eq!(ended(&alice.queue.wait()).2, 2 * PAGE as u32);
+    assert_eq!(ended(&alice.queue.wait()), (Status::Aborted, false, 0, 0));
+    alice.submit(&own_copy());
+    let second = request(&mut alice).request;
+    until("both are parked", || parked(&engine) == 2);
+    respond(&mut alice, first, page_outcome::RESOLVED).unwrap();
+    until("one is parked", || parked(&engine) == 1);
+    alice.queue_request(RequestKind::QueueDestroy).unwrap();
+    assert_eq!(parked(&engine), 0, "what the queue waits for goes with it");
+    assert!(respond(&mut alice, second, page_outcome::RESOLVED).is_err());
 }

@@ -11,6 +11,7 @@ use byway_protocols::control::{
     ContextDestroyRequest, KeyLoadRequest, QueueCreateReply, QueueCreateRequest, QueueRequest,
     RequestKind, bind_flags,
 };
+use byway_protocols::operands::{CancelFields, cancel_flags};
 use byway_protocols::{
     Completion, ControlStatus, Descriptor, Flags, Opcode, Rights, RingPosition, Status, Word0,
 };
@@ -170,17 +171,22 @@ impl Vm {
     }
     /// A fresh queue for the context.
     pub(super) fn create_queue(&mut self) {
-        self.queue = Queue::new(&self.guest);
+        self.queue = self.another_queue(self.context, Queue::ENTRIES);
+    }
+    /// A queue for a context beside the usual one.
+    pub(super) fn another_queue(&mut self, context: u32, entries: u32) -> Queue {
+        let mut queue = Queue::of(&self.guest, entries);
         let q = QueueCreateRequest {
-            context: self.context,
-            entries: Queue::ENTRIES,
-            ring: self.queue.ring,
-            completions: self.queue.completions,
-            header: self.queue.header,
+            context,
+            entries,
+            ring: queue.ring,
+            completions: queue.completions,
+            header: queue.header,
             ..QueueCreateRequest::default()
         };
         let reply = self.ask(RequestKind::QueueCreate, &q.to_bytes());
-        self.queue.id = QueueCreateReply::from_bytes(&reply.unwrap()).queue;
+        queue.id = QueueCreateReply::from_bytes(&reply.unwrap()).queue;
+        queue
     }
     pub(super) fn queue_request(&mut self, kind: RequestKind) -> Result<(), ControlStatus> {
         let q = QueueRequest {
@@ -334,6 +340,17 @@ impl Vm {
             self.driver.control.kick();
         }
     }
+    /// The same on a queue beside the usual one.
+    pub(super) fn submit_on(&mut self, queue: &mut Queue, descriptor: &Descriptor) {
+        queue.publish(descriptor);
+        if queue.needs_kick() {
+            self.driver.control.kick();
+        }
+    }
+    pub(super) fn run_on(&mut self, queue: &mut Queue, descriptor: &Descriptor) -> Completion {
+        self.submit_on(queue, descriptor);
+        queue.wait()
+    }
     pub(super) fn run(&mut self, descriptor: &Descriptor) -> Completion {
         self.submit(descriptor);
         self.queue.wait()
@@ -354,6 +371,30 @@ pub(super) fn copy(from: (u16, u64), to: (u16, u64), size: u64) -> Descriptor {
     }
 }
 
+/// A CANCEL of all of a queue; 0 is the one that it is in.
+pub(super) fn everything(queue: u32) -> Descriptor {
+    let fields = CancelFields {
+        queue,
+        flags: cancel_flags::EVERYTHING,
+        ..CancelFields::default()
+    };
+    Descriptor::new(Opcode::Cancel, Flags::NONE).with_operands(fields.to_bytes())
+}
+
+/// One of `count` descriptors of a queue, from this number on.
+pub(super) fn range(queue: u32, first: u32, count: u32) -> Descriptor {
+    let fields = CancelFields {
+        queue,
+        first,
+        ..CancelFields::default()
+    };
+    Descriptor {
+        size: count,
+        ..Descriptor::new(Opcode::Cancel, Flags::NONE)
+    }
+    .with_operands(fields.to_bytes())
+}
+
 /// A ring-3 process's end of a work queue.
 pub(super) struct Queue {
     guest: Arc<Guest>,
@@ -369,8 +410,11 @@ impl Queue {
     pub(super) const ENTRIES: u32 = 16;
 
     pub(super) fn new(guest: &Arc<Guest>) -> Self {
-        let entries = u64::from(Self::ENTRIES);
-        let start = RingPosition::new(Self::ENTRIES).unwrap();
+        Self::of(guest, Self::ENTRIES)
+    }
+    pub(super) fn of(guest: &Arc<Guest>, entries: u32) -> Self {
+        let start = RingPosition::new(entries).unwrap();
+        let entries = u64::from(entries);
         Self {
             guest: Arc::clone(guest),
             id: 0,
@@ -388,6 +432,10 @@ impl Queue {
         self.guest.write(at + 8, &d.to_bytes()[8..]);
         self.guest.write_u64(at, d.publish_word());
         self.next.advance();
+    }
+    /// Descriptors published so far: the number of the next.
+    pub(super) fn published(&self) -> u32 {
+        self.next.count()
     }
     pub(super) fn needs_kick(&self) -> bool {
         fence(Ordering::SeqCst);

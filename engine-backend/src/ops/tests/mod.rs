@@ -22,7 +22,9 @@ use byway_protocols::{Completion, Descriptor, Flags, Opcode, Status, Word0};
 
 use super::budget::CHUNK_BYTES;
 use super::chunk::Chunk;
-use super::{Budget, Codecs, Execution, Jobs, Outcome, Staging, Step, Verdict, Windows, try_short};
+use super::{
+    Budget, Codecs, Execution, Jobs, Outcome, Staging, Stand, Step, Verdict, Windows, try_short,
+};
 use crate::backend::{Backend, Software};
 use crate::epoch::Epochs;
 use crate::iotlb::Iotlb;
@@ -108,7 +110,7 @@ impl Rig {
                 budget: &mut budget,
                 regions_lost: sigbus::generation(),
                 missing: None,
-                awaits: &mut None,
+                stand: &mut Stand::default(),
                 codecs: &mut self.codecs,
             };
             if self.short && self.chunks == 1 {
@@ -159,7 +161,7 @@ impl Rig {
                 budget: &mut budget,
                 regions_lost: sigbus::generation(),
                 missing: None,
-                awaits: &mut None,
+                stand: &mut Stand::default(),
                 codecs: &mut self.codecs,
             };
             if let Step::Done(outcome) = execution.step(&mut chunk) {

@@ -63,6 +63,10 @@ fn good() -> Vec<Descriptor> {
         dif(Opcode::DixVerify, 512),
         word(Opcode::Atomic64),
         word(Opcode::Signal),
+        Descriptor {
+            size: 1,
+            ..descriptor(Opcode::Cancel, 0, 0)
+        },
     ]
 }
 
@@ -178,7 +182,7 @@ fn flags_are_those_of_the_operation() {
                 | Opcode::CopySg
                 | Opcode::CacheFlush
                 | Opcode::InterDomainCacheFlush => block | Flags::CACHE_CONTROL.0,
-                Opcode::Nop | Opcode::Drain => 0,
+                Opcode::Nop | Opcode::Drain | Opcode::Cancel => 0,
                 _ => block,
             };
         for bit in 0..24 {
@@ -215,6 +219,7 @@ fn operand_bits(d: &Descriptor, opcode: Opcode) -> [u64; 3] {
         Opcode::DifInsert | Opcode::DifGen | Opcode::DixGen => [makes, 0, ALL],
         Opcode::DifUpdate => [checks | 0xf8 << 8, ALL, ALL],
         Opcode::Atomic64 => [ALL, 0, 3],
+        Opcode::Cancel => [ALL, 1, 0],
         _ => [0; 3],
     }
 }
@@ -226,6 +231,7 @@ fn each_unused_bit_is_refused() {
         // Fields that the operation uses, by their offset; the rest must be 0.
         let (fields, slots): (&[usize], [bool; 2]) = match opcode {
             Opcode::Nop | Opcode::Drain => (&[], [false; 2]),
+            Opcode::Cancel => (&[32], [false; 2]),
             Opcode::Batch => (&[8, 16, 32], [true; 2]),
             Opcode::Memmove => (&[16, 24, 32], [true; 2]),
             Opcode::Fill => (&[16, 24, 32], [false, true]),
@@ -326,6 +332,12 @@ fn sizes_counts_handles_and_alignments() {
 fn sizes_of_what_has_a_grain() {
     let with_size = |d: Descriptor, size| status_of(&Descriptor { size, ..d });
     for d in &good()[SIZED.end..] {
+        if d.code() == Opcode::Cancel as u8 {
+            let sizes = [0, 1, 32768, 32769].map(|size| with_size(*d, size));
+            let count = Some(Status::BadCount);
+            assert_eq!(sizes, [count, None, None, count]);
+            continue;
+        }
         assert_eq!(with_size(*d, 0), Some(Status::BadSize), "{d:?}");
         assert_eq!(with_size(*d, d.size + 1), Some(Status::BadSize), "{d:?}");
         let above = TRANSFER_BYTES_MAX + d.size;

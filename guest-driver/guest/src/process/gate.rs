@@ -249,7 +249,11 @@ unsafe impl Transport for Gate {
             header: mapped(created.header)?,
             entries: options.entries,
         };
-        Ok(NewQueue { handle, memory })
+        Ok(NewQueue {
+            number: created.queue as u32,
+            handle,
+            memory,
+        })
     }
 
     fn destroy_queue(&self, queue: QueueHandle) -> Result<(), GateError> {

@@ -24,7 +24,7 @@ pub use byway_ring::context::{
     Accepted, CapabilityInfo, Ended, Info, Key, Name, Pipeline, Port, QueueOptions, Reason, Region,
     Source, State, Terms, TransportError, Wait, Waiting,
 };
-pub use byway_ring::{Pattern, Request, Rights, Status};
+pub use byway_ring::{Cancelled, Pattern, Request, Rights, Status};
 pub use device::{Device, DeviceInfo, PATH, Peer};
 pub use error::Error as KernelError;
 pub use transport::{CapabilityFile, Linux, ListenerFile, QueueFile};

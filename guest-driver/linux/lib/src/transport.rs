@@ -207,7 +207,11 @@ unsafe impl Transport for Linux {
             file,
             number: argument.queue,
         };
-        Ok(NewQueue { handle, memory })
+        Ok(NewQueue {
+            handle,
+            memory,
+            number: argument.queue,
+        })
     }
 
     fn destroy_queue(&self, queue: QueueFile) -> Result<(), Error> {

@@ -55,6 +55,8 @@ pub struct NewQueue<Q> {
     pub handle: Q,
     /// Where it is mapped.
     pub memory: QueueMemory,
+    /// The number by which descriptors of other queues name it.
+    pub number: u32,
 }
 
 /// What a narrower capability is to be.

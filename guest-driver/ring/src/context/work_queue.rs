@@ -22,6 +22,7 @@ const SLEEP_MAX: Duration = Duration::from_secs(1);
 pub struct WorkQueue<T: Transport, const WORDS: usize = 16> {
     /// `None` once it had to be destroyed under its owner ([`WorkQueue::end`]).
     live: Option<Live<T::Queue, WORDS>>,
+    number: u32,
     waiting: Waiting,
     transport: T,
 }
@@ -45,9 +46,16 @@ impl<T: Transport, const WORDS: usize> WorkQueue<T, WORDS> {
                 queue,
                 handle: made.handle,
             }),
+            number: made.number,
             waiting: Waiting::default(),
             transport,
         })
+    }
+
+    /// The number by which descriptors of other queues of the same context name it: see
+    /// [`Request::cancel_queue`](crate::Request::cancel_queue).
+    pub const fn number(&self) -> u32 {
+        self.number
     }
 
     /// What the transport keeps it by; `None` after a transfer that could not be waited for.

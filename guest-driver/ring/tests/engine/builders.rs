@@ -4,11 +4,12 @@ use byway_protocols::codec::{CodecWord, Compression};
 use byway_protocols::operands::*;
 use byway_protocols::{Completion, Descriptor, Flags, Opcode};
 use byway_ring::{
-    Address, Atomic, Block, Form, Intent, Mode, Pattern, Request, RequestError, Rows, Side, Slot,
-    Tags,
+    Address, Atomic, Block, Form, Intent, Mode, Options, Pattern, Request, RequestError, Rows,
+    Side, Slot, Tags,
 };
 use proptest::prelude::*;
 
+use super::common;
 use super::world::*;
 
 /// With these bytes 40-63.
@@ -442,6 +443,25 @@ proptest! {
             (raw(Opcode::Receive, port_at, local, bytes), Request::receive(port, local, bytes))
         };
         World::with(|world| world.agree(d, built))?;
+    }
+
+    #[test]
+    fn cancels(number in any::<u32>(), count in prop_oneof![0..40_000_u32, Just(u32::MAX)]) {
+        let ticket = common::Memory::new(2).queue(Options::default()).post(Request::nop()).unwrap();
+        let range = |queue| {
+            let mut d = Descriptor::new(Opcode::Cancel, Flags::NONE);
+            d.size = count;
+            let fields = CancelFields { queue, first: ticket.sequence(), ..CancelFields::default() };
+            Some(d.with_operands(fields.to_bytes()))
+        };
+        World::with(|world| world.agree(range(0), Request::cancel(ticket, count)))?;
+        World::with(|world| world.agree(range(number), Request::cancel_in(number, ticket, count)))?;
+        let all = |queue| {
+            let fields = CancelFields { queue, flags: 1, ..CancelFields::default() };
+            with(Some(Descriptor::new(Opcode::Cancel, Flags::NONE)), fields.to_bytes())
+        };
+        World::with(|world| world.agree(all(0), Ok(Request::cancel_before())))?;
+        World::with(|world| world.agree(all(number), Ok(Request::cancel_queue(number))))?;
     }
 }
 

@@ -4,5 +4,7 @@
 #![cfg(not(loom))]
 
 mod builders;
+#[path = "../common/mod.rs"]
+mod common;
 mod rests;
 mod world;

@@ -12,7 +12,7 @@ use crate::iotlb::Iotlb;
 use crate::memory::sigbus;
 use crate::ops::budget::CHUNK_BYTES;
 use crate::ops::chunk::Chunk;
-use crate::ops::{Budget, Codecs, Execution, Jobs, Staging, Step, Windows, try_short};
+use crate::ops::{Budget, Codecs, Execution, Jobs, Staging, Stand, Step, Windows, try_short};
 use crate::testing::{Guest, PageSize, Process, pte};
 
 /// Where processes have their data.
@@ -108,7 +108,7 @@ impl<B: Backend> World<B> {
                 budget: &mut budget,
                 regions_lost: sigbus::generation(),
                 missing: None,
-                awaits: &mut None,
+                stand: &mut Stand::default(),
                 codecs: &mut self.codecs,
             };
             if execution.is_none() {

@@ -154,6 +154,10 @@ impl Peers {
         self.peer.as_ref().unwrap()
     }
 
+    pub(super) fn bob(&mut self) -> &mut Vm {
+        &mut self.bob
+    }
+
     /// Whether the peer is there, and why not.
     pub(super) fn state(&self) -> (bool, Option<String>) {
         let Reply::Endpoints { endpoints } = self.engine.act(Action::Endpoints).unwrap() else {

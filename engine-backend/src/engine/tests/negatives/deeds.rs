@@ -164,7 +164,7 @@ pub(super) fn of(opcode: Opcode, slot: u16) -> Vec<Deed> {
     use Opcode as O;
     let own = own(opcode);
     match opcode {
-        O::Nop | O::Drain => vec![],
+        O::Nop | O::Drain | O::Cancel => vec![],
         O::Execute => vec![],
         O::DeviceTransfer => device(own, slot),
         O::Batch => batch(own, slot),

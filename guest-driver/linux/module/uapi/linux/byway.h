@@ -168,7 +168,7 @@ struct byway_ioc_lookup {
  * @entries: in, a power of two from 2 to queue_entries_max
  * @flags: in, BYWAY_IOC_QUEUE_*
  * @fd: out, the queue's descriptor
- * @queue: out, number of the queue, as the host's records name it
+ * @queue: out, number of the queue, as the host's records and CANCEL name it
  * @mmap_bytes: out, length of the one mapping that there may be
  * @ring_offset: out, where the ring begins in it (64 bytes * entries)
  * @completions_offset: out, where the completions begin (32 bytes * entries)
