@@ -8,7 +8,7 @@
 //!
 //! This crate owns the layout, the list of commands ([`commands`]), the accessors of both
 //! sides ([`host`], [`guest`]) and the functions that both must compute alike
-//! ([`checksum`], [`pattern`], [`canary`]). It is a tool for steering a guest, not part of the data path
+//! ([`checksum`], [`pattern`], [`canary`], [`stream`]). It is a tool for steering a guest, not part of the data path
 //! that Byway offers: nothing here may be needed by an application.
 //!
 //! Trust: the host program believes nothing that it reads here beyond what it checks, since the
@@ -25,6 +25,7 @@ pub mod host;
 pub mod layout;
 pub mod pattern;
 pub mod storm;
+pub mod stream;
 
 /// The example of `README.md`, so that it is compiled.
 #[cfg(doctest)]

@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use byway_agent::commands::{
-    Access, Accessed, Checksum, Compare, ComparePattern, ExitOnPurpose, Exited, FillPattern,
-    Filled, Hostile, HostileDone, LibraryUsed, NO_MISMATCH, Ping, PingPong, PingPongDone, Poll,
-    Polled, Pong, ProcessCommands, QueueStands, QueueState, Ran, Read, ReadDone, Run, Spin, Spun,
-    Storm, Stormed, Submit, Submitted, Summed, Tend, Tended, UseLibrary, WaitSleeping, Woken,
-    Write, WriteDone, dispatch_process,
+    Access, Accessed, Checksum, Compare, ComparePattern, DiskSent, ExitOnPurpose, Exited,
+    FillPattern, Filled, Hostile, HostileDone, LibraryUsed, NO_MISMATCH, Ping, PingPong,
+    PingPongDone, Poll, Polled, Pong, ProcessCommands, QueueStands, QueueState, Ran, Read,
+    ReadDone, Run, SendDisk, Spin, Spun, Storm, Stormed, StreamTaken, Submit, Submitted, Summed,
+    TakeStream, Tend, Tended, UseLibrary, WaitSleeping, Woken, Write, WriteDone, dispatch_process,
 };
 use byway_agent::guest::GuestChannel;
 use byway_agent::layout::{BULK_BYTES, MAGIC, MAILBOX_BYTES, VERSION};
@@ -129,6 +129,8 @@ impl ProcessCommands for Few {
         storm: Storm => Stormed;
         tend: Tend => Tended;
         use_library: UseLibrary => LibraryUsed;
+        send_disk: SendDisk => DiskSent;
+        take_stream: TakeStream => StreamTaken;
         hostile: Hostile => HostileDone;
     }
 }

@@ -67,6 +67,37 @@ impl Dma {
     store!(store_u32, u32, AtomicU32);
     store!(store_u64, u64, AtomicU64);
 
+    /// Copies `bytes` bytes from `offset` on to `into`, at the speed of memory. What the device writes there meanwhile
+    /// garbles them, no more.
+    ///
+    /// # Safety
+    /// `into` is valid for writes of so many bytes, none of which are these pages'.
+    pub(crate) unsafe fn copy_out(&self, offset: usize, into: *mut u8, bytes: usize) {
+        let from = self.range(offset, bytes);
+        // SAFETY: the source is in bounds as just checked, the rest is the caller's promise.
+        unsafe { from.copy_to_nonoverlapping(into, bytes) };
+    }
+
+    /// The other way.
+    ///
+    /// # Safety
+    /// `from` is valid for reads of so many bytes, none of which are these pages'.
+    pub(crate) unsafe fn copy_in(&self, offset: usize, from: *const u8, bytes: usize) {
+        let into = self.range(offset, bytes);
+        // SAFETY: the target is in bounds as just checked, the rest is the caller's promise.
+        unsafe { into.copy_from_nonoverlapping(from, bytes) };
+    }
+
+    fn range(&self, offset: usize, bytes: usize) -> *mut u8 {
+        let end = offset.checked_add(bytes);
+        assert!(
+            end.is_some_and(|end| end <= self.pages.bytes()),
+            "a range outside the DMA pages"
+        );
+        // SAFETY: `offset` is inside the allocation, or its end.
+        unsafe { self.pages.ptr.add(offset) }.as_ptr()
+    }
+
     /// Copies out, each byte fetched once.
     pub(crate) fn read(&self, offset: usize, into: &mut [u8]) {
         for (index, byte) in into.iter_mut().enumerate() {

@@ -19,6 +19,13 @@ pub enum Error {
     },
     /// The transport has no device behind it (device id 0).
     NoDevice,
+    /// A virtio device of another kind than the driver's.
+    DeviceId {
+        /// Its virtio id.
+        found: u32,
+        /// That of the driver's.
+        expected: u32,
+    },
     /// A virtio device, but not Byway's: its config space begins otherwise.
     NotByway {
         /// What stood in place of the magic.
@@ -95,6 +102,9 @@ impl fmt::Display for Error {
                 write!(f, "virtio-mmio version {found}; expected 2 (not legacy)")
             }
             Self::NoDevice => f.write_str("virtio-mmio registers with no device behind them"),
+            Self::DeviceId { found, expected } => {
+                write!(f, "a virtio device of id {found}; expected {expected}")
+            }
             Self::NotByway { found } => write!(
                 f,
                 "not a Byway device: config space begins {found:#010x}, expected {:#010x}",
@@ -105,7 +115,7 @@ impl fmt::Display for Error {
                 "no common ABI version: the engine speaks {engine}, this driver {ABI_VERSION}"
             ),
             Self::LegacyDevice => f.write_str("the device does not offer VIRTIO_F_VERSION_1"),
-            Self::FeaturesRefused => f.write_str("the device refused VIRTIO_F_VERSION_1 alone"),
+            Self::FeaturesRefused => f.write_str("the device refused features that it offers"),
             Self::Virtqueue { queue, size_max } => {
                 write!(
                     f,

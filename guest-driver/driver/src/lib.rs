@@ -2,7 +2,8 @@
 //!
 //! # Inside
 //!
-//! [`Device`] is the way in. Below it stand the split virtqueue (private), a [`Transport`] that
+//! [`Device`] is the way in; [`virtio`] has two devices of the standard for kernels that have no drivers of
+//! their own. Below it stand the split virtqueue (private), a [`Transport`] that
 //! reaches the device's registers, and a [`Hal`] by which the kernel gives memory, time and
 //! idleness. Section numbers with "SPEC" are of Byway's specification (`protocols/SPEC.md`); those
 //! with "virtio" are of Virtual I/O Device (VIRTIO) Version 1.2.
@@ -24,12 +25,14 @@ mod dma;
 pub mod error;
 pub mod hal;
 pub mod handle;
+mod handshake;
 pub mod invalidation;
 mod message;
 pub mod rings;
 #[cfg(test)]
 mod tests;
 pub mod transport;
+pub mod virtio;
 mod virtqueue;
 
 pub use byway_protocols::{ControlStatus, Rights, Status};

@@ -10,11 +10,13 @@ use crate::error::Broken;
 use crate::transport::VirtqueueAddresses;
 use core::sync::atomic::{Ordering, fence};
 
-/// A part of a chain, guest-physical.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Buffer {
-    pub(crate) gpa: u64,
-    pub(crate) bytes: u32,
+/// A part of a chain: memory that a device reads or writes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Buffer {
+    /// Where it begins, guest-physical.
+    pub gpa: u64,
+    /// How many bytes there are.
+    pub bytes: u32,
 }
 
 /// A chain that came back.
@@ -34,8 +36,7 @@ const AVAIL_NO_INTERRUPT: u16 = 1;
 /// Used ring flag: no notifications, please (virtio 2.7.8).
 const USED_NO_NOTIFY: u16 = 1;
 
-/// A virtqueue of `SIZE` entries whose chains have at most two parts: one that the device reads
-/// and one that it writes.
+/// A virtqueue of `SIZE` entries.
 #[derive(Debug)]
 pub(crate) struct Virtqueue<const SIZE: usize> {
     /// Room for the device to write in the chain that begins at each entry; `None` = the
@@ -43,17 +44,27 @@ pub(crate) struct Virtqueue<const SIZE: usize> {
     in_flight: [Option<u32>; SIZE],
     /// Whether an entry is part of a chain in flight.
     taken: [bool; SIZE],
-    /// Entry that follows a head.
-    second: [Option<u16>; SIZE],
+    /// How many are not.
+    free: usize,
+    /// Entry that follows each in its chain.
+    next: [Option<u16>; SIZE],
     /// Chains made available, modulo 2^16.
     available: u16,
+    /// As many of them as the device has been told of, or had not wanted to be.
+    told: u16,
     /// Chains taken back, modulo 2^16.
     used: u16,
+    /// Notifications and interrupts go by event indices (virtio 2.7.7.1, 2.7.10.1).
+    event_idx: bool,
 }
 
 impl<const SIZE: usize> Virtqueue<SIZE> {
     const AVAIL: usize = 16 * SIZE;
     const USED: usize = (Self::AVAIL + 6 + 2 * SIZE).next_multiple_of(4);
+    /// Where the driver says with which chain it wants the next interrupt.
+    const USED_EVENT: usize = Self::AVAIL + 4 + 2 * SIZE;
+    /// Where the device says of which chain it wants to be told next.
+    const AVAIL_EVENT: usize = Self::USED + 4 + 8 * SIZE;
     /// Bytes that the rings take at the beginning of the page.
     pub(crate) const BYTES: usize = Self::USED + 6 + 8 * SIZE;
 
@@ -63,9 +74,20 @@ impl<const SIZE: usize> Virtqueue<SIZE> {
         Self {
             in_flight: [None; SIZE],
             taken: [false; SIZE],
-            second: [None; SIZE],
+            free: SIZE,
+            next: [None; SIZE],
             available: 0,
+            told: 0,
             used: 0,
+            event_idx: false,
+        }
+    }
+
+    /// The same, of a device that has accepted VIRTIO_F_EVENT_IDX if `event_idx`.
+    pub(crate) const fn with_event_idx(event_idx: bool) -> Self {
+        Self {
+            event_idx,
+            ..Self::new()
         }
     }
 
@@ -79,34 +101,55 @@ impl<const SIZE: usize> Virtqueue<SIZE> {
         }
     }
 
-    /// Asks the device for interrupts, or not.
+    /// Asks the device for interrupts, or not. Without event indices.
     pub(crate) fn set_interrupts(&self, dma: &Dma, wanted: bool) {
         let flags = if wanted { 0 } else { AVAIL_NO_INTERRUPT };
         dma.store_u16(Self::AVAIL, flags, Ordering::Relaxed);
     }
 
-    /// Makes a chain available: `readable` for the device to read, `writable` for it to write.
-    /// Returns its head, or `None` when no entries are left.
+    /// Asks for an interrupt with the next chain that comes back; true where one is back already, so
+    /// that nobody must sleep. With event indices it is one interrupt for each time that this is called,
+    /// and none before.
+    pub(crate) fn arm(&self, dma: &Dma) -> bool {
+        if self.event_idx {
+            dma.store_u16(Self::USED_EVENT, self.used, Ordering::Relaxed);
+            // The wish is visible before the look, or both sides could miss each other.
+            fence(Ordering::SeqCst);
+        }
+        dma.load_u16(Self::USED + 2, Ordering::Acquire) != self.used
+    }
+
+    /// Makes a chain available: `readable` for the device to read, then `writable` for it to write.
+    /// Returns its head, or `None` when not enough entries are left.
     pub(crate) fn push(
         &mut self,
         dma: &Dma,
-        readable: Option<Buffer>,
-        writable: Buffer,
+        readable: &[Buffer],
+        writable: &[Buffer],
     ) -> Option<u16> {
-        let last = self.free_entry(None)?;
-        let head = match readable {
-            None => last,
-            Some(part) => {
-                let head = self.free_entry(Some(last))?;
-                self.describe(dma, head, part, DESC_NEXT, last);
-                self.taken[usize::from(head)] = true;
-                head
+        let parts = readable.len() + writable.len();
+        if parts == 0 || parts > self.free {
+            return None;
+        }
+        let head = self.take_entry()?;
+        let mut entry = head;
+        for (number, part) in readable.iter().chain(writable).enumerate() {
+            let flags = if number < readable.len() {
+                0
+            } else {
+                DESC_WRITE
+            };
+            if number + 1 == parts {
+                self.describe(dma, entry, *part, flags, 0);
+            } else {
+                let next = self.take_entry()?;
+                self.describe(dma, entry, *part, flags | DESC_NEXT, next);
+                self.next[usize::from(entry)] = Some(next);
+                entry = next;
             }
-        };
-        self.describe(dma, last, writable, DESC_WRITE, 0);
-        self.taken[usize::from(last)] = true;
-        self.second[usize::from(head)] = (head != last).then_some(last);
-        self.in_flight[usize::from(head)] = Some(writable.bytes);
+        }
+        let room = writable.iter().map(|part| part.bytes);
+        self.in_flight[usize::from(head)] = Some(room.fold(0, u32::saturating_add));
 
         let place = usize::from(self.available) % SIZE;
         dma.store_u16(Self::AVAIL + 4 + 2 * place, head, Ordering::Relaxed);
@@ -116,11 +159,22 @@ impl<const SIZE: usize> Virtqueue<SIZE> {
         Some(head)
     }
 
-    /// Whether the device wants to be told of what was pushed (virtio 2.7.10).
-    pub(crate) fn wants_notify(&self, dma: &Dma) -> bool {
+    /// Whether the device wants to be told of what was pushed since the last time that this was asked
+    /// (virtio 2.7.10).
+    pub(crate) fn wants_notify(&mut self, dma: &Dma) -> bool {
+        let told = core::mem::replace(&mut self.told, self.available);
+        if told == self.available {
+            return false;
+        }
         // The index is visible before the flag is read, or both sides could miss each other.
         fence(Ordering::SeqCst);
-        dma.load_u16(Self::USED, Ordering::Relaxed) & USED_NO_NOTIFY == 0
+        if self.event_idx {
+            let event = dma.load_u16(Self::AVAIL_EVENT, Ordering::Relaxed);
+            // Whether the chain with that number is among the new ones.
+            event.wrapping_sub(told) < self.available.wrapping_sub(told)
+        } else {
+            dma.load_u16(Self::USED, Ordering::Relaxed) & USED_NO_NOTIFY == 0
+        }
     }
 
     /// Takes back the next chain that the device has used.
@@ -141,9 +195,11 @@ impl<const SIZE: usize> Virtqueue<SIZE> {
         if room.is_none_or(|room| written > room) {
             return Err(Broken::UsedElement);
         }
-        self.taken[head] = false;
-        if let Some(last) = self.second[head].take() {
-            self.taken[usize::from(last)] = false;
+        let mut entry = Some(head as u16);
+        while let Some(at) = entry.map(usize::from) {
+            self.taken[at] = false;
+            self.free += 1;
+            entry = self.next[at].take();
         }
         self.used = self.used.wrapping_add(1);
         Ok(Some(Used {
@@ -152,14 +208,17 @@ impl<const SIZE: usize> Virtqueue<SIZE> {
         }))
     }
 
-    /// The entry that the last part of the next chain will take.
+    /// The entry that the head of the next chain will be: the lowest that is free.
     pub(crate) fn next_entry(&self) -> Option<u16> {
-        self.free_entry(None)
+        let free = self.taken.iter().position(|taken| !taken);
+        free.map(|entry| entry as u16)
     }
 
-    fn free_entry(&self, except: Option<u16>) -> Option<u16> {
-        let free = |&entry: &u16| !self.taken[usize::from(entry)] && Some(entry) != except;
-        (0..SIZE as u16).find(free)
+    fn take_entry(&mut self) -> Option<u16> {
+        let entry = self.next_entry()?;
+        self.taken[usize::from(entry)] = true;
+        self.free -= 1;
+        Some(entry)
     }
 
     fn describe(&self, dma: &Dma, entry: u16, part: Buffer, flags: u16, next: u16) {

@@ -351,7 +351,7 @@ fn check_tap(tap: &TapSource) -> Result<(), Mistake> {
         }
         TapSource::Fd(fd) if *fd > 2 => Ok(()),
         TapSource::Fd(fd) => Err(Mistake::new(
-            format!("descriptor {fd} cannot be a TAP interface"),
+            format!("descriptor {fd} cannot be a TAP interface or a socket"),
             "use a descriptor above 2 that is open when byway starts",
         )),
     }

@@ -97,7 +97,8 @@ impl NvmeSettings {
 pub enum TapSource {
     /// The host's TAP interface of this name; it is made if it is not there and the process may.
     Name(String),
-    /// A descriptor of `/dev/net/tun` that whoever started this process has attached already.
+    /// A descriptor that whoever started this process has made ready: of `/dev/net/tun`, attached; or a connected Unix socket of type
+    /// `SOCK_SEQPACKET`, of which each packet is a frame.
     Fd(i32),
 }
 

@@ -35,12 +35,26 @@ impl Bound {
     /// # Errors
     /// When the host has no such core for this process.
     pub fn to(core: usize) -> io::Result<Self> {
+        Self::among(&[core])
+    }
+
+    /// The same with several cores.
+    ///
+    /// # Errors
+    /// When the host has none of them for this process.
+    pub fn among(cores: &[usize]) -> io::Result<Self> {
         let before = allowed_cores();
-        pin_current_thread(core)?;
+        bind(cores)?;
         Ok(Self {
             before,
             _thread: PhantomData,
         })
+    }
+
+    /// Cores that it might run on before.
+    #[must_use]
+    pub fn before(&self) -> &[usize] {
+        &self.before
     }
 }
 

@@ -92,6 +92,23 @@ pub fn cpu_seconds(tid: i32) -> io::Result<f64> {
     Ok(ns.ok_or_else(bad)? as f64 / 1e9)
 }
 
+/// Every thread of this process.
+///
+/// # Errors
+/// When procfs is not mounted.
+pub fn threads() -> io::Result<Vec<i32>> {
+    let entries = fs::read_dir("/proc/self/task")?;
+    entries
+        .map(|entry| {
+            let name = entry?.file_name();
+            let bad = || io::Error::new(io::ErrorKind::InvalidData, "a thread without a number");
+            name.to_str()
+                .and_then(|name| name.parse().ok())
+                .ok_or_else(bad)
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::ThreadLoad;

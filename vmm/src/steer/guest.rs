@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use byway_agent::commands::{self, Request};
 use byway_agent::host::Ticket;
 use byway_agent::{CallError, GuestState, HostMailbox, Process};
-use byway_engine::interface::Admin;
+use byway_engine::interface::{Admin, Domain};
 
 use super::engine_calls::Opened;
 use crate::devices::block::DiskStore;
@@ -69,8 +69,20 @@ impl Guest {
     /// # Errors
     /// When the VM cannot be made, or the guest crashes or does not come up; its console is part of the message.
     pub fn boot(spec: &GuestSpec, engine: &dyn Admin) -> Result<Self> {
-        let console = Console::default();
         let domain = engine.attach(&spec.name)?;
+        Self::boot_with(spec, Some(domain), DeviceSettings::default())
+    }
+
+    /// The same with an engine's domain or without, and with other devices.
+    ///
+    /// # Errors
+    /// As for [`Self::boot`].
+    pub fn boot_with(
+        spec: &GuestSpec,
+        domain: Option<Box<dyn Domain>>,
+        devices: DeviceSettings,
+    ) -> Result<Self> {
+        let console = Console::default();
         let config = VmConfig {
             name: spec.name.clone(),
             kernel: KernelSource::Image(crate::guest_image()),
@@ -86,12 +98,12 @@ impl Guest {
             pin: spec.pin.into_iter().collect(),
             serial: SerialSink::Capture(console.clone()),
             device_id: crate::devices::byway::DEFAULT_DEVICE_ID,
-            devices: DeviceSettings::default(),
+            devices,
             disks: DiskStore::default(),
             mailbox_bytes: byway_agent::layout::MAILBOX_BYTES as u64,
         };
-        let mut vm = Vm::new(config, Some(domain))
-            .with_context(|| format!("cannot build VM {}", spec.name))?;
+        let mut vm =
+            Vm::new(config, domain).with_context(|| format!("cannot build VM {}", spec.name))?;
         let (gpa, bytes) = vm.mailbox().context("the VM has no mailbox")?;
         let base = vm
             .ram()

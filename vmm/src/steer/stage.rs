@@ -110,7 +110,7 @@ pub struct Stage {
     pub engine_core: usize,
     /// The engine. After the VMs, which end before it.
     pub engine: Engine,
-    _bound: pin::Bound,
+    bound: pin::Bound,
 }
 
 impl Stage {
@@ -175,7 +175,7 @@ impl Stage {
             boot_to_first_transfer: Duration::ZERO,
             engine_core,
             engine,
-            _bound: bound,
+            bound,
         };
         stage.expect_success(&Direction::Put.descriptor(&stage, 64))?;
         stage.boot_to_first_transfer = started.elapsed();
@@ -186,6 +186,12 @@ impl Stage {
     pub fn stop_on(&mut self, stop: &Stop) {
         self.alice.stop_on(stop);
         self.bob.stop_on(stop);
+    }
+
+    /// Every core that this process may use.
+    #[must_use]
+    pub fn cores(&self) -> &[usize] {
+        self.bound.before()
     }
 
     /// Has the engine attach what is at `path` as endpoint `name`, and grants alice all of it: what an operator says with

@@ -2,7 +2,7 @@
 //! and what it means.
 //!
 //! To add one, add an entry here and a method to the implementation of
-//! [`ProcessCommands`], [`KernelCommands`] or [`EngineCommands`] in the guest; the compiler
+//! [`ProcessCommands`], [`KernelCommands`], [`EngineCommands`] or [`DeviceCommands`] in the guest; the compiler
 //! asks for the second after the first. Arguments and results are words of 64 bits, eight
 //! at most, carried in the order of the fields.
 //!
@@ -10,10 +10,12 @@
 //! otherwise. [`KernelCommands`] and [`EngineCommands`] are carried out for that process by the
 //! guest kernel: they cost a trap, and the latter reach the engine over the control virtqueue.
 
+mod device;
 mod engine;
 mod kernel;
 mod process;
 
+pub use device::*;
 pub use engine::*;
 pub use kernel::*;
 pub use process::*;
@@ -44,6 +46,8 @@ pub enum Status {
     NoDevice = 7,
     /// A work queue takes no descriptor: it is dead. Details: its number.
     QueueDead = 8,
+    /// The disk or the network interface is not there, failed, or lost something; the serial console says what.
+    DeviceFailed = 9,
 }
 
 impl Status {
@@ -60,6 +64,7 @@ impl Status {
             6 => Some(Self::TimedOut),
             7 => Some(Self::NoDevice),
             8 => Some(Self::QueueDead),
+            9 => Some(Self::DeviceFailed),
             _ => None,
         }
     }
@@ -110,6 +115,12 @@ impl core::fmt::Display for Failure {
             Status::TimedOut => write!(f, "nothing came in the time given"),
             Status::NoDevice => write!(f, "no Byway device that works; see the serial console"),
             Status::QueueDead => write!(f, "work queue {a} is dead"),
+            Status::DeviceFailed => {
+                write!(
+                    f,
+                    "its disk or network interface failed; see the serial console"
+                )
+            }
         }
     }
 }
@@ -218,13 +229,15 @@ fn pack(words: &[u64]) -> Words {
     packed
 }
 
-// The three modules find the macro by this path.
+// The four modules find the macro by this path.
 use commands;
 
 /// First number of [`KernelCommands`]; [`ProcessCommands`] stay below.
 pub const KERNEL_COMMANDS: u32 = 0x100;
 /// First number of [`EngineCommands`].
 pub const ENGINE_COMMANDS: u32 = 0x200;
+/// First number of [`DeviceCommands`].
+pub const DEVICE_COMMANDS: u32 = 0x300;
 
 #[cfg(test)]
 mod tests {
@@ -244,7 +257,11 @@ mod tests {
             assert!(seen.insert(*code), "{name}");
         }
         for (code, name) in ENGINE_COMMAND_LIST {
-            assert!(*code >= ENGINE_COMMANDS, "{name}");
+            assert!((ENGINE_COMMANDS..DEVICE_COMMANDS).contains(code), "{name}");
+            assert!(seen.insert(*code), "{name}");
+        }
+        for (code, name) in DEVICE_COMMAND_LIST {
+            assert!(*code >= DEVICE_COMMANDS, "{name}");
             assert!(seen.insert(*code), "{name}");
         }
     }
@@ -277,6 +294,6 @@ mod tests {
                 assert_eq!(status as u32, value);
             }
         }
-        assert_eq!(Status::from_raw(9), None);
+        assert_eq!(Status::from_raw(10), None);
     }
 }

@@ -372,4 +372,34 @@ commands! {
         /// A status of the engine, or 0x100 and one of the guest.
         detail,
     }
+
+    /// Reads from the guest's disk, as [`super::DiskRead`] does, and sends it on as the stream of [`super::NetSend`], each part when
+    /// it is there. When the other end has taken all, a last byte says that this was it.
+    0x50 send_disk: SendDisk {
+        /// Virtual address of memory for all of it.
+        va,
+        /// Bytes; a multiple of 512.
+        bytes,
+        /// First sector of 512 bytes.
+        sector,
+        /// As in [`super::NetSend`].
+        window,
+    } => DiskSent {
+        /// How long it took until all was taken, in ticks of the time-stamp counter.
+        ticks,
+        /// Calls of the kernel until then.
+        calls,
+    }
+
+    /// The other end: takes bytes of the stream, and then the one that says that this was it. Until that is there the vCPU sleeps: one that
+    /// waited busily for its next command could keep its core from what tells the sender.
+    0x51 take_stream: TakeStream {
+        /// Virtual address.
+        va,
+        /// Bytes.
+        bytes,
+    } => StreamTaken {
+        /// Calls of the kernel.
+        calls,
+    }
 }

@@ -7,7 +7,8 @@ use super::{CONTROL_ENTRIES, Device, EVENT_ENTRIES, EngineInfo, Failure, Options
 use crate::dma::Dma;
 use crate::error::{Broken, Error};
 use crate::hal::Hal;
-use crate::transport::{F_VERSION_1, Transport, status};
+use crate::handshake;
+use crate::transport::{Transport, status};
 use crate::virtqueue::Virtqueue;
 use byway_protocols::config::{CONTROL_QUEUE, EVENT_QUEUE, MAGIC};
 use byway_protocols::{ABI_VERSION, ConfigSpace};
@@ -129,14 +130,10 @@ impl<T: Transport, H: Hal> Device<T, H> {
         self.quiesce()?;
         self.broken = None;
         identify(&mut self.transport)?;
-        self.transport.set_status(status::ACKNOWLEDGE);
-        self.transport
-            .set_status(status::ACKNOWLEDGE | status::DRIVER);
-        self.negotiate()?;
+        // VIRTIO_F_VERSION_1 and nothing else.
+        handshake::negotiate(&mut self.transport, 0)?;
         self.set_up_queues()?;
-        self.transport.set_status(
-            status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK | status::DRIVER_OK,
-        );
+        handshake::go(&mut self.transport);
         self.transport.notify(EVENT_QUEUE);
         self.engine = self.ask()?;
         Ok(())
@@ -144,32 +141,7 @@ impl<T: Transport, H: Hal> Device<T, H> {
 
     /// Resets the device and waits until it says that it is (virtio 2.4.2).
     fn quiesce(&mut self) -> Result<(), Error> {
-        self.transport.set_status(0);
-        let start = self.hal.now_ns();
-        loop {
-            let late = self.hal.now_ns().saturating_sub(start) > self.options.timeout_ns;
-            if self.transport.status() == 0 {
-                return Ok(());
-            }
-            if late {
-                return Err(Broken::ResetIgnored.into());
-            }
-            self.hal.idle();
-        }
-    }
-
-    /// Accepts VIRTIO_F_VERSION_1 and nothing else (virtio 2.2).
-    fn negotiate(&mut self) -> Result<(), Error> {
-        if self.transport.device_features() & F_VERSION_1 == 0 {
-            return Err(Error::LegacyDevice);
-        }
-        self.transport.set_driver_features(F_VERSION_1);
-        let negotiating = status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK;
-        self.transport.set_status(negotiating);
-        if self.transport.status() & status::FEATURES_OK == 0 {
-            return Err(Error::FeaturesRefused);
-        }
-        Ok(())
+        handshake::reset(&mut self.transport, &mut self.hal, self.options.timeout_ns)
     }
 
     fn set_up_queues(&mut self) -> Result<(), Error> {
@@ -186,10 +158,7 @@ impl<T: Transport, H: Hal> Device<T, H> {
             (CONTROL_QUEUE, CONTROL_ENTRIES),
             (EVENT_QUEUE, EVENT_ENTRIES),
         ] {
-            let size_max = self.transport.queue_size_max(queue);
-            if usize::from(size_max) < entries {
-                return Err(Error::Virtqueue { queue, size_max });
-            }
+            handshake::check_queue(&mut self.transport, queue, entries)?;
         }
         let addresses = Virtqueue::<CONTROL_ENTRIES>::addresses(&self.control_dma);
         self.transport.enable_queue(CONTROL_QUEUE, &addresses);

@@ -136,7 +136,8 @@ impl<T: Transport, H: Hal> Device<T, H> {
                 gpa: self.events_dma.gpa(offset),
                 bytes: EVENT_BYTES as u32,
             };
-            if self.events.push(&self.events_dma, None, buffer).is_none() {
+            let pushed = self.events.push(&self.events_dma, &[], &[buffer]);
+            if pushed.is_none() {
                 return;
             }
         }

@@ -193,7 +193,7 @@ impl<T: Transport, H: Hal> Device<T, H> {
         // One request at a time: entries are always left unless an earlier one never came back,
         // and then the device is broken and this is not reached.
         self.control
-            .push(&self.control_dma, Some(readable), writable)
+            .push(&self.control_dma, &[readable], &[writable])
             .ok_or(Error::Broken(Broken::TimedOut))?;
         if self.control.wants_notify(&self.control_dma) {
             self.transport.notify(CONTROL_QUEUE);

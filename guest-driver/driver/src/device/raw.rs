@@ -28,7 +28,7 @@ impl<T: Transport, H: Hal> Device<T, H> {
             bytes: MESSAGE_BYTES_MAX as u32,
         };
         self.control
-            .push(&self.control_dma, Some(readable), writable)
+            .push(&self.control_dma, &[readable], &[writable])
             .ok_or(Error::Broken(Broken::TimedOut))?;
         if self.control.wants_notify(&self.control_dma) {
             self.transport.notify(CONTROL_QUEUE);

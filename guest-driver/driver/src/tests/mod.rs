@@ -11,4 +11,5 @@ mod keys;
 mod mmio;
 mod ports;
 mod queues;
+mod virtio;
 mod virtqueue;

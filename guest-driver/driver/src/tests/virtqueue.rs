@@ -36,11 +36,11 @@ fn entries_are_lent_until_their_chain_is_back() {
     let (_world, dma) = page();
     let mut queue = Small::new();
     let heads: Vec<u16> = (0..2)
-        .map(|_| queue.push(&dma, Some(PART), PART).unwrap())
+        .map(|_| queue.push(&dma, &[PART], &[PART]).unwrap())
         .collect();
     assert_ne!(heads[0], heads[1]);
     assert_eq!(
-        queue.push(&dma, None, PART),
+        queue.push(&dma, &[], &[PART]),
         None,
         "two chains of two parts are all"
     );
@@ -55,17 +55,17 @@ fn entries_are_lent_until_their_chain_is_back() {
             written: 100
         }))
     );
-    assert!(queue.push(&dma, None, PART).is_some());
-    assert!(queue.push(&dma, None, PART).is_some());
-    assert_eq!(queue.push(&dma, None, PART), None);
+    assert!(queue.push(&dma, &[], &[PART]).is_some());
+    assert!(queue.push(&dma, &[], &[PART]).is_some());
+    assert_eq!(queue.push(&dma, &[], &[PART]), None);
 }
 
 #[test]
 fn a_chain_comes_back_once() {
     let (_world, dma) = page();
     let mut queue = Small::new();
-    let head = queue.push(&dma, None, PART).unwrap();
-    queue.push(&dma, None, PART).unwrap();
+    let head = queue.push(&dma, &[], &[PART]).unwrap();
+    queue.push(&dma, &[], &[PART]).unwrap();
     give(&dma, 0, u32::from(head), 0);
     assert!(queue.pop(&dma).unwrap().is_some());
     give(&dma, 1, u32::from(head), 0);
@@ -76,7 +76,7 @@ fn a_chain_comes_back_once() {
 fn the_second_part_of_a_chain_is_no_chain() {
     let (_world, dma) = page();
     let mut queue = Small::new();
-    let head = queue.push(&dma, Some(PART), PART).unwrap();
+    let head = queue.push(&dma, &[PART], &[PART]).unwrap();
     let other = (0..4).find(|entry| *entry != head).unwrap();
     give(&dma, 0, u32::from(other), 0);
     assert_eq!(queue.pop(&dma), Err(Broken::UsedElement));
@@ -87,7 +87,7 @@ fn indices_wrap() {
     let (_world, dma) = page();
     let mut queue = Small::new();
     for number in 0..=u16::MAX {
-        let head = queue.push(&dma, None, PART).unwrap();
+        let head = queue.push(&dma, &[], &[PART]).unwrap();
         let element = USED + 4 + 8 * usize::from(number % 4);
         dma.store_u32(element, u32::from(head), Ordering::Relaxed);
         dma.store_u16(USED + 2, number.wrapping_add(1), Ordering::Release);

@@ -76,6 +76,28 @@ unsafe impl Hal for KernelHal {
     }
 }
 
+/// The same for drivers of other devices, which keep their memory for good: straight from the allocator.
+pub struct FrameHal<'f>(pub &'f mut Frames);
+
+// SAFETY: frames come from the allocator, zeroed, and stay whoever's took them; all RAM is mapped.
+unsafe impl Hal for FrameHal<'_> {
+    fn allocate(&mut self, pages: usize) -> Option<DmaPages> {
+        let gpa = self.0.take_run(pages)?;
+        let ptr = NonNull::new(direct::<u8>(gpa))?;
+        // SAFETY: whole frames that were just taken.
+        unsafe { ptr.as_ptr().write_bytes(0, pages * PAGE as usize) };
+        Some(DmaPages { gpa, ptr, pages })
+    }
+
+    unsafe fn free(&mut self, pages: DmaPages) {
+        self.0.give_run(pages.gpa, pages.pages);
+    }
+
+    fn now_ns(&mut self) -> u64 {
+        ticks() / TICKS_PER_NS
+    }
+}
+
 /// A work queue that was mapped into a process.
 #[derive(Debug, Clone, Copy)]
 pub struct QueueRecord {

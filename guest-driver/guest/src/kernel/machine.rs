@@ -13,12 +13,14 @@ use super::churn::Ledger;
 use super::commands;
 use super::crash;
 use super::device::Byway;
+use super::disk::Disk;
 use super::frames::Frames;
 use super::interrupts::{FIRST_VECTOR, IO_APIC, Interrupts, LOCAL_APIC};
+use super::link::Link;
 use super::mailbox::Mailbox;
 use super::pager::Pager;
 use super::second::Second;
-use super::space::{image, map_image, map_kernel_data};
+use super::space::{Reach, image, map_image, map_kernel_data};
 use super::tables::{
     ACCESSED, DIRTY, NO_EXECUTE, OutOfFrames, PRESENT, Tables, UNCACHED, USER, WRITABLE,
     WRITE_THROUGH,
@@ -48,6 +50,12 @@ pub struct Machine {
     pub mailbox: Option<Mailbox>,
     /// The Byway device, if there is one that works.
     pub byway: Option<Byway>,
+    /// A disk, if there is one.
+    pub disk: Option<Disk>,
+    /// A network interface, if there is one.
+    pub link: Option<Link>,
+    /// Times that the machine went to sleep for one of the two.
+    pub dozes: u64,
     /// What is mapped on demand only.
     pub pager: Pager,
     /// What became of pages that were moved, discarded or shared.
@@ -101,7 +109,17 @@ impl Machine {
         };
         let tasks = [task(Process::App)?, task(Process::Peer)?];
         let byway = Byway::attach(info.devices(), &mut frames);
-        let irqs = [info.wake_irq, byway.as_ref().map(|byway| byway.irq)];
+        let taken = byway.as_ref().map(|byway| byway.irq);
+        // SAFETY: `map_kernel` mapped the registers of all; these drivers are the only other ones, each of its kind of device.
+        let disk = unsafe { Disk::attach(info.devices(), taken, &mut frames) };
+        // SAFETY: as above.
+        let link = unsafe { Link::attach(info.devices(), taken, &mut frames) };
+        let irqs = [
+            info.wake_irq,
+            taken,
+            disk.as_ref().map(|disk| disk.irq),
+            link.as_ref().map(|link| link.irq),
+        ];
         for irq in irqs.into_iter().flatten() {
             interrupts.enable(irq);
         }
@@ -116,6 +134,9 @@ impl Machine {
             info,
             mailbox,
             byway,
+            disk,
+            link,
+            dozes: 0,
             pager: Pager::new(),
             ledger: Ledger::new(),
             tasks,
@@ -167,6 +188,15 @@ impl Machine {
     /// A process, and the allocator.
     pub fn task_and_frames(&mut self, process: Process) -> (&mut Task, &mut Frames) {
         (&mut self.tasks[process as usize], &mut self.frames)
+    }
+
+    /// Disk, network interface, and the memory of `process` for them.
+    pub fn devices(
+        &mut self,
+        process: Process,
+    ) -> (Option<&mut Disk>, Option<&mut Link>, Reach<'_>) {
+        let memory = Reach::new(&self.tasks[process as usize].space, &self.frames);
+        (self.disk.as_mut(), self.link.as_mut(), memory)
     }
 
     /// What became of pages, the process that does not run, and the allocator.

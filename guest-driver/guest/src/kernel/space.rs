@@ -6,6 +6,7 @@
 
 use byway_agent::layout::{BULK_BYTES, Process};
 use byway_agent::{Failure, Status};
+use byway_driver::virtio::Buffer;
 
 use super::frames::{Frames, direct};
 use super::tables::{
@@ -513,6 +514,70 @@ impl Space {
             };
         }
         Ok(leaves)
+    }
+}
+
+/// The memory of a process, as its kernel reaches it: what the process itself may read or write, and no more.
+pub struct Reach<'m> {
+    space: &'m Space,
+    frames: &'m Frames,
+}
+
+impl<'m> Reach<'m> {
+    /// That of the process with this address space.
+    pub const fn new(space: &'m Space, frames: &'m Frames) -> Self {
+        Self { space, frames }
+    }
+
+    /// Where `va` is, guest-physical, and how many bytes follow it in the same page.
+    fn page(&self, va: u64, writes: bool) -> Option<(u64, u64)> {
+        let needed = PRESENT | USER | if writes { WRITABLE } else { 0 };
+        let entry = self.space.tables.walk(self.frames, va, 1)?;
+        if !entry.is_leaf() || entry.level > 2 || entry.value & needed != needed {
+            return None;
+        }
+        let size = if entry.level == 1 { PAGE } else { LARGE_PAGE };
+        let offset = va & (size - 1);
+        let gpa = (entry.value & ADDRESS & !(size - 1)) + offset;
+        let left = size - offset;
+        (gpa + left <= self.frames.top()).then_some((gpa, left))
+    }
+
+    /// Calls `part` with each stretch of `bytes` bytes at `va`, where the kernel sees it, and its length.
+    pub fn each(
+        &self,
+        va: u64,
+        bytes: u64,
+        writes: bool,
+        mut part: impl FnMut(*mut u8, usize),
+    ) -> Result<(), Failure> {
+        let mut done = 0;
+        while done < bytes {
+            let at = va + done;
+            let page = self.page(at, writes);
+            let (gpa, left) = page.ok_or(Failure::argument(0, at))?;
+            let len = left.min(bytes - done);
+            part(direct(gpa), len as usize);
+            done += len;
+        }
+        Ok(())
+    }
+
+    /// The same for a device that writes there: fills `parts` and says how many there are, or `None` where the process may
+    /// not write or they are too many.
+    pub fn parts(&self, va: u64, bytes: u64, parts: &mut [Buffer]) -> Option<usize> {
+        let (mut done, mut count) = (0, 0);
+        while done < bytes {
+            let (gpa, left) = self.page(va + done, true)?;
+            let len = left.min(bytes - done);
+            *parts.get_mut(count)? = Buffer {
+                gpa,
+                bytes: u32::try_from(len).ok()?,
+            };
+            count += 1;
+            done += len;
+        }
+        Some(count)
     }
 }
 

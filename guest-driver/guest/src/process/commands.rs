@@ -6,10 +6,11 @@ use core::sync::atomic::Ordering::{Acquire, Release};
 
 use byway_agent::commands::{
     Access, Accessed, Checksum, CloseContext, Compare, ComparePattern, CreateQueue, DestroyQueue,
-    ExitOnPurpose, Exited, FillPattern, Filled, Hostile, HostileDone, KERNEL_COMMANDS, LibraryUsed,
-    NO_MISMATCH, Ping, PingPong, PingPongDone, Poll, Polled, Pong, ProcessCommands, QueueStands,
-    QueueState, Ran, Read, ReadDone, Run, Spin, Spun, Storm, Stormed, Submit, Submitted, Summed,
-    Tend, Tended, UseLibrary, WaitSleeping, Woken, Write, WriteDone, dispatch_process,
+    DiskSent, ExitOnPurpose, Exited, FillPattern, Filled, Hostile, HostileDone, KERNEL_COMMANDS,
+    LibraryUsed, NO_MISMATCH, Ping, PingPong, PingPongDone, Poll, Polled, Pong, ProcessCommands,
+    QueueStands, QueueState, Ran, Read, ReadDone, Run, SendDisk, Spin, Spun, Storm, Stormed,
+    StreamTaken, Submit, Submitted, Summed, TakeStream, Tend, Tended, UseLibrary, WaitSleeping,
+    Woken, Write, WriteDone, dispatch_process,
 };
 use byway_agent::guest::GuestChannel;
 use byway_agent::{Failure, Request, Words, pattern};
@@ -17,7 +18,7 @@ use byway_agent::{Failure, Request, Words, pattern};
 use super::access;
 use super::call::{YIELD, call};
 use super::queues::Queues;
-use super::{hostile, library, measure, now, storm, transfer};
+use super::{hostile, library, measure, now, storm, stream, transfer};
 use crate::serial;
 
 /// The process's side of steering.
@@ -197,6 +198,14 @@ impl ProcessCommands for Agent {
 
     fn use_library(&mut self, request: UseLibrary) -> Result<LibraryUsed, Failure> {
         library::run(&request)
+    }
+
+    fn send_disk(&mut self, request: SendDisk) -> Result<DiskSent, Failure> {
+        stream::send_disk(&request)
+    }
+
+    fn take_stream(&mut self, request: TakeStream) -> Result<StreamTaken, Failure> {
+        stream::take(&request)
     }
 
     fn tend(&mut self, request: Tend) -> Result<Tended, Failure> {

@@ -62,7 +62,7 @@ impl TransportError for GateError {
             Status::TimedOut => Reason::TimedOut,
             Status::NoDevice => Reason::NoDevice,
             Status::QueueDead => Reason::NoSuchObject,
-            Status::Ok | Status::Fault | Status::Unknown => Reason::Other,
+            Status::Ok | Status::Fault | Status::Unknown | Status::DeviceFailed => Reason::Other,
         }
     }
 }

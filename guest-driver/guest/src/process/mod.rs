@@ -13,6 +13,7 @@ mod library;
 mod measure;
 mod queues;
 mod storm;
+mod stream;
 mod transfer;
 
 use core::arch::x86_64::_rdtsc;

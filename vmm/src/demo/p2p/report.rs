@@ -15,6 +15,8 @@ pub struct P2pReport {
     pub paths: Vec<PathRow>,
     /// What the usual path is here.
     pub usual_path: String,
+    /// What the path without guests is.
+    pub without_guests: String,
     /// Checks by programs of others, each named with what it saw.
     pub checked_by: Vec<String>,
     /// Checks that this host lacks the program for, and figures that it does not give.
@@ -42,8 +44,15 @@ pub struct PathRow {
     pub cpu_s_per_gib: f64,
     /// Gigabytes a second on the usual path, where there is one to compare with.
     pub usual_path_gbps: Option<f64>,
-    /// Processor time of that, in seconds for each GiB.
+    /// Processor time of that, of every thread of both VMs, in seconds for each GiB.
     pub usual_path_cpu_s_per_gib: Option<f64>,
+    /// VM exits of both VMs that were not for the host's interrupts, over as many bytes as the path's own figures are of; `None` where they were
+    /// not measured.
+    pub usual_path_exits: Option<u64>,
+    /// Gigabytes a second of the same between two threads of the host, without guests.
+    pub without_guests_gbps: Option<f64>,
+    /// Processor time of that, in seconds for each GiB.
+    pub without_guests_cpu_s_per_gib: Option<f64>,
 }
 
 impl fmt::Display for P2pReport {
@@ -65,11 +74,19 @@ impl fmt::Display for P2pReport {
             }
             if let (Some(gbps), Some(cpu)) = (row.usual_path_gbps, row.usual_path_cpu_s_per_gib) {
                 write!(f, "; usual path {gbps:.2} GB/s, {cpu:.2} CPU s/GiB")?;
+                if let Some(exits) = row.usual_path_exits {
+                    write!(f, ", {exits} exits")?;
+                }
+            }
+            let without = (row.without_guests_gbps, row.without_guests_cpu_s_per_gib);
+            if let (Some(gbps), Some(cpu)) = without {
+                write!(f, "; without guests {gbps:.2} GB/s, {cpu:.2} CPU s/GiB")?;
             }
             writeln!(f)?;
         }
         if !self.usual_path.is_empty() {
             writeln!(f, "usual path: {}", self.usual_path)?;
+            writeln!(f, "without guests: {}", self.without_guests)?;
         }
         for check in &self.checked_by {
             writeln!(f, "checked: {check}")?;

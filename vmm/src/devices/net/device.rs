@@ -54,7 +54,8 @@ impl NetDevice {
             tap,
             is_gone: false,
             queues: [None, None],
-            frame: vec![0; FRAME_BYTES_MAX as usize].into(),
+            // A byte more, by which one that is too long shows.
+            frame: vec![0; FRAME_BYTES_MAX as usize + 1].into(),
             waiting: 0,
         };
         Ok(Self {
@@ -190,7 +191,7 @@ impl State {
                 match self.tap.receive(&mut self.frame) {
                     Ok(frame) => self.waiting = frame.unwrap_or(0),
                     Err(error) => {
-                        tracing::warn!("a TAP interface is gone: {error}");
+                        tracing::warn!("the other end of a network interface is gone: {error}");
                         self.is_gone = true;
                     }
                 }

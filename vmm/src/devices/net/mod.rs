@@ -1,4 +1,4 @@
-//! virtio-net (virtio 1.2, section 5.1) on a TAP interface of the host: an address, frames both ways, and nothing
+//! virtio-net (virtio 1.2, section 5.1) on a TAP interface of the host, or a socket of packets: an address, frames both ways, and nothing
 //! that saves the guest work; an offload that is not offered is one less thing to get wrong.
 //!
 //! A frame that the guest sends goes from its RAM to the host's kernel by one `writev`, which copies it once. One
@@ -6,6 +6,7 @@
 //! it fits into what the guest provides.
 
 mod device;
+mod socket;
 mod tap;
 #[cfg(test)]
 mod tests;

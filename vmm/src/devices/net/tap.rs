@@ -1,4 +1,5 @@
-//! [`Tap`]: one end of a TAP interface of the host; the other is the interface itself.
+//! [`Tap`]: one end of a TAP interface of the host, the other being the interface itself; or of a socket, whose other end
+//! is whoever's.
 
 use std::ffi::{c_char, c_int, c_short, c_uint};
 use std::fs::{File, OpenOptions};
@@ -6,6 +7,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use super::socket;
 use crate::devices::settings::TapSource;
 
 const TUN: &str = "/dev/net/tun";
@@ -70,10 +72,11 @@ struct Request {
     rest: [u8; 22],
 }
 
-/// An attached TAP interface: a read is a frame, a write is a frame.
+/// An attached TAP interface, or a socket: a read is a frame, a write is a frame.
 #[derive(Debug)]
 pub struct Tap {
     file: File,
+    is_socket: bool,
 }
 
 impl Tap {
@@ -91,7 +94,10 @@ impl Tap {
     /// Any descriptor of which a read and a write are a frame each, for tests.
     #[cfg(test)]
     pub fn from_file(file: File) -> Self {
-        Self { file }
+        Self {
+            file,
+            is_socket: false,
+        }
     }
 
     fn by_name(name: &str) -> Result<Self, TapError> {
@@ -143,7 +149,10 @@ impl Tap {
                 },
             });
         }
-        Ok(Self { file })
+        Ok(Self {
+            file,
+            is_socket: false,
+        })
     }
 
     fn by_descriptor(fd: RawFd) -> Result<Self, TapError> {
@@ -165,20 +174,11 @@ impl Tap {
         }
         // SAFETY: the kernel just gave us this descriptor, and nobody else holds it.
         let file = File::from(unsafe { OwnedFd::from_raw_fd(copy) });
-        let mut request = Request {
-            name: [0; libc::IFNAMSIZ],
-            flags: 0,
-            rest: [0; 22],
-        };
-        // SAFETY: as above.
-        if unsafe { libc::ioctl(file.as_raw_fd(), TUNGETIFF, &raw mut request) } < 0 {
-            return Err(unusable("it is not attached to an interface by TUNSETIFF"));
-        }
-        let wanted = IFF_TAP | IFF_NO_PI;
-        if request.flags & (wanted | IFF_VNET_HDR) != wanted {
-            return Err(unusable(
-                "attach it with IFF_TAP and IFF_NO_PI, and without IFF_VNET_HDR",
-            ));
+        let is_socket = socket::is_one(&file);
+        if is_socket {
+            socket::prepare(&file).map_err(unusable)?;
+        } else {
+            check_attached(&file).map_err(unusable)?;
         }
         // SAFETY: changes flags of an open descriptor.
         let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
@@ -187,13 +187,14 @@ impl Tap {
         if flags < 0 || set < 0 {
             return Err(host("make it non-blocking")(io::Error::last_os_error()));
         }
-        Ok(Self { file })
+        Ok(Self { file, is_socket })
     }
 
-    /// Reads a frame; `None` if none is there.
+    /// Reads a frame; `None` if none is there, or one of a length that no frame has. `frame` has room for more than the longest, so that
+    /// such a one is known.
     ///
     /// # Errors
-    /// As the host says: the interface was removed, as a rule.
+    /// As the host says: the interface was removed, as a rule, or the other end of the socket has hung up.
     pub(super) fn receive(&self, frame: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
             // SAFETY: the buffer is live and its length is given.
@@ -205,6 +206,7 @@ impl Tap {
                 )
             };
             match usize::try_from(got) {
+                Ok(got) if self.is_socket => return socket::frame_of(got),
                 Ok(got) => return Ok(Some(got)),
                 Err(_) => {
                     let error = io::Error::last_os_error();
@@ -230,6 +232,24 @@ impl Tap {
             tracing::debug!("a frame is lost: {}", io::Error::last_os_error());
         }
     }
+}
+
+/// Whether a descriptor of `/dev/net/tun` is attached as this device uses it.
+fn check_attached(file: &File) -> Result<(), &'static str> {
+    let mut request = Request {
+        name: [0; libc::IFNAMSIZ],
+        flags: 0,
+        rest: [0; 22],
+    };
+    // SAFETY: the request is a whole `ifreq`, live for the call.
+    if unsafe { libc::ioctl(file.as_raw_fd(), TUNGETIFF, &raw mut request) } < 0 {
+        return Err("it is not attached to an interface by TUNSETIFF, and no socket");
+    }
+    let wanted = IFF_TAP | IFF_NO_PI;
+    if request.flags & (wanted | IFF_VNET_HDR) != wanted {
+        return Err("attach it with IFF_TAP and IFF_NO_PI, and without IFF_VNET_HDR");
+    }
+    Ok(())
 }
 
 impl AsRawFd for Tap {

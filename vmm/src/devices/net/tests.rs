@@ -2,8 +2,8 @@
 //! that is to be had.
 
 use std::fs::File;
-use std::os::fd::{FromRawFd, OwnedFd};
-use std::os::unix::net::UnixDatagram;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -137,10 +137,23 @@ fn the_address_is_in_the_configuration() {
 
 #[test]
 fn an_interface_that_cannot_be_had_says_why() {
-    // Open, and no TAP interface.
+    // Open, and no TAP interface; and sockets, which are of another kind or have no other end.
     let null = File::open("/dev/null").unwrap();
-    use std::os::fd::AsRawFd;
-    for (fd, why) in [(null.as_raw_fd(), "not attached"), (1_000_000, "not open")] {
+    let stream = UnixStream::pair().unwrap().0;
+    let datagram = UnixDatagram::pair().unwrap().0;
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    // SAFETY: takes no pointer.
+    let alone = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET, 0) };
+    // SAFETY: a fresh descriptor, owned by nobody else.
+    let alone = unsafe { OwnedFd::from_raw_fd(alone) };
+    for (fd, why) in [
+        (null.as_raw_fd(), "not attached"),
+        (1_000_000, "not open"),
+        (stream.as_raw_fd(), "SOCK_SEQPACKET"),
+        (datagram.as_raw_fd(), "SOCK_SEQPACKET"),
+        (udp.as_raw_fd(), "SOCK_SEQPACKET"),
+        (alone.as_raw_fd(), "not connected"),
+    ] {
         let error = Tap::open(&TapSource::Fd(fd)).unwrap_err();
         assert!(error.to_string().contains(why), "{error}");
     }
@@ -153,6 +166,72 @@ fn an_interface_that_cannot_be_had_says_why() {
         ),
         "{error}"
     );
+}
+
+/// A network interface with a socket of packets, as a VM that is given its descriptor has it, and the other end of that.
+fn wired() -> World {
+    let mut ends = [-1; 2];
+    // SAFETY: room for two descriptors, live for the call.
+    let made =
+        unsafe { libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET, 0, ends.as_mut_ptr()) };
+    assert_eq!(made, 0);
+    // SAFETY: fresh descriptors, owned by nobody else.
+    let [guest, host] = ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) });
+    let tap = Tap::open(&TapSource::Fd(guest.as_raw_fd())).unwrap();
+    // Of a socket of datagrams only what all sockets have is used.
+    world_of(tap, UnixDatagram::from(host))
+}
+
+#[test]
+fn frames_pass_a_socket_both_ways() {
+    let mut world = wired();
+    for len in [FRAME_BYTES_MIN as usize, 1514, FRAME_BYTES_MAX as usize] {
+        let sent = frame(len, len as u8);
+        world.transmit.write(DATA + 12, &sent);
+        world.transmit.request(&[(DATA, 12 + len as u32)], &[]);
+        assert_eq!(world.transmit.used(), (0, 0));
+        assert_eq!(heard(&world.host), sent);
+        world.host.send(&sent).unwrap();
+        world.receive.request(&[], &[(DATA, 70_000)]);
+        assert_eq!(world.receive.used(), (0, 12 + len as u32));
+        assert_eq!(world.receive.read(DATA + 12, len), sent);
+    }
+}
+
+#[test]
+fn packets_that_are_no_frames_are_dropped_and_frames_behind_them_come() {
+    let mut world = wired();
+    for len in [1, 13, 65_536, 70_000] {
+        world.host.send(&frame(len, 1)).unwrap();
+    }
+    let sent = frame(200, 9);
+    world.host.send(&sent).unwrap();
+    world.receive.request(&[], &[(DATA, 80_000)]);
+    assert_eq!(world.receive.used(), (0, 212));
+    assert_eq!(world.receive.read(DATA + 12, 200), sent);
+}
+
+#[test]
+fn an_end_that_does_not_listen_or_has_gone_costs_frames_and_stops_nobody() {
+    let mut world = wired();
+    let len = 60_000;
+    world.transmit.write(DATA + 12, &frame(len, 2));
+    // More than any socket's buffer has room for.
+    for _ in 0..200 {
+        world.transmit.request(&[(DATA, 12 + len as u32)], &[]);
+        assert_eq!(world.transmit.used(), (0, 0));
+    }
+    assert_eq!(heard(&world.host), frame(len, 2));
+    let other = UnixDatagram::unbound().unwrap();
+    drop(std::mem::replace(&mut world.host, other));
+    // Else a thread would never rest again: the socket stays readable.
+    assert!(socket::frame_of(0).is_err());
+    world.receive.request(&[], &[(DATA, 2000)]);
+    assert_eq!(world.receive.used_within(Duration::from_millis(50)), None);
+    for _ in 0..10 {
+        world.transmit.request(&[(DATA, 100)], &[]);
+        assert_eq!(world.transmit.used(), (0, 0));
+    }
 }
 
 /// EtherType for experiments (IEEE 802): nothing else on the host sends such frames.
