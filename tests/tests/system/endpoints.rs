@@ -73,6 +73,7 @@ fn attach_as(
             bytes: 0,
             read: true,
             write: true,
+            trusted: false,
         }))?;
     }
     Ok(())

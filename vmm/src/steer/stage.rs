@@ -208,6 +208,7 @@ impl Stage {
             bytes: 0,
             read: true,
             write: true,
+            trusted: false,
         }))?;
         Ok(())
     }

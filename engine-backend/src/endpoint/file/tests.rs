@@ -158,7 +158,7 @@ fn a_closed_device_does_nothing_more() {
         at: at(w.device.geometry().block_bytes),
     };
     w.device.submit(Token(0), &read).unwrap();
-    w.device.close();
+    w.device.close(Duration::from_secs(2));
     assert_eq!(w.device.submit(Token(1), &read), Err(Refused::Gone));
     assert!(w.device.gone().is_some());
 }
