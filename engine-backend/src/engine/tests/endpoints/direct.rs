@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use byway_protocols::control::{
-    CapSlotRequest, ContextDestroyRequest, InvalidateRequest, QueueRequest, features,
-    invalidate_scope,
+    CapSlotRequest, ContextDestroyRequest, InvalidateRequest, QueueRequest, UnbindRequest,
+    features, invalidate_scope,
 };
 
 use super::super::world::{PASID, link};
@@ -500,6 +500,52 @@ fn a_peers_memory_needs_the_peers_trust_and_is_taken_back_by_him() {
     assert_eq!(w.alice.queue.wait().status(), Some(Status::Revoked));
 }
 
+/// The owner has no queues, and so nothing else to wait for: what a peer's device has of his memory alone.
+#[test]
+fn an_owners_own_ends_wait_for_a_peers_device() {
+    let ends: [(&str, fn(&mut World, u32) -> Result<(), ControlStatus>); 3] = [
+        ("the context's end", |w, context| {
+            w.bob.destroy_context(context)
+        }),
+        ("reset", |w, _| {
+            w.bob.device.reset();
+            Ok(())
+        }),
+        ("the peer's reset", |w, _| {
+            w.alice.device.reset();
+            Ok(())
+        }),
+    ];
+    for (what, end) in ends {
+        let mut w = World::new(PATIENT_MS);
+        trust(&w.engine, "disk", "bob", true);
+        w.bob.queue_request(RequestKind::QueueDestroy).unwrap();
+        let first = w.bob.context;
+        let context = w.bob.create_context();
+        w.bob.context = context;
+        let slot = w.bob.derive(BUFFER, PINNED, RWP | Rights::GRANT);
+        let offer = w.bob.offer(slot, w.alice.id, RWP).unwrap();
+        w.bob.context = first;
+        w.memory = w.alice.accept(offer).unwrap();
+        w.begin(256 << 10);
+        let disk = w.disk.clone();
+        let release = std::thread::spawn(move || {
+            std::thread::sleep(MISTAKE);
+            disk.hold(false);
+        });
+        let started = Instant::now();
+        assert_eq!(end(&mut w, context), Ok(()), "{what}");
+        assert!(started.elapsed() >= MISTAKE, "{what} does not wait");
+        release.join().unwrap();
+        w.bob.fill(0, PINNED, UNTOUCHED);
+        std::thread::sleep(MISTAKE);
+        assert!(
+            w.bob.read(0, PINNED).iter().all(|&b| b == UNTOUCHED),
+            "{what}"
+        );
+    }
+}
+
 /// What the VMM or the operator does while a disk has alice's memory; it waits for that.
 type Verb = fn(&mut World);
 
@@ -590,6 +636,16 @@ fn a_device_that_never_answers_is_given_up_and_what_it_has_stays_mapped() {
         Err(ControlStatus::DeviceHolds)
     );
     assert_eq!(other.direct(), 0);
+    // Nor do other ends of it say that all is over.
+    let context = w.alice.context;
+    let holds = Err(ControlStatus::DeviceHolds);
+    assert_eq!(w.alice.destroy_context(context), holds);
+    let q = UnbindRequest {
+        pasid: PASID,
+        reserved4: 0,
+    };
+    let unbound = w.alice.ask::<0>(RequestKind::Unbind, &q.to_bytes());
+    assert_eq!(unbound.map(drop), holds);
     // The VMM takes the memory away: it is not unmapped under the device.
     let (gpa, size) = w.alice.guest.ram();
     w.alice.device.remove_region(gpa, size).unwrap();
