@@ -101,7 +101,8 @@ impl Domain {
         if wanted.byte_quota != 0 {
             self.need_feature(features::BYTE_QUOTA)?;
         }
-        if wanted.rights.contains(Rights::PINNED) {
+        if wanted.slot == 0 && wanted.rights.contains(Rights::PINNED) {
+            // A promise of its own; others pass on what they were given.
             self.need_feature(features::PINNED)?;
         }
         let parent = self.capability(wanted.context, wanted.slot)?;

@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use byway_protocols::control::{
-    CapSlotRequest, ContextDestroyRequest, InvalidateRequest, QueueRequest, UnbindRequest,
-    features, invalidate_scope,
+    CapSlotRequest, ContextDestroyRequest, InvalidateRequest, QueueRequest, ReplyHeader,
+    RequestHeader, UnbindRequest, features, invalidate_scope,
 };
 
 use super::super::world::{PASID, link};
@@ -745,18 +745,76 @@ fn requests_behind_one_that_waits_come_in_order() {
     let body = slot_request(&w.alice, w.memory);
     post(&mut w.alice, RequestKind::CapRevoke, &body);
     std::thread::sleep(MISTAKE);
-    // Its event comes meanwhile, and its other descriptors are served.
+    // Another one, in other buffers.
+    let header = RequestHeader {
+        kind: RequestKind::CapRevoke as u16,
+        length: (RequestHeader::SIZE + body.len()) as u32,
+        tag: 77,
+        ..RequestHeader::default()
+    };
+    let request = [&header.to_bytes()[..], &body].concat();
+    let at = w.alice.guest.alloc(4096, 4096);
+    w.alice.guest.write(at, &request);
+    let control = &mut w.alice.driver.control;
+    let (next, write) = (1, 2);
+    control.descriptor(2, at, request.len() as u32, next, 3);
+    control.descriptor(3, at + 1024, 256, write, 0);
+    control.publish(2);
+    control.kick();
+    // Its other descriptors are served.
+    w.alice.fill(PINNED, 4096, 5);
     let own = copy((0, BUFFER + PINNED), (0, BUFFER + PINNED + 4096), 4096);
     w.alice.submit(&own);
+    until("the copy is done", || {
+        w.alice.read(PINNED + 4096, 4096) == w.alice.read(PINNED, 4096)
+    });
     std::thread::sleep(MISTAKE);
-    w.alice.driver.control.kick();
-    std::thread::sleep(MISTAKE);
-    assert!(w.alice.driver.control.used().is_none());
+    assert!(
+        w.alice.driver.control.used().is_none(),
+        "answered too early"
+    );
     w.disk.hold(false);
     assert_eq!(answer(&mut w.alice), Ok(()));
+    let (head, length) = w.alice.driver.control.wait();
+    assert_eq!((head, length), (2, ReplyHeader::SIZE as u32));
     for _ in 0..2 {
         w.alice.queue.wait();
     }
+}
+
+/// A device that is late has what it was lent until it answers, or is given up: until then nobody is told.
+#[test]
+fn a_transfer_ends_when_a_late_device_has_given_back() {
+    let mut w = World::new(IMPATIENT_MS);
+    let size = 256 << 10;
+    w.begin(size);
+    let is_attached = |w: &World| {
+        let Reply::Endpoints { endpoints } = w.engine.act(Action::Endpoints).unwrap() else {
+            panic!("another reply");
+        };
+        endpoints[0].attached
+    };
+    until("it is late", || !is_attached(&w));
+    std::thread::sleep(MISTAKE);
+    assert!(w.alice.queue.poll().is_none(), "told of its end too early");
+    assert_eq!(w.counts().1, 2);
+    w.disk.hold(false);
+    let done = w.alice.queue.wait();
+    assert_eq!(done.status(), Some(Status::Success), "{done:?}");
+    assert!(w.alice.read(0, size) == pattern(DISK)[..size as usize]);
+    assert_eq!(w.counts().1, 0);
+    // It is gone all the same.
+    let read = w.read(0, 0, 4096);
+    assert_eq!(w.alice.run_for(&read), Status::DeviceGone);
+    // One that never answers is told of when it is given up.
+    let mut w = World::new(IMPATIENT_MS);
+    w.begin(size);
+    let started = Instant::now();
+    let done = w.alice.queue.wait();
+    assert_eq!(done.status(), Some(Status::DeviceGone), "{done:?}");
+    assert_eq!(done.bytes_completed, 0);
+    assert!(started.elapsed() >= Duration::from_secs(2));
+    assert_eq!(w.counts().1, 2, "what it has is still its");
 }
 
 #[test]
