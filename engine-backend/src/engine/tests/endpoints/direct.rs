@@ -173,6 +173,65 @@ fn a_file_is_read_into_pinned_memory_and_written_from_it() {
     assert_eq!(counts(&engine), (2 * size / (128 << 10), 0));
 }
 
+/// A file that answers when it likes, and rights that end at any moment of that.
+#[test]
+fn rights_end_in_the_middle_of_everything() {
+    let (engine, mut alice, _bob, _disk, blocks) = world();
+    trust(&engine, "disk", "alice", true);
+    alice
+        .slot_request(RequestKind::CapDrop, blocks.into())
+        .unwrap();
+    let blocks = open(&mut alice, "disk").unwrap().slot as u16;
+    let expected = pattern(DISK);
+    let mut stopped = 0;
+    for round in 0..60_u64 {
+        let memory = alice.derive(BUFFER, PINNED, RWP);
+        alice.fill(0, PINNED, UNTOUCHED);
+        let size = 1 << 20;
+        for i in 0..4 {
+            let (from, to) = ((blocks, i * size), (memory as u16, i * size));
+            alice.submit(&transfer(device_operation::READ, from, to, size));
+        }
+        // Sooner or later.
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_micros(round * 25) {
+            std::hint::spin_loop();
+        }
+        match round % 3 {
+            0 => alice.revoke(memory).unwrap(),
+            1 => alice.slot_request(RequestKind::CapDrop, memory).unwrap(),
+            _ => {
+                alice.queue_request(RequestKind::QueueDestroy).unwrap();
+            }
+        }
+        // What is there is of the disk, and nothing more comes.
+        let bytes = alice.read(0, PINNED);
+        let pages = bytes.chunks(512).zip(expected.chunks(512));
+        for (i, (page, is)) in pages.enumerate() {
+            assert!(
+                page == is || page == [UNTOUCHED; 512],
+                "round {round}: block {i}"
+            );
+        }
+        alice.fill(0, PINNED, UNTOUCHED);
+        std::thread::sleep(Duration::from_millis(3));
+        let is_untouched = alice.read(0, PINNED).iter().all(|&b| b == UNTOUCHED);
+        assert!(is_untouched, "round {round}: written after the answer");
+        if round % 3 == 2 {
+            alice.revoke(memory).unwrap();
+            alice.create_queue();
+        } else {
+            let ends: Vec<_> = (0..4).map(|_| alice.queue.wait()).collect();
+            stopped += usize::from(ends.iter().any(|c| c.status() != Some(Status::Success)));
+        }
+        if round % 3 != 1 {
+            alice.slot_request(RequestKind::CapDrop, memory).unwrap();
+        }
+    }
+    assert!(stopped > 0, "it is always too late");
+    assert_eq!(engine.stats().device_waits.overdue, 0);
+}
+
 #[test]
 fn whatever_is_not_fit_for_it_is_staged() {
     let mut w = World::new(PATIENT_MS);
