@@ -653,6 +653,8 @@ impl Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
+        // Nobody asks any more, nor is to be told why.
+        self.gone.store(true, Ordering::Release);
         let mut driver = match self.driver.lock() {
             Ok(mut driver) => {
                 if !self.closed.swap(true, Ordering::AcqRel) {

@@ -30,7 +30,8 @@ pub(super) enum Direct {
 }
 
 impl Device {
-    /// Whether a device may reach memory on behalf of it.
+    /// Whether a device may reach memory on behalf of it. Whoever ends a transfer early must not tell its submitter before this is
+    /// false: he would take the memory for his own again.
     pub fn lends(&self) -> bool {
         self.src.lend() || self.dst.lend()
     }
