@@ -8,6 +8,8 @@ use byway_protocols::control::{
     RequestHeader, UnbindRequest, features, invalidate_scope,
 };
 
+use byway_protocols::operands::{CancelFields, cancel_flags};
+
 use super::super::world::{PASID, link};
 use super::slow_disk::SlowDisk;
 use super::*;
@@ -842,6 +844,29 @@ fn requests_behind_one_that_waits_come_in_order() {
     for _ in 0..2 {
         w.alice.queue.wait();
     }
+}
+
+#[test]
+fn what_a_device_is_in_memory_for_is_not_cancelled() {
+    let mut w = World::new(PATIENT_MS);
+    let size = 256 << 10;
+    w.begin(size);
+    let fields = CancelFields {
+        flags: cancel_flags::EVERYTHING,
+        ..CancelFields::default()
+    };
+    let cancel = Descriptor::new(Opcode::Cancel, Flags::NONE).with_operands(fields.to_bytes());
+    w.alice.submit(&cancel);
+    std::thread::sleep(MISTAKE);
+    let early: Vec<_> = std::iter::from_fn(|| w.alice.queue.poll()).collect();
+    let is_cancel = |c: &Completion| c.status() == Some(Status::Success) && c.bytes_completed == 0;
+    assert!(early.iter().all(is_cancel), "{early:?}");
+    assert!(w.is_untouched(size));
+    w.disk.hold(false);
+    let ends: Vec<_> = (early.len()..2).map(|_| w.alice.queue.wait()).collect();
+    let last = ends.last().unwrap();
+    assert_eq!(last.status(), Some(Status::Success), "{ends:?}");
+    assert!(w.alice.read(0, size) == pattern(DISK)[..size as usize]);
 }
 
 /// A device that is late has what it was lent until it answers, or is given up: until then nobody is told.
