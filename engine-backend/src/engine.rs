@@ -23,7 +23,7 @@ use crate::backend::{Backends, ChoiceError, Dsa};
 use crate::capability::LinkTerms;
 use crate::control::is_domain_name;
 use crate::device::{Device, Handle, Poller, Source};
-use crate::domain::{Core, CoreLimits, Domain as Vm, Events, LatencySummary};
+use crate::domain::{Core, CoreLimits, DeviceWaitSummary, Domain as Vm, Events, LatencySummary};
 use crate::epoch::Epochs;
 use crate::interface::{
     Action, Admin, AdminError, Domain, DomainInfo, LinkPolicy, Quotas, Reply, Share,
@@ -68,6 +68,9 @@ pub struct EngineStats {
     pub domains: Vec<DomainInfo>,
     /// Revocations, from taking the request to its acknowledgement.
     pub revokes: LatencySummary,
+    /// Ends of rights that had to wait for a device that was in pinned memory: apart from the others, since only the
+    /// device's time bounds them.
+    pub device_waits: DeviceWaitSummary,
     /// Offers that wait to be accepted.
     pub offers: usize,
 }
@@ -177,6 +180,7 @@ impl Engine {
             backends: self.inner.backend_names.clone(),
             domains: self.inner.list(),
             revokes: self.inner.core.revokes().summary(),
+            device_waits: self.inner.core.device_waits().summary(),
             offers: self.inner.core.exchange().len(),
         }
     }

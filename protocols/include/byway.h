@@ -496,6 +496,11 @@ typedef uint64_t __le64;
 #define BYWAY_RIGHT_BLOCK_READ 0x80U
 /* to write, discard and flush blocks; endpoints only */
 #define BYWAY_RIGHT_BLOCK_WRITE 0x100U
+/*
+ * to have devices reach the memory that the operator trusts with it (section
+ * 7.10)
+ */
+#define BYWAY_RIGHT_PINNED 0x200U
 
 /* byway_cap_query_reply.state (section 7.6) */
 /* usable */
@@ -586,6 +591,8 @@ typedef uint64_t __le64;
 #define BYWAY_CONTROL_VERSION 0x11U
 /* host failure */
 #define BYWAY_CONTROL_HOST_FAILURE 0x12U
+/* done, but a device may still reach the pinned memory; ask again */
+#define BYWAY_CONTROL_DEVICE_HOLDS 0x13U
 
 /* Features of QUERY (section 8.2) */
 /* BIND takes an invalidation page (section 10) */
@@ -600,6 +607,8 @@ typedef uint64_t __le64;
 #define BYWAY_FEATURE_BYTE_QUOTA 0x10U
 /* endpoints can be opened */
 #define BYWAY_FEATURE_ENDPOINTS 0x20U
+/* memory may be said to be pinned (section 7.10) */
+#define BYWAY_FEATURE_PINNED 0x40U
 
 /* byway_bind_request.flags (section 8.2) */
 /* EFER.NXE is set: bit 63 of an entry is NX; otherwise it is reserved */

@@ -25,7 +25,9 @@ impl Rights {
     pub const BLOCK_READ: Self = Self(128);
     /// The engine may write, discard and flush blocks of this endpoint for the holder.
     pub const BLOCK_WRITE: Self = Self(256);
-    /// All that there are over memory.
+    /// The owner's kernel has pinned this memory: devices that the operator trusts may reach it.
+    pub const PINNED: Self = Self(512);
+    /// All that there are over memory, but for [`Self::PINNED`], which is a promise of its owner's kernel.
     pub const ALL: Self = Self(7);
     /// All that there are over a key.
     pub const KEY: Self = Self(4 | 8 | 16);
@@ -34,7 +36,8 @@ impl Rights {
     /// All that there are over blocks of an endpoint.
     pub const BLOCK: Self = Self(4 | 128 | 256);
     /// Every right that this ABI has, whatever it is over.
-    pub const KNOWN: Self = Self(Self::ALL.0 | Self::KEY.0 | Self::PORT.0 | Self::BLOCK.0);
+    pub const KNOWN: Self =
+        Self(Self::ALL.0 | Self::KEY.0 | Self::PORT.0 | Self::BLOCK.0 | Self::PINNED.0);
 
     /// The rights with these bits, or `None` when a bit is not of this ABI.
     #[must_use]
@@ -81,6 +84,7 @@ impl core::fmt::Display for Rights {
             (Self::RECEIVE, "m"),
             (Self::BLOCK_READ, "R"),
             (Self::BLOCK_WRITE, "W"),
+            (Self::PINNED, "p"),
         ];
         for (right, letter) in of_objects {
             f.write_str(if self.contains(right) { letter } else { "" })?;

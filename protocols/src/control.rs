@@ -93,6 +93,8 @@ pub mod features {
     pub const BYTE_QUOTA: u64 = 1 << 4;
     /// Endpoints can be opened.
     pub const ENDPOINTS: u64 = 1 << 5;
+    /// Memory may be said to be pinned.
+    pub const PINNED: u64 = 1 << 6;
 }
 
 /// Bits of [`BindRequest::flags`].

@@ -219,6 +219,8 @@ statuses! {
     Version = 17, "no common version";
     /// The host lacks a resource.
     HostFailure = 18, "host failure";
+    /// Done, but a device that has not answered in its time may still reach memory that it was given.
+    DeviceHolds = 19, "done, but a device may still reach the pinned memory; ask again";
 }
 
 #[cfg(test)]

@@ -182,7 +182,7 @@ fn the_version_changes_with_either_stage() {
     space.invalidate_all();
     versions.push(space.version());
     // SAFETY: nobody translates by this memory.
-    unsafe { ram.memory.remove_region(0, 1 << 20).unwrap().free() };
+    drop(unsafe { ram.memory.remove_region(0, 1 << 20).unwrap().free() });
     versions.push(space.version());
     versions.dedup();
     assert_eq!(versions.len(), 3);

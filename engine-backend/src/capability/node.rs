@@ -123,7 +123,7 @@ impl Capability {
             base: 0,
             // The last byte of the 64-bit space is left out; no user can map it.
             length: u64::MAX,
-            rights: Rights::ALL,
+            rights: Rights(Rights::ALL.0 | Rights::PINNED.0),
             limited: false,
             space,
             bytes_read: AtomicU64::new(0),

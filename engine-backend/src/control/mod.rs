@@ -55,6 +55,18 @@ impl Reply {
         bytes[ReplyHeader::SIZE..length].copy_from_slice(body);
         Self { bytes, length }
     }
+    /// The same request's, but with this status and without a body.
+    #[must_use]
+    pub fn with_status(&self, status: ControlStatus) -> Self {
+        let tag = self.bytes.first_chunk().map(ReplyHeader::from_bytes);
+        Self::new(tag.map_or(0, |header| header.tag), Err(status))
+    }
+    /// Whether it says that the request was carried out.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        let header = self.bytes.first_chunk().map(ReplyHeader::from_bytes);
+        header.is_some_and(|header| header.status == ControlStatus::Ok as u32)
+    }
     /// What to write for the driver.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {

@@ -14,7 +14,8 @@ pub(super) const FEATURES: u64 = features::PAGE_REQUESTS
     | features::LEVELS_5
     | features::EXPIRY
     | features::BYTE_QUOTA
-    | features::ENDPOINTS;
+    | features::ENDPOINTS
+    | features::PINNED;
 
 pub(super) fn query(domain: &Domain, q: &QueryRequest) -> Result<QueryReply, ControlStatus> {
     let version = q.version.min(ABI_VERSION);

@@ -187,6 +187,8 @@ impl Device {
         }
         state.pending = None;
         state.unfinished = None;
+        // Its driver does not wait any longer; whoever resets it does.
+        state.held = None;
         state.sequence = 0;
         state.features = 0;
         if state.stopped {
@@ -194,6 +196,7 @@ impl Device {
             self.domain.abandon_queues();
         }
         self.domain.reset();
+        self.domain.wait_for_devices();
         state.stopped = false;
         self.settle(state);
     }
@@ -213,6 +216,8 @@ impl Device {
             // Peers with a capability over its memory are other domains' queues.
             memory.stage2().close();
             core.epochs().synchronize();
+            self.domain.outlast_all();
+            self.domain.wait_for_devices();
         } else {
             memory.stage2().open();
             core.workers().resume_domain(self.domain.id());

@@ -20,6 +20,7 @@ pub(crate) mod tests;
 
 pub use handle::Handle;
 pub use poller::{Poller, Source};
+pub use serve::Turn;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
@@ -29,7 +30,7 @@ use byway_protocols::config::QUEUE_COUNT;
 
 use crate::domain::Domain;
 use ram::Ram;
-use serve::Request;
+use serve::{Held, Request};
 use vring::Running;
 
 /// A domain with its virtqueues.
@@ -55,6 +56,8 @@ struct State {
     features: u64,
     /// A request of which a part is done; the next in turn.
     unfinished: Option<Request>,
+    /// A request that is done but for what devices still reach; none is begun before it is answered.
+    held: Option<Held>,
     /// An event that waits for a buffer.
     pending: Option<Event>,
     /// Number of the next event.

@@ -52,11 +52,16 @@ impl Device {
             .map_err(memory_error)?;
         state.ram = Ram::of(&self.domain.memory());
         self.stop_what_is_in(state, gpa, size);
-        self.domain.core().epochs().synchronize();
+        self.outlast();
         // SAFETY: the grace period is over. Translations are used by workers in chunks
-        // only; what control threads use are spans, which keep their mapping, and the
+        // only; what control threads use are spans, which keep their mapping, and so do devices; and the
         // virtqueues' view of RAM, which was replaced under the lock that guards it.
-        unsafe { retired.free() };
+        let remains = unsafe { retired.free() };
+        let endpoints = self.domain.core().workers().endpoints();
+        if endpoints.reach_memory() && remains.are_used() {
+            // A device that was given up. Not to be unmapped by whichever worker hears of its answer, either.
+            endpoints.keep(remains);
+        }
         Ok(())
     }
 
@@ -72,7 +77,7 @@ impl Device {
         memory.protect(gpa, size, writable).map_err(memory_error)?;
         if !writable {
             self.stop_what_is_in(state, gpa, size);
-            self.domain.core().epochs().synchronize();
+            self.outlast();
         }
         Ok(())
     }
@@ -87,7 +92,7 @@ impl Device {
         let retired = self.domain.memory().discard(gpa, size);
         let retired = retired.map_err(memory_error)?;
         self.stop_what_is_in(state, gpa, size);
-        self.domain.core().epochs().synchronize();
+        self.outlast();
         // SAFETY: the grace period is over, and workers walk in chunks only.
         unsafe { retired.free() };
         Ok(())
@@ -119,6 +124,13 @@ impl Device {
             guest_addr: gpa,
             words,
         })
+    }
+
+    /// Returns when nobody uses a translation of before: neither a worker nor, unless it was given up, a device.
+    fn outlast(&self) {
+        self.domain.core().epochs().synchronize();
+        self.domain.outlast_memory();
+        self.domain.wait_for_devices();
     }
 
     /// Ends what has its rings there; returns after the last access to them.

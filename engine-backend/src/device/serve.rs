@@ -2,15 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use byway_protocols::Event;
 use byway_protocols::config::{CONTROL_QUEUE, EVENT_QUEUE};
 use byway_protocols::control::{MESSAGE_BYTES_MAX, ReplyHeader};
 use byway_protocols::event::EventKind;
+use byway_protocols::{ControlStatus, Event};
 
 use super::vring::{Broken, Chain, Running};
 use super::{Device, State};
 use crate::control;
 use crate::domain::Stopwatch;
+use crate::endpoint::{Reached, Reaching};
 
 /// Requests carried out before the next domain has its turn.
 const REQUESTS_PER_TURN: usize = 16;
@@ -20,38 +21,71 @@ const TURN_MAX: Duration = Duration::from_millis(1);
 /// Events delivered before the next domain has its turn.
 const EVENTS_PER_TURN: usize = 256;
 
+/// Between two looks at devices that a reply waits for.
+const HELD_LOOK: Duration = Duration::from_micros(200);
+
 /// One byte more than the longest message, to tell a longer one.
 const COPY_MAX: usize = MESSAGE_BYTES_MAX + 1;
 
 /// A chain of the control virtqueue.
 pub(super) type Request = Chain<COPY_MAX>;
 
+/// A request that is answered when devices have answered.
+#[derive(Debug)]
+pub(super) struct Held {
+    request: Request,
+    reply: control::Reply,
+    reaching: Reaching,
+    since: Instant,
+}
+
+/// What came of a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Nothing more to do until somebody says so.
+    Idle,
+    /// There may be more.
+    More,
+    /// A reply waits for a device: to be looked at soon, though nobody says so.
+    Held,
+}
+
 impl Device {
-    /// Does a turn's work for the driver; true when there may be more.
-    pub fn serve(&self) -> bool {
+    /// Does a turn's work for the driver.
+    pub fn serve(&self) -> Turn {
         self.domain.events().begin();
         let Some(mut state) = self.try_state() else {
-            return false;
+            return Turn::Idle;
         };
         if state.paused {
-            return false;
+            return Turn::Idle;
         }
         self.domain.ask_for_pages();
         if self.domain.memory().is_dead() {
             self.quarantine(&mut state);
-            return false;
+            return Turn::Idle;
         }
         let more_requests = self.serve_requests(&mut state);
         // After the requests, which may have caused some.
         let more_events = self.serve_events(&mut state);
-        more_requests || more_events
+        if more_requests || more_events {
+            Turn::More
+        } else if state.held.is_some() {
+            Turn::Held
+        } else {
+            Turn::Idle
+        }
     }
 
     fn serve_requests(&self, state: &mut State) -> bool {
+        if !self.answer_held(state) {
+            return false;
+        }
         let State {
             ram,
             vrings,
             unfinished,
+            held,
             ..
         } = state;
         let Some(vring) = serviceable(&mut vrings[usize::from(CONTROL_QUEUE)]) else {
@@ -73,8 +107,18 @@ impl Device {
                     *unfinished = Some(chain);
                     return Ok(None);
                 }
-                let (bytes, revoked) = self.carry_out(&chain);
-                let bytes = bytes.as_ref().map_or(&[][..], control::Reply::bytes);
+                let (reply, revoked) = self.carry_out(&chain);
+                let reaching = self.domain.take_reaching();
+                if let Some(reply) = reply.as_ref().filter(|_| !reaching.is_empty()) {
+                    *held = Some(Held {
+                        request: chain,
+                        reply: reply.clone(),
+                        reaching,
+                        since: stopwatch.started(),
+                    });
+                    return Ok(None);
+                }
+                let bytes = reply.as_ref().map_or(&[][..], control::Reply::bytes);
                 vring.put(ram, &chain, bytes)?;
                 Ok(Some(revoked))
             });
@@ -95,6 +139,40 @@ impl Device {
         true
     }
 
+    /// Answers the request that waits for devices, if one does and they have answered. False: it waits on.
+    fn answer_held(&self, state: &mut State) -> bool {
+        let State {
+            ram, vrings, held, ..
+        } = state;
+        let Some(waiting) = held else { return true };
+        let reached = waiting.reaching.look();
+        if reached == Reached::Something {
+            return false;
+        }
+        let Some(Held {
+            request,
+            reply,
+            since,
+            ..
+        }) = held.take()
+        else {
+            return true;
+        };
+        let is_overdue = reached == Reached::Overdue;
+        self.domain.core().device_waits().record(since, is_overdue);
+        let reply = match is_overdue && reply.is_ok() {
+            true => reply.with_status(ControlStatus::DeviceHolds),
+            false => reply,
+        };
+        if let Some(vring) = serviceable(&mut vrings[usize::from(CONTROL_QUEUE)]) {
+            match vring.put(ram, &request, reply.bytes()) {
+                Ok(()) => vring.notify(ram),
+                Err(e) => self.give_up(vring, "control", &e),
+            }
+        }
+        true
+    }
+
     /// Does a turn's part of a request that takes longer; true when it has more parts.
     fn begin(&self, chain: &Request) -> bool {
         chain.room() >= ReplyHeader::SIZE
@@ -104,8 +182,12 @@ impl Device {
     /// Finishes the request that is under way, if one is: its virtqueue is about to stop, and
     /// whoever goes on with that takes it for answered.
     pub(super) fn finish_request(&self, state: &mut State) {
-        while state.unfinished.is_some() {
+        while state.unfinished.is_some() || state.held.is_some() {
             self.serve_requests(state);
+            if state.held.is_some() {
+                // The verb's own thread: whoever has called it waits for devices too.
+                std::thread::sleep(HELD_LOOK);
+            }
         }
     }
 
@@ -211,7 +293,10 @@ impl Device {
                 "guest memory lost its backing (truncated, punched or failed): detached"
             );
             self.domain.reset();
+            // Nobody is told that anything has ended: who attaches it anew waits.
+            drop(self.domain.take_reaching());
             state.unfinished = None;
+            state.held = None;
             state
                 .vrings
                 .iter_mut()

@@ -11,7 +11,7 @@ use byway_protocols::control::{
 use byway_protocols::event::EventKind;
 use byway_protocols::{ConfigSpace, ControlStatus};
 
-use super::{Device, Handle, Poller};
+use super::{Device, Handle, Poller, Turn};
 use crate::control::tests::waits::is_waiting;
 use crate::domain::{Core, CoreLimits, Domain, Events};
 use crate::epoch::Epochs;
@@ -76,7 +76,7 @@ impl World {
         }
     }
     fn serve(&self) {
-        while self.device.serve() {}
+        while self.device.serve() == Turn::More {}
     }
     /// A request, carried out here.
     fn call(&mut self, kind: RequestKind, body: &[u8]) -> Result<Vec<u8>, ControlStatus> {
@@ -442,7 +442,7 @@ fn a_request_that_takes_long_leaves_others_their_turns() {
         if w.driver.control.used().is_some() {
             break;
         }
-        assert!(has_more, "it is not over and has no more turns");
+        assert_eq!(has_more, Turn::More, "it is not over and has no more turns");
     }
     assert!(turns > 1, "all of it in one turn");
     let info = w.device.domain().info();
@@ -454,7 +454,7 @@ fn a_request_that_takes_long_leaves_others_their_turns() {
 fn a_request_under_way_ends_with_its_virtqueue() {
     let (mut w, q) = with_many_queues();
     w.driver.post(RequestKind::ContextDestroy, &q.to_bytes());
-    assert!(w.device.serve());
+    assert_eq!(w.device.serve(), Turn::More);
     assert!(w.driver.control.used().is_none());
     w.handle.stop_vring(0).unwrap();
     assert!(
@@ -465,7 +465,7 @@ fn a_request_under_way_ends_with_its_virtqueue() {
 
     let (mut w, q) = with_many_queues();
     w.driver.post(RequestKind::ContextDestroy, &q.to_bytes());
-    assert!(w.device.serve());
+    assert_eq!(w.device.serve(), Turn::More);
     w.handle.reset();
     w.driver.start(&mut w.handle);
     w.query();
@@ -561,7 +561,11 @@ fn a_verb_that_holds_the_device_does_not_hold_up_the_server() {
     w.device.domain().events().begin();
     w.device.with_state(|_| {
         // The control thread comes meanwhile: it is turned away at once...
-        std::thread::scope(|s| s.spawn(|| assert!(!w.device.serve())).join().unwrap());
+        std::thread::scope(|s| {
+            s.spawn(|| assert_eq!(w.device.serve(), Turn::Idle))
+                .join()
+                .unwrap()
+        });
         let _ = signal.read();
     });
     // ... and called back.

@@ -101,6 +101,10 @@ impl Domain {
         if wanted.byte_quota != 0 {
             self.need_feature(features::BYTE_QUOTA)?;
         }
+        if wanted.slot == 0 && wanted.rights.contains(Rights::PINNED) {
+            // A promise of its own; others pass on what they were given.
+            self.need_feature(features::PINNED)?;
+        }
         let parent = self.capability(wanted.context, wanted.slot)?;
         let target = self.context(wanted.target_context)?;
         let slot = target
@@ -322,6 +326,7 @@ impl Domain {
         }
         // What devices were asked by the right comes before all that they are asked now.
         self.core.workers().endpoints().fence();
+        self.outlast_capability(&capability);
         let knows = Holder::Slot {
             domain: self.id,
             context,
@@ -339,9 +344,8 @@ impl Domain {
     pub fn drop_slot(&self, context: u32, slot: u32) -> Result<(), ControlStatus> {
         let holder = self.slots_of(context, slot)?;
         let held = holder.slots().remove(slot, self.core.epochs());
-        if held.is_none() {
-            return Err(ControlStatus::NoSuchObject);
-        }
+        let held = held.ok_or(ControlStatus::NoSuchObject)?;
+        self.outlast_capability(held.capability());
         // What is only offered yet goes with it; what was accepted lives on.
         drop(
             self.core

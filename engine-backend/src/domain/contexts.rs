@@ -128,6 +128,7 @@ impl Domain {
             port.wake();
         }
         open.context.slots().clear(self.core.epochs());
+        self.outlast_all();
         Ok(grave)
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use byway_protocols::event::EventKind;
 use byway_protocols::{ControlStatus, Event};
 
-use super::{Exchange, Latencies, PageRequests, Peers};
+use super::{DeviceWaits, Exchange, Latencies, PageRequests, Peers};
 use crate::capability::{Grave, Holder};
 use crate::epoch::Epochs;
 use crate::iotlb::Invalidations;
@@ -37,6 +37,7 @@ pub struct Core {
     peers: Peers,
     exchange: Exchange,
     revokes: Latencies,
+    device_waits: DeviceWaits,
     pages: PageRequests,
     graves: Mutex<VecDeque<Buried>>,
     next_domain: AtomicU32,
@@ -76,6 +77,7 @@ impl Core {
             peers: Peers::default(),
             exchange: Exchange::default(),
             revokes: Latencies::default(),
+            device_waits: DeviceWaits::default(),
             graves: Mutex::default(),
             next_domain: AtomicU32::new(1),
             next_offer: AtomicU64::new(1),
@@ -123,6 +125,11 @@ impl Core {
     #[must_use]
     pub fn pages(&self) -> &PageRequests {
         &self.pages
+    }
+    /// How long ends of rights have waited for devices that were in pinned memory, where they had to.
+    #[must_use]
+    pub fn device_waits(&self) -> &DeviceWaits {
+        &self.device_waits
     }
     /// How long revocations took.
     #[must_use]

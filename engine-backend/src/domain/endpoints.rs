@@ -40,7 +40,9 @@ impl Domain {
         let endpoints = self.core.workers().endpoints();
         // No such endpoint, and one that is not for this domain, are the same to it.
         let endpoint = endpoints.find(name).ok_or(ControlStatus::NoSuchObject)?;
-        let grant = endpoint.grant(self.id).ok_or(ControlStatus::NoSuchObject)?;
+        let grant = endpoint.grant(self.id).filter(|g| g.read || g.write);
+        // A device that is trusted with its memory need not be one whose blocks it may use.
+        let grant = grant.ok_or(ControlStatus::NoSuchObject)?;
         let is_there = endpoint.attachment().is_some_and(|a| !a.is_gone());
         if !is_there {
             return Err(ControlStatus::NoSuchObject);

@@ -12,7 +12,7 @@ use crate::capability::{Ending, Grave, Link};
 
 impl Domain {
     /// Back to the state after creation, RAM kept. When it returns nothing that
-    /// the domain asked for is in flight, nobody holds a usable capability over its memory,
+    /// the domain asked for is in flight but what devices have of pinned memory, nobody holds a usable capability over its memory,
     /// and its peers have been told. Numbers are not used again.
     pub fn reset(&self) {
         let was_ready = self.ready.swap(false, Ordering::SeqCst);
@@ -46,6 +46,7 @@ impl Domain {
         for grave in graves {
             self.core.reap_all(grave);
         }
+        self.outlast_all();
 
         self.instance
             .store(self.core.next_instance(), Ordering::Relaxed);
@@ -80,7 +81,8 @@ impl Domain {
 }
 
 impl Core {
-    /// Ends links, and revokes what was given along them. Returns after the last access.
+    /// Ends links, and revokes what was given along them. Returns after the last access, for which it may wait as long as
+    /// devices take that are in pinned memory: for the operator's threads.
     pub fn end_links(&self, links: &[Arc<Link>]) {
         if links.is_empty() {
             return;
@@ -98,9 +100,12 @@ impl Core {
         self.epochs().synchronize();
         // Descriptors that wait at ports find that the right to them has ended.
         self.workers().wake_all();
-        self.workers().endpoints().fence();
+        let endpoints = self.workers().endpoints();
+        endpoints.fence();
         for grave in graves {
             self.bury(grave, None);
         }
+        // Whatever it is: what goes along which link is not known to devices.
+        self.wait_for(endpoints.reaching(|_| true), "the operator's");
     }
 }

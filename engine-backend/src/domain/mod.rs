@@ -4,7 +4,8 @@
 //! capabilities over its memory and its quotas. Every operation here is what one control
 //! request asks for, its message already decoded ([`crate::control`]); each either does
 //! all of it or changes nothing and says why. Operations return after the last access
-//! that they took the right to away.
+//! that they took the right to away, but for what devices do in pinned memory: that is noted (`devices`), and whoever
+//! has called them waits for it before he says that it is done.
 //!
 //! # Locks
 //!
@@ -24,6 +25,7 @@
 mod capabilities;
 mod contexts;
 mod core;
+mod devices;
 mod endpoints;
 mod events;
 mod exchange;
@@ -37,6 +39,7 @@ mod spaces;
 
 pub use self::core::{Core, CoreLimits};
 pub use capabilities::{AcceptedCapability, CapabilityReport, DeriveArguments};
+pub use devices::{DeviceWaitSummary, DeviceWaits};
 pub use events::Events;
 pub use exchange::Exchange;
 pub(crate) use latency::Stopwatch;
@@ -52,6 +55,7 @@ use byway_protocols::ControlStatus;
 use byway_protocols::control::features::PAGE_REQUESTS;
 
 use crate::capability::{Audit, Meter, Owner};
+use crate::endpoint::Reaching;
 use crate::interface::{DomainInfo, Quotas};
 use crate::memory::GuestMemory;
 use crate::queue::QueueStats;
@@ -86,6 +90,8 @@ pub struct Domain {
     ports: Arc<Meter>,
     /// Descriptors of its that wait for pages.
     waiting: Arc<Waiting>,
+    /// What devices reach by rights that the operation under way has ended.
+    reaching: Mutex<Reaching>,
     attached: AtomicBool,
     /// The driver has spoken since the last reset: it can be told of things.
     ready: AtomicBool,
@@ -131,6 +137,7 @@ impl Domain {
             ports: Meter::new(ports::PORTS_MAX),
             account: Account::new(&quotas.share),
             waiting: Arc::new(Waiting::new(quotas.parked)),
+            reaching: Mutex::default(),
             attached: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             features: AtomicU64::new(0),

@@ -16,6 +16,8 @@ pub(super) const PORTS_MAX: u32 = 64;
 /// to him, to receive from him is to read, and so it is with blocks.
 pub(super) fn over_link(rights: Rights) -> Rights {
     let others = Rights::SEND | Rights::RECEIVE | Rights::BLOCK_READ | Rights::BLOCK_WRITE;
+    // What its owner's kernel says of its memory permits nothing by itself.
+    let others = others | Rights::PINNED;
     let mut needed = rights.0 & !others.0;
     if rights.contains(Rights::SEND) || rights.contains(Rights::BLOCK_WRITE) {
         needed |= Rights::WRITE.0;
@@ -75,5 +77,6 @@ mod tests {
         assert_eq!(over_link(Rights::BLOCK_READ), Rights::READ);
         assert_eq!(over_link(Rights::BLOCK), Rights::ALL);
         assert_eq!(over_link(Rights::ALL), Rights::ALL);
+        assert_eq!(over_link(Rights::PINNED | Rights::READ), Rights::READ);
     }
 }

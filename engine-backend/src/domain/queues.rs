@@ -250,6 +250,7 @@ impl Domain {
         let Some(queue) = queue else { return };
         queue.context().remove_queue(id);
         self.core.workers().detach(queue.id());
+        self.outlast_all();
         self.forget_waiting(queue.id());
         self.core.return_queue_key(queue.id());
         add_stats(&mut self.tables().totals, queue.stats());

@@ -129,6 +129,7 @@ impl Domain {
             // Its capabilities went with its contexts; this stops what is under way.
             bound.space.kill();
             self.core.epochs().synchronize();
+            self.outlast_memory();
         }
         Ok(())
     }

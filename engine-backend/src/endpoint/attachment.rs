@@ -10,14 +10,16 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
 
 use super::device::{BlockDevice, Geometry, Outcome, Refused, Request, StagingRange, Token};
+use super::reach::{Reach, Reaching};
 use super::registry::News;
 use super::slot::{Parting, SLOT_BYTES, SLOTS_MAX, Slot};
 use super::staging::StagingMemory;
-use crate::memory::HostAddr;
+use crate::memory::{HostAddr, Lent};
 use crate::ops::budget::ticks;
 
 /// Why a request was not taken.
@@ -48,12 +50,32 @@ pub struct Counters {
     pub system_calls: u64,
     /// Requests under way now.
     pub under_way: u32,
+    /// Requests by which it was given memory of guests.
+    pub direct: u64,
+    /// Those of them that it has not answered.
+    pub holds: u32,
 }
+
+/// Longest time that a device is waited for of which leave is taken.
+pub(super) const CLOSE: Duration = Duration::from_secs(2);
 
 struct Driver {
     device: Box<dyn BlockDevice>,
     /// Something was submitted that the device was not told of.
     untold: bool,
+    /// What the device was lent, by slot: all that its requests may reach. Each is here until the device has answered.
+    lent: Box<[Option<Loan>]>,
+    /// Number of the next loan.
+    next: u64,
+    /// The device was asked to give everything back.
+    recalled: Option<Instant>,
+}
+
+/// Memory of a guest that a device has.
+struct Loan {
+    number: u64,
+    reach: Reach,
+    memory: Lent,
 }
 
 /// A device, as long as it is there.
@@ -61,6 +83,7 @@ pub struct Attachment {
     geometry: Geometry,
     staging: Arc<StagingMemory>,
     piece_bytes: u32,
+    reaches_memory: bool,
     driver: Mutex<Driver>,
     slots: Box<[Slot]>,
     free: ArrayQueue<u8>,
@@ -68,6 +91,13 @@ pub struct Attachment {
     gone: AtomicBool,
     /// Nothing more is to be done about that.
     closed: AtomicBool,
+    /// Loans that were not given back.
+    lent: AtomicU32,
+    /// Those of all devices.
+    all_lent: Arc<AtomicU32>,
+    /// What is lent yet will not be waited for.
+    given_up: AtomicBool,
+    direct: AtomicU64,
     reason: Mutex<Option<String>>,
     under_way: AtomicU32,
     /// Some slot may be fenced.
@@ -102,6 +132,7 @@ impl Attachment {
         device: Box<dyn BlockDevice>,
         staging: Arc<StagingMemory>,
         news: Arc<News>,
+        all_lent: Arc<AtomicU32>,
         place: u32,
     ) -> Self {
         let geometry = *device.geometry();
@@ -117,14 +148,22 @@ impl Attachment {
             staging,
             // Not 0: a block is smaller than a slot, and no request is below a block.
             piece_bytes: geometry.transfer_bytes_max.min(SLOT_BYTES) / block * block,
+            reaches_memory: device.reaches_memory(),
             driver: Mutex::new(Driver {
                 device,
                 untold: false,
+                lent: (0..count).map(|_| None).collect(),
+                next: 0,
+                recalled: None,
             }),
             slots: (0..count).map(|_| Slot::default()).collect(),
             free,
             gone: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            lent: AtomicU32::new(0),
+            all_lent,
+            given_up: AtomicBool::new(false),
+            direct: AtomicU64::new(0),
             reason: Mutex::new(None),
             under_way: AtomicU32::new(0),
             fences: AtomicBool::new(false),
@@ -229,6 +268,36 @@ impl Attachment {
     /// # Errors
     /// See [`Refusal`].
     pub fn submit(&self, slot: u8, request: &Request) -> Result<(), Refusal> {
+        self.submit_by(slot, request, None)
+    }
+
+    /// Whether [`Self::submit_direct`] may be taken.
+    #[must_use]
+    pub fn reaches_memory(&self) -> bool {
+        self.reaches_memory
+    }
+
+    /// Asks for a read or write between the device and memory of a guest, in a chunk in which the rights to both were
+    /// found good.
+    ///
+    /// # Errors
+    /// See [`Refusal`]; with [`Refusal::NotSupported`] it is to be asked for by staging.
+    pub fn submit_direct(
+        &self,
+        slot: u8,
+        request: &Request,
+        reach: Reach,
+        memory: Lent,
+    ) -> Result<(), Refusal> {
+        self.submit_by(slot, request, Some((reach, memory)))
+    }
+
+    fn submit_by(
+        &self,
+        slot: u8,
+        request: &Request,
+        direct: Option<(Reach, Lent)>,
+    ) -> Result<(), Refusal> {
         if self.is_gone() {
             return Err(Refusal::Gone);
         }
@@ -236,9 +305,20 @@ impl Attachment {
             return Err(Refusal::Later);
         }
         let mut driver = self.try_drive().ok_or(Refusal::Contended)?;
-        let place = &self.slots[usize::from(slot)];
+        // Whoever has said so since will have the lock before anything is given up.
+        if self.is_gone() {
+            return Err(Refusal::Gone);
+        }
+        let index = usize::from(slot);
+        let (place, token) = (&self.slots[index], Token(slot.into()));
+        let lends = direct.is_some();
+        place.set_lends(lends);
         place.begin(request, ticks());
-        match driver.device.submit(Token(slot.into()), request) {
+        let taken = match &direct {
+            Some((_, memory)) => driver.device.submit_direct(token, request, memory),
+            None => driver.device.submit(token, request),
+        };
+        match taken {
             Ok(()) => {}
             Err(refused) => {
                 place.cancel();
@@ -249,11 +329,82 @@ impl Attachment {
                 });
             }
         }
+        if let Some((reach, memory)) = direct {
+            self.lend(&mut driver, index, reach, memory);
+        }
         driver.untold = true;
         self.under_way.fetch_add(1, Ordering::SeqCst);
         self.news.set_untold(self.place);
         self.news.set_busy(self.place);
         Ok(())
+    }
+
+    fn lend(&self, driver: &mut Driver, index: usize, reach: Reach, memory: Lent) {
+        driver.next += 1;
+        let loan = Loan {
+            number: driver.next,
+            reach,
+            memory,
+        };
+        let before = driver.lent[index].replace(loan);
+        debug_assert!(before.is_none(), "a slot is not used again before its end");
+        self.direct.fetch_add(1, Ordering::Relaxed);
+        self.lent.fetch_add(1, Ordering::SeqCst);
+        self.all_lent.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The device can reach a loan no more.
+    fn settle(&self, loan: Option<Loan>) {
+        if let Some(loan) = loan {
+            // Before anybody is told, whoever that is.
+            loan.memory.note_written();
+            // While it counts, so that whoever removes its region keeps that: the last one to let go of it unmaps it,
+            // which is no worker's part.
+            drop(loan);
+            self.lent.fetch_sub(1, Ordering::SeqCst);
+            self.all_lent.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether the device has memory of guests.
+    #[must_use]
+    pub fn lends(&self) -> bool {
+        self.lent.load(Ordering::SeqCst) != 0
+    }
+
+    /// Whether it will not be waited for any longer, whatever it has.
+    #[must_use]
+    pub fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Acquire)
+    }
+
+    /// Adds what it has of guests' memory, as far as somebody asks for that.
+    pub(super) fn reaching(
+        self: &Arc<Self>,
+        is_wanted: &dyn Fn(&Reach) -> bool,
+        all: &mut Reaching,
+    ) {
+        if !self.lends() {
+            return;
+        }
+        for (index, loan) in self.lock().lent.iter().enumerate() {
+            if let Some(loan) = loan.as_ref().filter(|loan| is_wanted(&loan.reach)) {
+                all.add(self, index as u8, loan.number);
+            }
+        }
+    }
+
+    /// Whether it has not given this loan back.
+    pub(super) fn still_lends(&self, slot: u8, number: u64) -> bool {
+        if !self.lends() {
+            return false;
+        }
+        // A worker that has it says so soon.
+        let Some(driver) = self.try_drive() else {
+            return true;
+        };
+        let loan = driver.lent.get(usize::from(slot)).and_then(Option::as_ref);
+        loan.is_some_and(|loan| loan.number == number)
     }
 
     /// Whether something that nobody waits for may still write to the same blocks.
@@ -319,9 +470,13 @@ impl Attachment {
         }
         let mut changed = false;
         let mut lies = None;
-        driver.device.poll(&mut |token, outcome| {
+        let Driver { device, lent, .. } = driver;
+        device.poll(&mut |token, outcome| {
             changed = true;
-            if self.note(token, outcome).is_none() {
+            let index = token.0 as usize;
+            self.settle(lent.get_mut(index).and_then(Option::take));
+            // What a device that is gone had, was told of already.
+            if self.note(token, outcome).is_none() && !self.is_gone() {
                 lies = Some(token);
             }
         });
@@ -370,12 +525,28 @@ impl Attachment {
         self.bytes_written.fetch_add(written, Ordering::Relaxed);
     }
 
-    /// Ends a device: what is under way is gone.
+    /// Ends a device: what is under way is gone. Waits for what it was lent, though not for long.
     pub fn close(&self, reason: &str) {
         self.leave(reason);
         if !self.closed.swap(true, Ordering::AcqRel) {
-            self.lock().device.close();
+            let mut driver = self.lock();
+            // What was begun while it went.
+            self.end_staged();
+            driver.device.close(CLOSE);
+            self.look(&mut driver);
+            self.give_up(&driver);
         }
+    }
+
+    /// Those who wait wait no longer. What is lent yet stays so until the device answers.
+    fn give_up(&self, driver: &Driver) {
+        self.given_up.store(true, Ordering::Release);
+        for (index, loan) in driver.lent.iter().enumerate() {
+            if loan.is_some() {
+                self.note(Token(index as u32), Outcome::Gone);
+            }
+        }
+        self.news.changed();
     }
 
     #[cold]
@@ -386,9 +557,14 @@ impl Attachment {
         tracing::warn!("an endpoint's device is gone: {reason}");
         // Replaced whole.
         *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        self.end_staged();
+    }
+
+    /// What is under way is gone, but for what the device was lent, which can be reached yet and is waited for.
+    fn end_staged(&self) {
         for index in 0..self.slots.len() {
             let slot = &self.slots[index];
-            if slot.is_under_way() {
+            if slot.is_under_way() && !slot.lends() {
                 // Whoever writes to its staging does so: nobody reads that any more.
                 self.note(Token(index as u32), Outcome::Gone);
             }
@@ -397,19 +573,48 @@ impl Attachment {
     }
 
     /// Gives the device up when it has not answered for `limit` ticks, and closes one that is
-    /// gone. May wait for it.
+    /// gone. May wait for it, but not where it was lent something: it is asked for that, and looked at again.
     pub fn look_after(&self, limit: u64) {
-        if self.is_busy() {
+        if self.is_busy() || self.lends() {
             // An answer to what nobody waits for any more is seen by no worker that sleeps; it has been given
             // all the same.
             self.drive();
         }
         let now = ticks();
         let oldest = self.slots.iter().filter_map(|slot| slot.age(now)).max();
-        if oldest.is_some_and(|age| age > limit) {
-            self.close("it has not answered in its time");
+        let reason = if oldest.is_some_and(|age| age > limit) {
+            "it has not answered in its time"
         } else if self.is_gone() {
-            self.close("it is gone");
+            "it is gone"
+        } else {
+            return;
+        };
+        if !self.lends() || self.closed.load(Ordering::Acquire) {
+            self.close(reason);
+        } else {
+            self.recall(reason);
+        }
+    }
+
+    /// Asks for what was lent; gives it up when that was long ago.
+    #[cold]
+    fn recall(&self, reason: &str) {
+        self.leave(reason);
+        let mut driver = self.lock();
+        let now = Instant::now();
+        let since = match driver.recalled {
+            Some(since) => since,
+            None => {
+                // What was begun while it went.
+                self.end_staged();
+                driver.device.close(Duration::ZERO);
+                *driver.recalled.insert(now)
+            }
+        };
+        self.look(&mut driver);
+        if now.duration_since(since) >= CLOSE || !self.lends() {
+            self.closed.store(true, Ordering::Release);
+            self.give_up(&driver);
         }
     }
 
@@ -423,6 +628,8 @@ impl Attachment {
             bytes_written: self.bytes_written.load(Ordering::Relaxed),
             system_calls: self.lock().device.system_calls(),
             under_way: self.under_way.load(Ordering::Relaxed),
+            direct: self.direct.load(Ordering::Relaxed),
+            holds: self.lent.load(Ordering::Relaxed),
         }
     }
 
@@ -446,11 +653,23 @@ impl Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        let driver = self.driver.get_mut();
-        driver
-            .unwrap_or_else(PoisonError::into_inner)
-            .device
-            .close();
+        // Nobody asks any more, nor is to be told why.
+        self.gone.store(true, Ordering::Release);
+        let mut driver = match self.driver.lock() {
+            Ok(mut driver) => {
+                if !self.closed.swap(true, Ordering::AcqRel) {
+                    driver.device.close(CLOSE);
+                }
+                self.look(&mut driver);
+                driver
+            }
+            // Nobody knows what the device has.
+            Err(poisoned) => poisoned.into_inner(),
+        };
+        for loan in &mut driver.lent {
+            // Never to be unmapped: the device may reach it for as long as it likes.
+            std::mem::forget(loan.take());
+        }
     }
 }
 

@@ -2,10 +2,14 @@
 //!
 //! A device is driven by whichever worker has something for it, one at a time: see
 //! `attachment`. It is handed requests and says how they ended; it knows
-//! neither guests nor capabilities, and no guest memory: all that it can reach is the
-//! [`StagingMemory`](super::staging::StagingMemory) that it was opened with.
+//! neither guests nor capabilities: all that it can reach is the
+//! [`StagingMemory`](super::staging::StagingMemory) that it was opened with, and, for as long as one request takes, the
+//! pages that this was given.
 
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use crate::memory::Lent;
 
 /// What a device is, as it was when it was opened. Checked by [`Geometry::check`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,6 +175,29 @@ pub trait BlockDevice: Send {
     /// See [`Refused`].
     fn submit(&mut self, token: Token, request: &Request) -> Result<(), Refused>;
 
+    /// Whether it takes [`Self::submit_direct`] at all.
+    fn reaches_memory(&self) -> bool {
+        false
+    }
+
+    /// Takes over a read or write like [`Self::submit`], whose bytes are in `memory` instead of staging: as many, in parts that each
+    /// begin at a multiple of the blocks and are as long. It stays mapped until [`Self::poll`] has told
+    /// how the request ended, which is to be told of such a request alone when nothing can reach its memory any more:
+    /// not before, not even when the device is gone.
+    ///
+    /// Whatever is not done in one go may fail: it is tried again by staging.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    fn submit_direct(
+        &mut self,
+        _token: Token,
+        _request: &Request,
+        _memory: &Lent,
+    ) -> Result<(), Refused> {
+        Err(Refused::NotSupported)
+    }
+
     /// Tells the device of what was submitted: at most one system call for all of it, and
     /// none when there is nothing to tell.
     fn flush_submissions(&mut self);
@@ -196,10 +223,11 @@ pub trait BlockDevice: Send {
     /// Why the device is gone, for the operator; `None` while it is there.
     fn gone(&self) -> Option<&str>;
 
-    /// Takes leave of the device: nothing will be submitted any more, and what is under way
-    /// counts as gone. Whatever may still reach the staging memory may do so: it is of this
+    /// Takes leave of the device, for which it may wait this long: nothing will be submitted any more, and what is under way
+    /// counts as gone, but for what was submitted by [`Self::submit_direct`], which is polled for until it has ended.
+    /// Whatever may still reach the staging memory may do so: it is of this
     /// device alone, and is not used again (a device that comes back gets a new one).
-    fn close(&mut self);
+    fn close(&mut self, patience: Duration);
 }
 
 #[cfg(test)]

@@ -4,6 +4,10 @@
 //! staging without a copy and without the host's page cache; file and staging are registered
 //! with the ring once. Submitting is one system call for all that was queued; completions are
 //! read from memory that the kernel shares.
+//!
+//! A request may be about memory of a guest instead ([`Lent`]), whose parts are then given as a vector: the kernel pins
+//! the pages for itself while it has it. What it has begun it cannot be made to leave off, so such a request is
+//! told of when the kernel has answered, and not before.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -18,13 +22,11 @@ use super::config::EndpointConfig;
 use super::device::{BlockDevice, Geometry, Outcome, Refused, Request, Token};
 use super::slot::{SLOT_BYTES, SLOTS_MAX};
 use super::staging::StagingMemory;
+use crate::memory::{LENT_PARTS_MAX, Lent};
 
 /// What a request that ended before its end is said to have met, when the host says nothing: the file has become
 /// shorter.
 const SHORT: u16 = libc::ENODATA as u16;
-
-/// Longest time that a closed device is waited for.
-const CLOSE: Duration = Duration::from_secs(2);
 
 /// What is under way under a token.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +34,21 @@ struct Flight {
     request: Request,
     /// Bytes that the kernel has done of it.
     done: u32,
+    /// Parts of memory that it is about; 0: it is about staging.
+    parts: u32,
 }
+
+/// For each token, where the parts of its memory are.
+struct Vectors(Box<[[libc::iovec; LENT_PARTS_MAX]]>);
+
+// SAFETY: the addresses are handed to the kernel, and never followed here.
+unsafe impl Send for Vectors {}
+
+/// No bytes.
+const NOWHERE: libc::iovec = libc::iovec {
+    iov_base: std::ptr::null_mut(),
+    iov_len: 0,
+};
 
 /// A file.
 pub struct FileDevice {
@@ -43,8 +59,11 @@ pub struct FileDevice {
     /// The staging is registered with the ring.
     is_registered: bool,
     flights: [Option<Flight>; SLOTS_MAX],
+    vectors: Vectors,
     system_calls: u64,
     gone: Option<String>,
+    /// Requests without memory have been told of as gone.
+    told: bool,
 }
 
 impl FileDevice {
@@ -116,8 +135,10 @@ impl FileDevice {
             staging: Arc::clone(staging),
             is_registered,
             flights: [None; SLOTS_MAX],
+            vectors: Vectors(vec![[NOWHERE; LENT_PARTS_MAX]; SLOTS_MAX].into_boxed_slice()),
             system_calls: 0,
             gone: None,
+            told: false,
         })
     }
 
@@ -127,7 +148,19 @@ impl FileDevice {
         let file = types::Fixed(0);
         let done = flight.done;
         let mode = libc::FALLOC_FL_KEEP_SIZE;
+        let vector = self.vectors.0[token.0 as usize].as_ptr();
         let entry = match flight.request {
+            // Never in the middle: see `outcome`.
+            Request::Read { lba, .. } if flight.parts != 0 => {
+                opcode::Readv::new(file, vector, flight.parts)
+                    .offset(lba * block)
+                    .build()
+            }
+            Request::Write { lba, .. } if flight.parts != 0 => {
+                opcode::Writev::new(file, vector, flight.parts)
+                    .offset(lba * block)
+                    .build()
+            }
             Request::Read { lba, at, .. } | Request::Compare { lba, at, .. } => {
                 let (buffer, length) = self.bytes(at, done);
                 let offset = lba * block + u64::from(done);
@@ -183,8 +216,8 @@ impl FileDevice {
     }
 
     fn push(&mut self, entry: &squeue::Entry) -> Result<(), Refused> {
-        // SAFETY: file and staging are this device's and outlive the ring; each slot's bytes
-        // are left alone until its request has ended.
+        // SAFETY: file, staging and vectors are this device's and outlive the ring; each slot's bytes
+        // are left alone until its request has ended, and memory that was lent stays mapped until that has been told.
         let pushed = unsafe { self.ring.submission().push(entry) };
         pushed.map_err(|_| Refused::Full)
     }
@@ -229,6 +262,10 @@ impl FileDevice {
         if done >= at.length {
             return Some(Outcome::Done);
         }
+        if flight.parts != 0 {
+            // The rest would need another vector. It is tried again by staging, which tells exactly.
+            return failed(SHORT, 0);
+        }
         if moved == 0 || !done.is_multiple_of(block) {
             return failed(SHORT, done);
         }
@@ -237,6 +274,9 @@ impl FileDevice {
     }
 
     fn again(&mut self, token: Token, flight: &Flight) -> Option<Outcome> {
+        if self.gone.is_some() {
+            return Some(Outcome::Gone);
+        }
         let entry = self.entry(token, flight);
         match self.push(&entry) {
             Ok(()) => None,
@@ -260,14 +300,34 @@ impl BlockDevice for FileDevice {
         if let Request::Compare { .. } = request {
             return Err(Refused::NotSupported);
         }
-        let flight = Flight {
-            request: *request,
-            done: 0,
-        };
-        let entry = self.entry(token, &flight);
-        self.push(&entry)?;
-        self.flights[token.0 as usize] = Some(flight);
-        Ok(())
+        self.begin(token, request, 0)
+    }
+
+    fn reaches_memory(&self) -> bool {
+        true
+    }
+
+    fn submit_direct(
+        &mut self,
+        token: Token,
+        request: &Request,
+        memory: &Lent,
+    ) -> Result<(), Refused> {
+        if self.gone.is_some() {
+            return Err(Refused::Gone);
+        }
+        if !matches!(request, Request::Read { .. } | Request::Write { .. }) {
+            return Err(Refused::NotSupported);
+        }
+        let parts = memory.parts();
+        let vector = &mut self.vectors.0[token.0 as usize];
+        for (place, part) in vector.iter_mut().zip(parts) {
+            *place = libc::iovec {
+                iov_base: std::ptr::with_exposed_provenance_mut(part.host as usize),
+                iov_len: part.bytes as usize,
+            };
+        }
+        self.begin(token, request, parts.len() as u32)
     }
 
     fn flush_submissions(&mut self) {
@@ -296,9 +356,11 @@ impl BlockDevice for FileDevice {
         if again || !self.ring.submission().is_empty() {
             self.enter();
         }
-        if self.gone.is_some() {
-            for index in 0..SLOTS_MAX {
-                if self.flights[index].take().is_some() {
+        if self.gone.is_some() && !self.told {
+            self.told = true;
+            // The kernel may write to staging for as long as it likes; what is lent it has until it says so.
+            for (index, flight) in self.flights.iter().enumerate() {
+                if flight.is_some_and(|flight| flight.parts == 0) {
                     ended(Token(index as u32), Outcome::Gone);
                 }
             }
@@ -313,11 +375,12 @@ impl BlockDevice for FileDevice {
         self.gone.as_deref()
     }
 
-    fn close(&mut self) {
+    fn close(&mut self, patience: Duration) {
         self.gone.get_or_insert_with(|| "it was closed".to_owned());
-        let deadline = Instant::now() + CLOSE;
-        let is_busy = |flights: &[Option<Flight>]| flights.iter().any(Option::is_some);
-        if is_busy(&self.flights) {
+        // Whoever closes it counts them as gone.
+        self.told = true;
+        let deadline = Instant::now() + patience;
+        if self.is_busy() {
             // What the kernel does not know yet, it need not.
             let _ = self.ring.submit();
             let timeout = types::Timespec::new().nsec(1);
@@ -328,17 +391,42 @@ impl BlockDevice for FileDevice {
                 .submitter()
                 .register_sync_cancel(Some(timeout), everything);
         }
-        while is_busy(&self.flights) && Instant::now() < deadline {
-            let entry = self.ring.completion().next();
-            match entry {
-                Some(entry) => self.flights[entry.user_data() as usize % SLOTS_MAX] = None,
-                None => std::thread::sleep(Duration::from_millis(1)),
+        // What has ended stays in the completion queue, for `poll`: nothing is done but to wait.
+        while self.is_busy() && Instant::now() < deadline {
+            let waiting = self.ring.completion().len();
+            let under_way = self.flights.iter().flatten().count();
+            if waiting >= under_way {
+                break;
             }
+            std::thread::sleep(Duration::from_millis(1));
         }
-        if is_busy(&self.flights) {
-            // The kernel may write to it for as long as it likes.
+    }
+}
+
+impl FileDevice {
+    fn begin(&mut self, token: Token, request: &Request, parts: u32) -> Result<(), Refused> {
+        let flight = Flight {
+            request: *request,
+            done: 0,
+            parts,
+        };
+        let entry = self.entry(token, &flight);
+        self.push(&entry)?;
+        self.flights[token.0 as usize] = Some(flight);
+        Ok(())
+    }
+
+    fn is_busy(&self) -> bool {
+        self.flights.iter().any(Option::is_some)
+    }
+}
+
+impl Drop for FileDevice {
+    fn drop(&mut self) {
+        self.poll(&mut |_, _| ());
+        if self.is_busy() {
+            // The kernel may write to it for as long as it likes. So it may to what was lent, which whoever lent it keeps.
             std::mem::forget(Arc::clone(&self.staging));
-            self.flights = [None; SLOTS_MAX];
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Endpoints: block devices that the engine drives itself (SPEC section 4.33).
 //!
 //! [`device`] is what a device has to be able to do, [`staging`] the only memory that it
-//! can reach; [`file`](mod@file), [`vhost_user_blk`] and [`nvme`] are kinds of it. An [`Attachment`] is a device
+//! can reach, but for what one is trusted with ([`Reach`]); [`file`](mod@file), [`vhost_user_blk`] and [`nvme`] are kinds of it. An [`Attachment`] is a device
 //! while it is there, an [`Endpoint`] what capabilities name, and [`Endpoints`] all of them.
 //!
 //! Nothing here knows guests: what moves between staging and their memory is `ops`' matter.
@@ -15,6 +15,7 @@ mod limits;
 pub mod nvme;
 mod open_error;
 mod peer_memory;
+mod reach;
 mod registry;
 pub mod slot;
 pub mod staging;
@@ -29,6 +30,7 @@ use std::time::Duration;
 pub use attachment::{Attachment, Counters, Refusal};
 pub use config::{EndpointConfig, EndpointError, EndpointKind, is_endpoint_name};
 pub use open_error::OpenError;
+pub use reach::{Reach, Reached, Reaching};
 pub use registry::{ENDPOINTS_MAX, Endpoint, Endpoints, Grant, News};
 
 use device::BlockDevice;

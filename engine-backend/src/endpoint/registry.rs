@@ -8,13 +8,15 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::attachment::{Attachment, staging_bytes};
 use super::config::{EndpointConfig, EndpointError};
-use super::device::Geometry;
+use super::device::{BlockDevice, Geometry};
+use super::reach::{Reach, Reaching};
 use super::staging::StagingMemory;
 use crate::capability::Link;
+use crate::memory::Remains;
 
 /// Most endpoints of an engine.
 pub const ENDPOINTS_MAX: usize = 32;
@@ -86,6 +88,8 @@ pub struct Grant {
     pub read: bool,
     /// Blocks may be written.
     pub write: bool,
+    /// The device may reach memory of the domain's that is pinned.
+    pub trusted: bool,
     /// Ends what was opened by it.
     pub link: Arc<Link>,
 }
@@ -100,6 +104,8 @@ pub struct Endpoint {
     current: ArcSwapOption<Attachment>,
     /// By domain's number.
     grants: Mutex<BTreeMap<u32, Grant>>,
+    /// Domains whose memory the device is trusted with, for workers.
+    trusted: ArcSwap<Vec<u32>>,
 }
 
 impl Endpoint {
@@ -136,10 +142,21 @@ impl Endpoint {
     /// Grants a domain something in place of what it had; that is given back, to be ended.
     #[must_use]
     pub fn set_grant(&self, domain: u32, grant: Option<Grant>) -> Option<Grant> {
-        match grant {
-            Some(grant) => self.grants().insert(domain, grant),
-            None => self.grants().remove(&domain),
-        }
+        let mut grants = self.grants();
+        let before = match grant {
+            Some(grant) => grants.insert(domain, grant),
+            None => grants.remove(&domain),
+        };
+        let trusted = grants.iter().filter(|(_, grant)| grant.trusted);
+        self.trusted
+            .store(Arc::new(trusted.map(|(&domain, _)| domain).collect()));
+        before
+    }
+    /// Whether the device is trusted with memory of this domain's. For workers, in a chunk: a grace period after
+    /// [`Self::set_grant`] they go by that.
+    #[must_use]
+    pub fn is_trusted_with(&self, domain: u32) -> bool {
+        self.trusted.load().contains(&domain)
     }
     /// All grants, by domain.
     #[must_use]
@@ -166,6 +183,12 @@ pub struct Endpoints {
     any: AtomicBool,
     /// Held while endpoints come and go.
     changing: Mutex<()>,
+    /// Loans of all devices that were not given back.
+    lent: Arc<AtomicU32>,
+    /// Devices that are attached no more, and have not given everything back.
+    former: Mutex<Vec<Arc<Attachment>>>,
+    /// Regions that are gone, and that devices have a part of.
+    remains: Mutex<Vec<Remains>>,
 }
 
 impl Endpoints {
@@ -227,6 +250,56 @@ impl Endpoints {
         self.news.fenced();
     }
 
+    /// Whether any device has memory of guests. After a grace period, whatever was lent before it counts.
+    #[inline]
+    #[must_use]
+    pub fn reach_memory(&self) -> bool {
+        self.lent.load(Ordering::SeqCst) != 0
+    }
+
+    /// All that devices reach of guests' memory, as far as somebody asks for that. To be called after the grace period
+    /// that follows the end of a right.
+    #[must_use]
+    pub fn reaching(&self, is_wanted: impl Fn(&Reach) -> bool) -> Reaching {
+        let mut all = Reaching::default();
+        if !self.reach_memory() {
+            return all;
+        }
+        // First those that are, so that none is missed that becomes one that was.
+        for endpoint in self.all() {
+            if let Some(attachment) = endpoint.attachment() {
+                attachment.reaching(&is_wanted, &mut all);
+            }
+        }
+        let mut former = Reaching::default();
+        for attachment in &*self.former() {
+            attachment.reaching(&is_wanted, &mut former);
+        }
+        all.merge(former);
+        all
+    }
+
+    /// Keeps a region mapped until no device has a part of it any more.
+    pub fn keep(&self, remains: Remains) {
+        self.remains().push(remains);
+    }
+
+    /// A device was replaced or taken away: what it has yet is remembered.
+    fn outlive(&self, attachment: &Arc<Attachment>) {
+        if attachment.lends() {
+            self.former().push(Arc::clone(attachment));
+        }
+    }
+
+    fn former(&self) -> MutexGuard<'_, Vec<Arc<Attachment>>> {
+        // Each change is one push or removal.
+        self.former.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn remains(&self) -> MutexGuard<'_, Vec<Remains>> {
+        // Each change is one push or removal.
+        self.remains.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Gives devices up that have not answered in their time, a millisecond of which has so many
     /// ticks, and takes leave of those that are gone. True if there is any endpoint. May wait
     /// for a device that takes its leave.
@@ -241,6 +314,11 @@ impl Endpoints {
                 attachment.look_after(limit);
             }
         }
+        let mut former = self.former();
+        former.iter().for_each(|attachment| attachment.drive());
+        former.retain(|attachment| attachment.lends());
+        drop(former);
+        self.remains().retain(Remains::are_used);
         !all.is_empty()
     }
 
@@ -249,6 +327,15 @@ impl Endpoints {
     /// # Errors
     /// See [`EndpointError`].
     pub fn attach(&self, config: EndpointConfig) -> Result<Arc<Endpoint>, EndpointError> {
+        self.attach_by(config, super::open)
+    }
+
+    /// The same, with what opens it.
+    pub(crate) fn attach_by(
+        &self,
+        config: EndpointConfig,
+        open: impl FnOnce(&EndpointConfig, &Arc<StagingMemory>) -> Result<Box<dyn BlockDevice>, String>,
+    ) -> Result<Arc<Endpoint>, EndpointError> {
         config.check()?;
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.find(&config.name);
@@ -276,7 +363,7 @@ impl Endpoints {
             name: config.name.clone(),
             reason,
         };
-        let device = super::open(&config, &staging).map_err(refused)?;
+        let device = open(&config, &staging).map_err(refused)?;
         let geometry = *device.geometry();
         geometry.check().map_err(refused)?;
         if let Some(endpoint) = &known {
@@ -288,8 +375,8 @@ impl Endpoints {
                 )));
             }
         }
-        let news = Arc::clone(&self.news);
-        let attachment = Arc::new(Attachment::new(device, staging, news, place));
+        let (news, lent) = (Arc::clone(&self.news), Arc::clone(&self.lent));
+        let attachment = Arc::new(Attachment::new(device, staging, news, lent, place));
         let endpoint = known.unwrap_or_else(|| {
             Arc::new(Endpoint {
                 place,
@@ -297,8 +384,14 @@ impl Endpoints {
                 geometry,
                 current: ArcSwapOption::empty(),
                 grants: Mutex::default(),
+                trusted: ArcSwap::default(),
             })
         });
+        if let Some(before) = endpoint.attachment() {
+            // Gone, so that it is lent nothing more.
+            before.close("another one is attached");
+            self.outlive(&before);
+        }
         endpoint.current.store(Some(attachment));
         self.any.store(true, Ordering::Release);
         self.places[place as usize].store(Some(Arc::clone(&endpoint)));
@@ -314,9 +407,12 @@ impl Endpoints {
         let endpoint = self
             .find(name)
             .ok_or_else(|| EndpointError::Unknown(name.to_owned()))?;
-        if let Some(attachment) = endpoint.current.swap(None) {
+        if let Some(attachment) = endpoint.attachment() {
             attachment.close("the operator took it away");
+            // Before it is found no more.
+            self.outlive(&attachment);
         }
+        endpoint.current.store(None);
         self.news.fenced();
         Ok(())
     }

@@ -31,6 +31,8 @@ pub(super) struct Slot {
     /// See [`Self::fence`].
     fenced: AtomicBool,
     writes: AtomicBool,
+    /// The device reaches a guest's memory: it has it until it has answered.
+    lends: AtomicBool,
     holder: AtomicU32,
     /// Whose bytes may be in its staging.
     domain: AtomicU32,
@@ -73,6 +75,14 @@ impl Slot {
         self.writes.store(writes, Ordering::Relaxed);
         self.since.store(now, Ordering::Relaxed);
         self.state.store(UNDER_WAY, Ordering::Release);
+    }
+    /// Notes whether the device reaches a guest's memory by it. Before [`Self::begin`].
+    pub(super) fn set_lends(&self, lends: bool) {
+        self.lends.store(lends, Ordering::Relaxed);
+    }
+    /// Whether it does, if it was begun.
+    pub(super) fn lends(&self) -> bool {
+        self.lends.load(Ordering::Relaxed)
     }
     /// It was not asked after all.
     pub(super) fn cancel(&self) {

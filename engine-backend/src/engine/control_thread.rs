@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::Devices;
-use crate::device::{Poller, Source};
+use crate::device::{Poller, Source, Turn};
 use crate::domain::Core;
 use crate::worker::ticks_in_us;
 
@@ -22,6 +22,9 @@ const BALANCE_EVERY: Duration = Duration::from_millis(100);
 
 /// How often devices are looked after, where there are any.
 const LOOK_AFTER_EVERY: Duration = Duration::from_millis(500);
+
+/// How often a reply is looked at that waits for a device.
+const HELD_EVERY: Duration = Duration::from_millis(1);
 
 /// The running thread. Dropping it stops it and waits for its end.
 #[derive(Debug)]
@@ -114,6 +117,8 @@ impl Shared {
     fn run(&self) {
         // Domains with work, each once, in the order of their turns.
         let mut turns = VecDeque::new();
+        // Those that wait for devices: looked at whenever anything happens, and every now and then.
+        let mut held = Vec::new();
         let mut all_reaped = true;
         // One worker has nobody to share with.
         let look_every = (self.core.worker_count() > 1).then_some(BALANCE_EVERY);
@@ -126,7 +131,9 @@ impl Shared {
                 let late = self.core.pages().next_deadline(Instant::now());
                 // Whichever comes first, of those there are.
                 let look_after = has_endpoints.then_some(LOOK_AFTER_EVERY);
-                late.into_iter().chain(look_every).chain(look_after).min()
+                let held = (!held.is_empty()).then_some(HELD_EVERY);
+                let due = late.into_iter().chain(look_every).chain(look_after);
+                due.chain(held).min()
             } else {
                 Some(Duration::ZERO)
             };
@@ -139,11 +146,20 @@ impl Shared {
                 tracing::error!("the control thread cannot wait for requests and ends: {e}");
                 return;
             }
+            for id in held.drain(..) {
+                if !turns.contains(&id) {
+                    turns.push_back(id);
+                }
+            }
+            // A turn for each, and no second one for those whose turn it was.
             if let Some(id) = turns.pop_front()
                 && let Some(device) = self.devices.find(id)
-                && device.serve()
             {
-                turns.push_back(id);
+                match device.serve() {
+                    Turn::Idle => {}
+                    Turn::More => turns.push_back(id),
+                    Turn::Held => held.push(id),
+                }
             }
             self.core.end_late_page_requests(Instant::now());
             all_reaped = self.core.reap();

@@ -9,6 +9,10 @@ use crate::capability::{Link, LinkTerms};
 use crate::endpoint::{Endpoint, Endpoints, Grant};
 use crate::interface::{AdminError, EndpointConfig, EndpointGrant, EndpointInfo, EndpointUser};
 
+/// Most that a device may take for a request that is trusted with memory. Front ends of a daemon wait 20 seconds for
+/// what waits for it.
+const TRUSTED_TIMEOUT_MS_MAX: u32 = 10_000;
+
 impl Inner {
     fn endpoints(&self) -> &Endpoints {
         self.core.workers().endpoints()
@@ -55,8 +59,17 @@ impl Inner {
                 wanted.first
             ));
         }
-        if !wanted.read && !wanted.write {
-            return refused("a grant neither to read nor to write: say read or write".to_owned());
+        if !wanted.read && !wanted.write && !wanted.trusted {
+            return refused(
+                "a grant neither to read nor to write, and without trust: say read, write or trusted".to_owned(),
+            );
+        }
+        let (timeout_ms, max) = (endpoint.config().timeout_ms, TRUSTED_TIMEOUT_MS_MAX);
+        if wanted.trusted && timeout_ms > max {
+            return refused(format!(
+                "a grant with trust, and timeout_ms = {timeout_ms}: expected {max} at most, since \
+                 revocations and resets wait that long for a device that does not answer"
+            ));
         }
         if wanted.write && geometry.read_only {
             return refused("a grant to write, and it is read-only".to_owned());
@@ -72,6 +85,7 @@ impl Inner {
                 bytes,
                 read: wanted.read,
                 write: wanted.write,
+                trusted: wanted.trusted,
                 link: Arc::new(Link::new(domain, domain, terms)),
             }),
         );
@@ -129,6 +143,7 @@ fn info(endpoint: &Endpoint, name_of: impl Fn(u32) -> Option<String>) -> Endpoin
             bytes: grant.bytes,
             read: grant.read,
             write: grant.write,
+            trusted: grant.trusted,
         })
     });
     EndpointInfo {
@@ -145,6 +160,9 @@ fn info(endpoint: &Endpoint, name_of: impl Fn(u32) -> Option<String>) -> Endpoin
         bytes_written: counters.bytes_written,
         system_calls: counters.system_calls,
         under_way: counters.under_way,
+        direct: counters.direct,
+        holds: counters.holds,
+        timeout_ms: config.timeout_ms,
         users: users.collect(),
     }
 }

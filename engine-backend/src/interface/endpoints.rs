@@ -22,6 +22,10 @@ pub struct EndpointGrant {
     /// Whether it may write them.
     #[serde(default)]
     pub write: bool,
+    /// Whether the device may reach the domain's own memory where its kernel has pinned that, whoever the blocks are read
+    /// or written for. Revocation waits for the device then.
+    #[serde(default)]
+    pub trusted: bool,
 }
 
 /// Who may use an endpoint.
@@ -37,6 +41,9 @@ pub struct EndpointUser {
     pub read: bool,
     /// Whether it may write.
     pub write: bool,
+    /// Whether the device may reach its pinned memory.
+    #[serde(default)]
+    pub trusted: bool,
 }
 
 /// One row of [`Reply::Endpoints`](super::Reply::Endpoints).
@@ -68,6 +75,15 @@ pub struct EndpointInfo {
     pub system_calls: u64,
     /// Requests under way now.
     pub under_way: u32,
+    /// Requests by which its device was given memory of guests.
+    #[serde(default)]
+    pub direct: u64,
+    /// Those of them that it has not answered. Revocations wait for them, for `timeout_ms` and 3 seconds at most.
+    #[serde(default)]
+    pub holds: u32,
+    /// How long its device may take, in milliseconds.
+    #[serde(default)]
+    pub timeout_ms: u32,
     /// Who may use it.
     pub users: Vec<EndpointUser>,
 }

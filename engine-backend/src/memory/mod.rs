@@ -9,6 +9,7 @@
 mod changes;
 mod dirty;
 mod entry;
+mod lent;
 mod mapping;
 mod shared_log;
 pub mod sigbus;
@@ -24,6 +25,7 @@ pub use crate::stage2::HostAddr;
 pub use dirty::{DirtyLog, LOG_PAGE};
 pub use entry::GuestEntry;
 pub(crate) use entry::GuestPage;
+pub use lent::{LENT_PARTS_MAX, Lent, LentPart, LentParts, Remains};
 pub use shared_log::SharedLog;
 pub use slots::Slots;
 pub use span::HostSpan;
@@ -80,16 +82,17 @@ pub struct Retired {
 }
 
 impl Retired {
-    /// Unmaps the region, unless a [`HostSpan`] still needs it, and frees the tables.
+    /// Frees the tables. What is left unmaps the region when it is dropped, or when the last [`HostSpan`] or [`Lent`]
+    /// is that is in it.
     ///
     /// # Safety
     /// A grace period has passed since the removal: every chunk that a worker was in at
     /// that time has ended, and nobody outside a chunk still translates or uses a
     /// translation of before.
-    pub unsafe fn free(self) {
-        drop(ManuallyDrop::into_inner(self.mapping));
+    pub unsafe fn free(self) -> Remains {
         // SAFETY: the caller's own promise.
         unsafe { self.tables.free() };
+        Remains(ManuallyDrop::into_inner(self.mapping))
     }
 }
 

@@ -54,6 +54,11 @@ impl TestRam {
         }
     }
 
+    /// Takes what is behind the first `bytes` bytes of its file away.
+    pub(crate) fn truncate(&self, bytes: u64) {
+        self.file.set_len(bytes).unwrap();
+    }
+
     /// Offset in the file, and whether the region may be written; `None` outside RAM.
     pub(crate) fn locate(&self, gpa: u64) -> Option<(u64, bool)> {
         let mut file_offset = 0;

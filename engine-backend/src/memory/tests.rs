@@ -98,7 +98,7 @@ fn a_removed_region_is_gone_for_translation_while_spans_live_on() {
     assert!(memory.stage2().walk(4 * MIB, Access::Write).is_ok());
     assert!(memory.contiguous(0x3000, 64).is_none());
     // SAFETY: no other thread translates by this memory.
-    unsafe { retired.free() };
+    drop(unsafe { retired.free() });
     span.store_u64(8, 7);
     assert_eq!(ram.read_u64(0x3008), 7);
     // The place may be taken again.

@@ -283,6 +283,16 @@ impl Execution {
         matches!(operation, Some(Operation::Cancel(cancel)) if cancel.asks(cancels))
     }
 
+    /// Whether a device may reach memory of a guest on behalf of it: nobody is told of its end before that has changed.
+    #[must_use]
+    pub(crate) fn lends(&self) -> bool {
+        let operation = match &self.request {
+            Request::Operation(operation) => Some(operation),
+            Request::Batch(batch) => batch.current.as_ref(),
+        };
+        matches!(operation, Some(Operation::Device(device)) if device.lends())
+    }
+
     /// What became of the page that it waits for.
     pub fn answer(&mut self, verdict: Verdict) {
         self.asked.answer(verdict);

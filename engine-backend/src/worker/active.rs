@@ -262,7 +262,10 @@ fn give_up<B: Backend>(
     let wanted = doomed.wanted;
     if is_new {
         while let Some((given_up, was_asked)) =
-            away.take_doomed(|flight| wanted.has(served.number_of(&flight.ticket)))
+            // One by which a device is in pinned memory ends by itself: a byte may come until then.
+            away.take_doomed(|flight| {
+                wanted.has(served.number_of(&flight.ticket)) && !flight.execution.lends()
+            })
         {
             if was_asked {
                 *waits_for = None;
@@ -270,7 +273,9 @@ fn give_up<B: Backend>(
             cancel(given_up, chunk, served, &mut doomed);
         }
         // Of a queue's own request this is the one that asks.
-        let is_doomed = |flight: &Flight| wanted.has(served.number_of(&flight.ticket));
+        let is_doomed = |flight: &Flight| {
+            wanted.has(served.number_of(&flight.ticket)) && !flight.execution.lends()
+        };
         if !doomed.is_own && flight.as_ref().is_some_and(is_doomed) {
             if !away.is_asked() {
                 *waits_for = None;

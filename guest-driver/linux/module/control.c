@@ -55,6 +55,11 @@ static int byway_control_errno(u32 status)
 {
 	switch (status) {
 	case BYWAY_CONTROL_OK:
+	/*
+	 * All was done, but a device may still reach memory that its owner's
+	 * kernel has pinned (SPEC section 7.10). This one pins none.
+	 */
+	case BYWAY_CONTROL_DEVICE_HOLDS:
 		return 0;
 	case BYWAY_CONTROL_BAD_LENGTH:
 	case BYWAY_CONTROL_RESERVED_NOT_ZERO:

@@ -263,6 +263,7 @@ pub fn groups() -> Vec<Group> {
                 ("RECEIVE", Rights::RECEIVE.0.into()),
                 ("BLOCK_READ", Rights::BLOCK_READ.0.into()),
                 ("BLOCK_WRITE", Rights::BLOCK_WRITE.0.into()),
+                ("PINNED", Rights::PINNED.0.into()),
             ],
         ),
         codes(
@@ -310,6 +311,7 @@ pub fn groups() -> Vec<Group> {
                 ("EXPIRY", features::EXPIRY),
                 ("BYTE_QUOTA", features::BYTE_QUOTA),
                 ("ENDPOINTS", features::ENDPOINTS),
+                ("PINNED", features::PINNED),
             ],
         ),
         bits(

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use byway_agent::pattern;
-use byway_engine::interface::{Action, Admin, EndpointConfig, EndpointGrant, EndpointKind};
+use byway_engine::interface::{Action, Admin, EndpointConfig, EndpointGrant, EndpointKind, Reply};
 use byway_engine::{Engine, EngineConfig};
 use byway_nvme::attach::{Server, serve};
 use byway_nvme::controller::{Config, Controller};
 use byway_nvme::medium::{Medium, Memory};
-use byway_protocols::{Descriptor, Status};
+use byway_protocols::{Descriptor, Rights, Status};
 use byway_ring::{Address, Cancelled, DeviceFailure, Request, Slot};
 
 use super::world::{APP, KIB, MIB, Party, RW, collect, engine, submit, turn, until};
@@ -73,6 +73,7 @@ fn attach_as(
             bytes: 0,
             read: true,
             write: true,
+            trusted: false,
         }))?;
     }
     Ok(())
@@ -136,6 +137,65 @@ fn blocks_go_from_one_vm_s_process_to_another_s() -> Result<()> {
     ensure!(done.status() == Some(Status::Success), "{done:?}");
     let part = &expected[..64 << 10];
     ensure!(bob.see(64 * KIB, 64 * KIB)? == part, "another's bytes");
+    Ok(())
+}
+
+/// A disk that is trusted reads into a peer's pinned memory without the engine's being in between, and nothing else does.
+#[test]
+fn blocks_go_straight_to_pinned_memory_of_a_trusted_domain() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let mut image = vec![0; DISK as usize];
+    pattern::fill(&mut image, 9);
+    for trusted in [true, false] {
+        let engine = engine(EngineConfig::default(), &["alice", "bob"])?;
+        let disk = Disk::new("direct", &image)?;
+        attach(&engine, "disk", &disk, &["alice"])?;
+        engine.act(Action::GrantEndpoint(EndpointGrant {
+            endpoint: "disk".to_owned(),
+            domain: "bob".to_owned(),
+            first: 0,
+            bytes: 0,
+            read: true,
+            write: false,
+            trusted,
+        }))?;
+        let alice = Party::boot(&engine, "alice", 4 * MIB)?;
+        let bob = Party::boot(&engine, "bob", 4 * MIB)?;
+        let blocks = blocks(&alice, "disk")?;
+        let (own, remote) = bob.give(&alice, 0, 4 * MIB, RW | Rights::PINNED)?;
+        let remote = Slot::new(remote).context("15 bits")?;
+        let bytes = 3 * MIB;
+        let run = |request: Result<Request, _>| alice.execute_one(APP, &Descriptor::from(request?));
+        let at = Address::capability;
+        bob.mark(0)?;
+        let done = run(Request::read_blocks(
+            at(remote, 64 * KIB),
+            at(blocks, MIB),
+            bytes,
+        ))?;
+        ensure!(done.status() == Some(Status::Success), "{done:?}");
+        let first = MIB as usize;
+        let expected = &image[first..first + bytes as usize];
+        ensure!(bob.see(64 * KIB, bytes)? == expected, "other bytes");
+        let done = run(Request::write_blocks(
+            at(blocks, 0),
+            at(remote, 64 * KIB),
+            bytes,
+        ))?;
+        ensure!(done.status() == Some(Status::Success), "{done:?}");
+        ensure!(
+            disk.bytes(0, bytes)? == expected,
+            "the file has something else"
+        );
+        let Reply::Endpoints { endpoints } = engine.act(Action::Endpoints)? else {
+            bail!("the engine does not list its endpoints");
+        };
+        let expected = if trusted { 2 * bytes / (128 * KIB) } else { 0 };
+        ensure!(endpoints[0].direct == expected, "{:?}", endpoints[0]);
+        bob.revoke(APP, own)?;
+        let done = run(Request::read_blocks(at(remote, 0), at(blocks, 0), 4096))?;
+        ensure!(done.status() == Some(Status::Revoked), "{done:?}");
+    }
     Ok(())
 }
 

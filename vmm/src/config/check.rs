@@ -568,19 +568,24 @@ fn endpoints(
                     format!("use one of {}", names.list.join(", ")),
                 ));
             }
-            if let Some(trusted) = grant.trusted.filter(|trusted| *trusted.get_ref()) {
+            let trusted = grant.trusted.filter(|trusted| *trusted.get_ref());
+            if let Some(trusted) = &trusted
+                && timeout_ms > TRUSTED_TIMEOUT_MS_MAX
+            {
                 return Err(place.wrong(
                     trusted.span(),
-                    "trusted = true, but this engine lets no device reach a guest's memory",
-                    "leave it out: what a device reads and writes passes through memory of the \
-                     engine, whoever made the device",
+                    format!("trusted = true, but timeout_ms of {endpoint:?} is {timeout_ms}"),
+                    format!(
+                        "set it to {TRUSTED_TIMEOUT_MS_MAX} at most: revocations and resets wait \
+                         as long for a device that does not answer"
+                    ),
                 ));
             }
-            if !grant.read && !grant.write {
+            if !grant.read && !grant.write && trusted.is_none() {
                 return Err(place.wrong(
                     span,
                     format!("the grant of {endpoint:?} permits nothing"),
-                    "add read or write = true, or remove it",
+                    "add read, write or trusted = true, or remove it",
                 ));
             }
             actions.push(Action::GrantEndpoint(EndpointGrant {
@@ -590,11 +595,15 @@ fn endpoints(
                 bytes: grant.bytes.0,
                 read: grant.read,
                 write: grant.write,
+                trusted: trusted.is_some(),
             }));
         }
     }
     Ok(actions)
 }
+
+/// Most that a device may take for a request that is trusted with memory; the engine refuses more.
+const TRUSTED_TIMEOUT_MS_MAX: u32 = 10_000;
 
 /// CPUs of this host, by the kernel's count of those it could have.
 fn host_cpus() -> usize {

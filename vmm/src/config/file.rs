@@ -168,7 +168,7 @@ pub(super) struct GrantTable {
     pub read: bool,
     #[serde(default)]
     pub write: bool,
-    /// The device may reach the domain's own memory. Known, so that it is refused in words.
+    /// The device may reach the domain's own memory where its kernel has pinned that.
     pub trusted: Option<Spanned<bool>>,
 }
 

@@ -369,20 +369,38 @@ fn links_lead_from_one_vm_to_another() {
 }
 
 #[test]
-fn no_device_is_trusted_with_memory() {
-    let endpoint = |trusted: &str| {
+fn devices_are_trusted_with_memory_by_name_alone_and_may_not_take_long() {
+    let endpoint = |timeout: &str, grant: &str| {
         format!(
             "[[link]]\nfrom = \"alice\"\nto = \"bob-2\"\nread = true\n\
-             [[endpoint]]\nname = \"disk\"\nkind = \"file\"\npath = \"disk.img\"\n\
-             [[endpoint.grant]]\ndomain = \"alice\"\nread = true\n{trusted}\n[[link]]"
+             [[endpoint]]\nname = \"disk\"\nkind = \"file\"\npath = \"disk.img\"\n{timeout}\n\
+             [[endpoint.grant]]\ndomain = \"alice\"\n{grant}\n[[link]]"
         )
     };
-    for harmless in ["", "trusted = false"] {
-        assert!(parse("[[link]]", &endpoint(harmless)).is_ok(), "{harmless}");
+    for (timeout, grant, expected) in [
+        ("", "read = true", false),
+        ("", "read = true\ntrusted = false", false),
+        ("timeout_ms = 10000", "read = true\ntrusted = true", true),
+        // Its memory, and none of the blocks.
+        ("timeout_ms = 500", "trusted = true", true),
+    ] {
+        let parsed = parse("[[link]]", &endpoint(timeout, grant)).unwrap();
+        let trusted = parsed.endpoints.iter().find_map(|action| match action {
+            Action::GrantEndpoint(grant) => Some(grant.trusted),
+            _ => None,
+        });
+        assert_eq!(trusted, Some(expected), "{timeout}, {grant}");
     }
     let line = GOOD.lines().position(|line| line == "[[link]]").unwrap() + 1;
-    let what = "no device reach a guest's memory";
-    refused("[[link]]", &endpoint("trusted = true"), line + 11, what);
+    let long = endpoint("", "read = true\ntrusted = true");
+    refused(
+        "[[link]]",
+        &long,
+        line + 12,
+        "timeout_ms of \"disk\" is 30000",
+    );
+    let nothing = endpoint("timeout_ms = 500", "trusted = false");
+    refused("[[link]]", &nothing, line + 9, "permits nothing");
 }
 
 #[test]

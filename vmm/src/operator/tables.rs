@@ -98,10 +98,16 @@ fn endpoints(endpoints: &[EndpointInfo]) -> String {
         "written",
         "calls",
         "under way",
+        "direct",
+        "held",
     ];
     let mut table = table(header, 4);
     for e in endpoints {
-        let users: Vec<_> = e.users.iter().map(|user| user.domain.as_str()).collect();
+        let mark = |trusted| if trusted { "*" } else { "" };
+        let users = e.users.iter();
+        let users: Vec<_> = users
+            .map(|user| format!("{}{}", user.domain, mark(user.trusted)))
+            .collect();
         table.add_row([
             e.name.clone(),
             e.kind.clone(),
@@ -118,6 +124,8 @@ fn endpoints(endpoints: &[EndpointInfo]) -> String {
             e.bytes_written.to_string(),
             e.system_calls.to_string(),
             e.under_way.to_string(),
+            e.direct.to_string(),
+            e.holds.to_string(),
         ]);
     }
     table.to_string()

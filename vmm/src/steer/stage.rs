@@ -163,7 +163,8 @@ impl Stage {
         say("opening contexts, offering the capability");
         let alice_buffer = open(&alice, spec.buffer_bytes)?;
         let bob_buffer = open(&bob, spec.buffer_bytes)?;
-        let (bob_slot, slot) = give(&alice, &bob, bob_buffer, spec.buffer_bytes)?;
+        let rights = Rights::READ | Rights::WRITE | Rights::GRANT;
+        let (bob_slot, slot) = give(&alice, &bob, bob_buffer, spec.buffer_bytes, rights)?;
         let mut stage = Self {
             alice,
             bob,
@@ -205,7 +206,8 @@ impl Stage {
             kind,
             path: path.to_owned(),
             read_only: false,
-            timeout_ms: 30_000,
+            // The most for one that is to be trusted.
+            timeout_ms: 10_000,
         }))?;
         self.engine.act(Action::GrantEndpoint(EndpointGrant {
             endpoint: name.to_owned(),
@@ -214,8 +216,45 @@ impl Stage {
             bytes: 0,
             read: true,
             write: true,
+            trusted: false,
         }))?;
         Ok(())
+    }
+
+    /// Trusts endpoint `name` with bob's memory, and has him give alice a capability to his buffer as pinned: her slot.
+    ///
+    /// # Errors
+    /// When the engine refuses it or a guest does not do as told.
+    pub fn trust_disk(&self, name: &str) -> Result<u16> {
+        self.engine.act(Action::GrantEndpoint(EndpointGrant {
+            endpoint: name.to_owned(),
+            domain: "bob".to_owned(),
+            first: 0,
+            bytes: 0,
+            read: false,
+            write: false,
+            trusted: true,
+        }))?;
+        let rights = Rights::READ | Rights::WRITE | Rights::PINNED;
+        let (_, slot) = give(
+            &self.alice,
+            &self.bob,
+            self.bob_buffer,
+            self.buffer_bytes,
+            rights,
+        )?;
+        Ok(slot)
+    }
+
+    /// Requests so far by which devices reached memory of guests.
+    ///
+    /// # Errors
+    /// When the engine does not list its endpoints.
+    pub fn direct_requests(&self) -> Result<u64> {
+        let Reply::Endpoints { endpoints } = self.engine.act(Action::Endpoints)? else {
+            bail!("the engine does not list its endpoints");
+        };
+        Ok(endpoints.iter().map(|endpoint| endpoint.direct).sum())
     }
 
     /// System calls so far for the engine's devices.
@@ -326,8 +365,13 @@ impl Stage {
     /// When a guest does not answer or the engine refuses.
     pub fn give_again(&mut self) -> Result<()> {
         self.bob.drop_capability(Process::App, self.bob_slot)?;
-        (self.bob_slot, self.slot) =
-            give(&self.alice, &self.bob, self.bob_buffer, self.buffer_bytes)?;
+        (self.bob_slot, self.slot) = give(
+            &self.alice,
+            &self.bob,
+            self.bob_buffer,
+            self.buffer_bytes,
+            Rights::READ | Rights::WRITE | Rights::GRANT,
+        )?;
         Ok(())
     }
 
@@ -405,8 +449,7 @@ fn open(guest: &Guest, buffer_bytes: u64) -> Result<u64> {
 }
 
 /// Bob offers his buffer, alice accepts: his slot and hers.
-fn give(alice: &Guest, bob: &Guest, buffer: u64, bytes: u64) -> Result<(u16, u16)> {
-    let rights = Rights::READ | Rights::WRITE | Rights::GRANT;
+fn give(alice: &Guest, bob: &Guest, buffer: u64, bytes: u64, rights: Rights) -> Result<(u16, u16)> {
     let bob_slot = bob.derive(Process::App, 0, buffer, bytes, rights)?;
     bob.offer(Process::App, bob_slot, "alice", rights, LABEL)?;
     bob.sleep()?;

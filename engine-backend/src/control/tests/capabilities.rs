@@ -45,7 +45,7 @@ fn derive_refuses_what_would_be_wider() {
         (CapDeriveRequest { rights: 0, ..from }, BadArgument),
         (
             CapDeriveRequest {
-                rights: 512,
+                rights: 1024,
                 ..from
             },
             BadArgument,
@@ -328,7 +328,7 @@ fn offer_refuses_what_makes_no_sense() {
         (CapOfferRequest { rights: 0, ..good }, BadArgument),
         (
             CapOfferRequest {
-                rights: 512,
+                rights: 1024,
                 ..good
             },
             BadArgument,

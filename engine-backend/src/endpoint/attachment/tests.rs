@@ -42,7 +42,7 @@ impl BlockDevice for Fake {
     fn gone(&self) -> Option<&str> {
         self.reason.as_deref()
     }
-    fn close(&mut self) {
+    fn close(&mut self, _patience: Duration) {
         self.script.lock().unwrap().closed = true;
     }
 }
@@ -74,7 +74,7 @@ impl World {
         });
         let staging = Arc::new(StagingMemory::new(staging_bytes()).unwrap());
         let news = Arc::new(News::default());
-        let attachment = Attachment::new(device, staging, Arc::clone(&news), 3);
+        let attachment = Attachment::new(device, staging, Arc::clone(&news), Arc::default(), 3);
         Self {
             script,
             news,

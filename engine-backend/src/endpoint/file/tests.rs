@@ -3,6 +3,9 @@ use std::io::Write;
 use super::super::EndpointKind;
 use super::super::device::StagingRange;
 use super::*;
+use crate::memory::test_ram::TestRam;
+use crate::memory::{LentPart, LentParts};
+use crate::stage2::Access;
 
 struct World {
     file: tempfile::NamedTempFile,
@@ -158,7 +161,113 @@ fn a_closed_device_does_nothing_more() {
         at: at(w.device.geometry().block_bytes),
     };
     w.device.submit(Token(0), &read).unwrap();
-    w.device.close();
+    w.device.close(Duration::from_secs(2));
     assert_eq!(w.device.submit(Token(1), &read), Err(Refused::Gone));
     assert!(w.device.gone().is_some());
+}
+
+/// Pages of this memory at these addresses, in this order, for a device that writes them.
+fn lent(ram: &TestRam, pages: &[u64]) -> Lent {
+    let mut parts = LentParts::default();
+    for &gpa in pages {
+        let host = ram.memory.stage2().walk(gpa, Access::Write).unwrap().host.0;
+        let bytes = 4096;
+        assert!(parts.push(LentPart { host, gpa, bytes }));
+    }
+    ram.memory.lend(parts, true).unwrap()
+}
+
+impl World {
+    /// A request about memory, to its end.
+    fn run_direct(&mut self, request: Request, memory: &Lent) -> Outcome {
+        self.device
+            .submit_direct(Token(3), &request, memory)
+            .unwrap();
+        self.device.flush_submissions();
+        let mut outcome = None;
+        while outcome.is_none() {
+            self.device.poll(&mut |token, told| {
+                assert_eq!(token, Token(3));
+                outcome = Some(told);
+            });
+            std::thread::yield_now();
+        }
+        outcome.unwrap()
+    }
+}
+
+#[test]
+fn memory_is_read_into_and_written_from_in_its_parts() {
+    let mut w = World::new(64 << 10);
+    let block = w.device.geometry().block_bytes;
+    let ram = TestRam::new(&[(0, 1 << 20, true)]);
+    // Neighbours the wrong way round: no two are one part.
+    let memory = lent(&ram, &[8192, 4096, 0]);
+    assert_eq!(memory.parts().len(), 3);
+    let (lba, blocks) = (u64::from(4096 / block), 3 * 4096 / block);
+    let at = at(3 * 4096);
+    let read = Request::Read { lba, blocks, at };
+    assert_eq!(w.run_direct(read, &memory), Outcome::Done);
+    let expected = pattern(64 << 10);
+    for (i, gpa) in [8192, 4096, 0].into_iter().enumerate() {
+        let page = ram.memory.contiguous(gpa, 4096).unwrap();
+        let mut bytes = vec![0; 4096];
+        page.read_bytes(0, &mut bytes);
+        assert!(bytes == expected[(i + 1) * 4096..][..4096], "{gpa:#x}");
+        page.write_bytes(0, &[i as u8 + 1; 4096]);
+    }
+    let write = Request::Write { lba, blocks, at };
+    assert_eq!(w.run_direct(write, &memory), Outcome::Done);
+    let file = std::fs::read(w.file.path()).unwrap();
+    let pages = file[4096..].chunks(4096).take(3);
+    for (i, page) in pages.enumerate() {
+        assert!(page.iter().all(|&byte| usize::from(byte) == i + 1), "{i}");
+    }
+}
+
+#[test]
+fn what_memory_cannot_have_in_one_go_is_left_to_staging() {
+    let mut w = World::new(64 << 10);
+    let block = w.device.geometry().block_bytes;
+    let ram = TestRam::new(&[(0, 1 << 20, true)]);
+    let memory = lent(&ram, &[0, 8192]);
+    w.file.as_file().set_len(20480).unwrap();
+    let read = |at: u32| Request::Read {
+        lba: u64::from(at / block),
+        blocks: 8192 / block,
+        at: StagingRange {
+            offset: 0,
+            length: 8192,
+        },
+    };
+    let failed = |device_status: i32| Outcome::Failed {
+        device_status: device_status as u16,
+        bytes_done: 0,
+    };
+    assert_eq!(w.run_direct(read(16384), &memory), failed(libc::ENODATA));
+    // The memory's file has lost what is behind it.
+    ram.truncate(4096);
+    assert_eq!(w.run_direct(read(0), &memory), failed(libc::EFAULT));
+}
+
+#[test]
+fn what_was_lent_is_told_of_after_the_end_too() {
+    let mut w = World::new(64 << 10);
+    let block = w.device.geometry().block_bytes;
+    let ram = TestRam::new(&[(0, 1 << 20, true)]);
+    let memory = lent(&ram, &[0]);
+    let read = Request::Read {
+        lba: 0,
+        blocks: 4096 / block,
+        at: at(4096),
+    };
+    w.device.submit_direct(Token(3), &read, &memory).unwrap();
+    w.device.submit(Token(4), &read).unwrap();
+    w.device.close(Duration::from_secs(2));
+    let mut told = Vec::new();
+    while !told.contains(&Token(3)) {
+        w.device.poll(&mut |token, _| told.push(token));
+    }
+    assert_eq!(told.iter().filter(|&&token| token == Token(3)).count(), 1);
+    assert!(w.device.submit_direct(Token(5), &read, &memory).is_err());
 }

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use byway_nvme::attach::serve;
 use byway_nvme::controller::{Config, Controller};
@@ -358,7 +358,7 @@ impl BlockDevice for Disk {
         self.gone.as_deref()
     }
 
-    fn close(&mut self) {
+    fn close(&mut self, _patience: Duration) {
         if self.gone.is_none() {
             self.gone = Some("closed".to_owned());
             // A controller that keeps its word stops; one that does not loses its memory.

@@ -4,7 +4,7 @@
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_S_OK, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
@@ -338,7 +338,7 @@ impl BlockDevice for Disk {
         self.gone.as_deref()
     }
 
-    fn close(&mut self) {
+    fn close(&mut self, _patience: Duration) {
         if self.gone.is_none() {
             self.gone = Some("closed".to_owned());
         }

@@ -2,11 +2,13 @@
 
 mod cancels;
 mod chains;
+mod direct;
 mod failing_host;
 mod failures;
 mod fences;
 mod peer_world;
 mod peers;
+mod slow_disk;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -74,6 +76,7 @@ pub(super) fn grant(engine: &Engine, endpoint: &str, domain: &str) -> EndpointGr
         bytes: 0,
         read: true,
         write: true,
+        trusted: false,
     };
     engine.act(Action::GrantEndpoint(grant.clone())).unwrap();
     grant
@@ -361,9 +364,6 @@ fn ranges_are_cut_given_on_and_taken_back() {
     }
     let widened = derive(&mut alice, slot, first, length, Rights::READ);
     assert_eq!(widened, Err(ControlStatus::MissingRight));
-    // PINNED, which no device here could make use of.
-    let pinned = derive(&mut alice, 0, BUFFER, 4096, Rights(3 | 0x200));
-    assert_eq!(pinned, Err(ControlStatus::BadArgument));
     let cut = derive(&mut alice, slot, first, length, readable).unwrap();
     let offer = alice.offer(cut.into(), bob.id, Rights::BLOCK_READ).unwrap();
     let his = bob.accept(offer).unwrap();
@@ -412,6 +412,7 @@ fn grants_that_make_no_sense_are_refused() {
         bytes: 8192,
         read: true,
         write: false,
+        trusted: false,
     };
     let refused = |change: fn(&mut EndpointGrant)| {
         let mut grant = good.clone();
@@ -424,7 +425,7 @@ fn grants_that_make_no_sense_are_refused() {
     assert!(refused(|g| g.first = 1).contains("expected multiples of"));
     assert!(refused(|g| g.bytes = u64::MAX / 4096 * 4096).contains("expected multiples of"));
     assert!(refused(|g| (g.first, g.bytes) = (DISK as u64, 0)).contains("a grant of 0 bytes"));
-    assert!(refused(|g| g.read = false).contains("say read or write"));
+    assert!(refused(|g| g.read = false).contains("say read, write or trusted"));
     engine.act(Action::GrantEndpoint(good)).unwrap();
 }
 

@@ -6,10 +6,12 @@
 //! that make something to be stored have what is to be written as their destination. So
 //! whatever happens to the guest's side happens in ordinary chunks.
 //!
-//! A transfer that has to wait says [`Step::Device`]: it holds slots, and nothing of a guest's.
+//! A transfer that has to wait says [`Step::Device`]: it holds slots, and nothing of a guest's. Only pieces that a device
+//! moves to or from pinned memory by itself are lent that (`direct`); no transfer ends before such a piece has.
 
 mod chain;
 mod copy;
+mod direct;
 mod pack;
 mod pieces;
 mod read;
@@ -109,6 +111,10 @@ pub struct Device {
     /// Bytes whose checksum `crc` is.
     summed: u32,
     crc: u32,
+    /// No more pieces are to reach memory: something has failed, and is done again by staging.
+    staged: bool,
+    /// It has stopped, and waits for what devices were lent.
+    returns: bool,
     /// What becomes of the bytes read, or makes those that are written, when they are not to be
     /// just copied.
     chain: Option<Link>,
@@ -163,6 +169,8 @@ impl Device {
             failed_at: 0,
             summed: 0,
             crc: 0,
+            staged: false,
+            returns: false,
             chain: None,
         }
     }
@@ -180,6 +188,7 @@ impl Device {
         let is_idle = pieces.iter().all(|p| p.count() == 0);
         may_ask
             || is_idle
+            || self.returns
             || pieces
                 .iter()
                 .any(|p| p.in_hand().is_some() || p.ended(0).is_some())
@@ -189,7 +198,18 @@ impl Device {
     /// fault another step goes on where it stopped.
     #[inline(never)]
     pub fn step<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Step {
-        let completion = match self.run(chunk) {
+        let result = self.run(chunk);
+        if result.is_err() && self.lends() {
+            // What stops it does so again when everything is back: until then nobody is told, since
+            // whoever is takes the memory for his own again.
+            chunk.missing = None;
+            self.returns = true;
+            return Step::Device;
+        }
+        if result.is_err() {
+            self.count_direct();
+        }
+        let completion = match result {
             Ok(Progress::More) => return Step::More,
             Ok(Progress::Waits) => return Step::Device,
             Ok(Progress::Done(completion)) | Err(Stop::Ended(completion)) => completion,
@@ -380,8 +400,9 @@ impl Device {
 
     /// Takes back the pieces that the device has written, in their order.
     fn reap(&mut self, to: &BlockUse<'_>) -> Result<(), Stop> {
-        // Of a copy, the youngest are not written yet.
+        // Of a copy, the youngest are not written yet. Those that reach memory are taken back elsewhere.
         while self.dst.count() > self.src.count()
+            && !self.dst.is_direct(0)
             && let Some(outcome) = self.dst.ended(0)
         {
             let length = self.length(self.done);

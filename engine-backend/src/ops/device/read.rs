@@ -2,6 +2,7 @@
 
 use byway_protocols::{Completion, Status};
 
+use super::direct::Direct;
 use super::view::View;
 use super::{Device, Kind, Progress, Stop, WINDOW, submit};
 use crate::backend::{Backend, Order};
@@ -12,6 +13,7 @@ use crate::ops::chunk::Chunk;
 use crate::ops::compare::{Compare, Other};
 use crate::ops::memmove::Memmove;
 use crate::ops::{Step, success};
+use crate::stage2::Access;
 
 impl Device {
     pub(super) fn read<B: Backend>(
@@ -21,6 +23,9 @@ impl Device {
     ) -> Result<Progress, Stop> {
         loop {
             let before = (self.asked, self.done, self.summed);
+            if let Some(progress) = self.take_direct(chunk, from, Access::Write)? {
+                return Ok(progress);
+            }
             let refused = self.ask(chunk, from);
             chunk.staging.view = self.view();
             if self.wanted.crc.is_some() {
@@ -29,7 +34,9 @@ impl Device {
             let ended = self.hand_on(chunk, from);
             let ended = match ended {
                 Err(stop) => {
-                    self.let_go(chunk);
+                    if !self.lends() {
+                        self.let_go(chunk);
+                    }
                     return Err(stop);
                 }
                 Ok(ended) => ended,
@@ -73,12 +80,23 @@ impl Device {
                 return Ok(Some(Progress::Waits));
             };
             let length = self.length(self.asked);
-            device.prepare(slot, domain);
             let request = Request::Read {
                 lba: (from.first + u64::from(self.asked)) / u64::from(block),
                 blocks: length / block,
                 at: device.range(slot, length),
             };
+            match self.ask_directly(chunk, from, &request, Access::Write)? {
+                Direct::Asked => {
+                    self.asked += length;
+                    continue;
+                }
+                Direct::Not(progress) => return Ok(Some(progress)),
+                Direct::Staged => {}
+            }
+            let Some(device) = self.src.device() else {
+                return Ok(Some(Progress::Waits));
+            };
+            device.prepare(slot, domain);
             if let Some(progress) = submit(&mut self.src, &request)? {
                 return Ok(Some(progress));
             }
@@ -100,6 +118,10 @@ impl Device {
             return view;
         };
         for (index, host) in view.hosts.iter_mut().enumerate().take(WINDOW) {
+            if self.src.is_direct(index) {
+                // Where it is to be already.
+                break;
+            }
             let (Some(slot), Some(outcome)) = (self.src.slot(index), self.src.ended(index)) else {
                 break;
             };
@@ -123,6 +145,10 @@ impl Device {
     fn failed(&self) -> Option<(device::Outcome, u32)> {
         let mut at = self.base;
         for index in 0..self.src.count() {
+            if self.src.is_direct(index) {
+                // Found out by staging, if it is so.
+                return None;
+            }
             match self.src.ended(index)? {
                 device::Outcome::Done => at += self.length(at),
                 outcome @ device::Outcome::Failed { bytes_done, .. } => {

@@ -2,6 +2,7 @@
 
 use byway_protocols::{Completion, Rights};
 
+use super::direct::Direct;
 use super::read::CRC_BYTES;
 use super::{Device, Progress, Stop, submit};
 use crate::backend::{Backend, Hint, Order};
@@ -21,7 +22,15 @@ impl Device {
     ) -> Result<Progress, Stop> {
         let domain = chunk.context.domain();
         loop {
+            let left = self.dst.count();
+            if let Some(progress) = self.take_direct(chunk, to, Access::Read)? {
+                return Ok(progress);
+            }
             self.reap(to)?;
+            if self.dst.count() < left && self.dst.ended(0).is_some() {
+                // Of the other kind than the last.
+                continue;
+            }
             if self.done == self.wanted.size {
                 let completion = Completion {
                     op0: u64::from(self.done) * u64::from(self.wanted.sum),
@@ -40,6 +49,28 @@ impl Device {
             };
             let length = self.length(self.asked);
             let host = device.host(slot);
+            if self.filled == 0 {
+                let block = to.endpoint.geometry().block_bytes;
+                let request = Request::Write {
+                    lba: (to.first + u64::from(self.asked)) / u64::from(block),
+                    blocks: length / block,
+                    at: device.range(slot, length),
+                };
+                match self.ask_directly(chunk, to, &request, Access::Read)? {
+                    Direct::Asked => {
+                        self.asked += length;
+                        if chunk.budget.is_over() {
+                            return Ok(Progress::More);
+                        }
+                        continue;
+                    }
+                    Direct::Not(progress) => return Ok(progress),
+                    Direct::Staged => {}
+                }
+            }
+            let Some(device) = self.dst.device() else {
+                return Ok(Progress::Waits);
+            };
             device.prepare(slot, domain);
             if let Err(failure) = self.fill(chunk, host, length) {
                 self.dst.drop_hand();

@@ -100,6 +100,22 @@ pub struct CapabilityInfo {
     pub bytes_written: u64,
 }
 
+impl Derive {
+    /// The same with the right PINNED (SPEC section 7.10): devices that the operator trusts may reach the memory.
+    ///
+    /// By this the kernel promises that each address of the range means the same page, which nothing else gets,
+    /// until [`Device::revoke`] of the capability has returned `Ok`: not until it is dropped or has expired, and not when the answer was
+    /// [`ControlStatus::DeviceHolds`](byway_protocols::ControlStatus::DeviceHolds). If the process can change what is
+    /// mapped there, the kernel revokes before it lets it.
+    #[must_use]
+    pub const fn pinned(self) -> Self {
+        Self {
+            rights: self.rights.union(Rights::PINNED),
+            ..self
+        }
+    }
+}
+
 impl<T: Transport, H: Hal> Device<T, H> {
     /// LOOKUP (SPEC section 8.2): the number of a linked domain and what the link allows.
     ///
@@ -181,10 +197,12 @@ impl<T: Transport, H: Hal> Device<T, H> {
     }
 
     /// CAP_REVOKE (SPEC sections 7.4 and 8.2): ends a capability and all that was derived from it,
-    /// in every domain. When this returns, no access under it is in flight or can start.
+    /// in every domain. When this returns, no access under it is in flight or can start. Of memory that is pinned
+    /// it may take as long as a device does that reaches it.
     ///
     /// # Errors
-    /// The engine refuses an empty slot.
+    /// The engine refuses an empty slot. [`ControlStatus::DeviceHolds`](byway_protocols::ControlStatus::DeviceHolds): the right has ended,
+    /// but a device that has not answered in its time may still reach pinned memory; to be asked again.
     pub fn revoke(&mut self, capability: CapSlot) -> Result<(), Error> {
         self.call(&message::CapRevoke(slot_request(capability, 0)))
     }

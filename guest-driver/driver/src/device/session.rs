@@ -17,7 +17,8 @@ pub(super) const WANTED: u64 = features::PAGE_REQUESTS
     | features::LEVELS_5
     | features::EXPIRY
     | features::BYTE_QUOTA
-    | features::ENDPOINTS;
+    | features::ENDPOINTS
+    | features::PINNED;
 
 /// A domain's name: 1 to 32 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -190,6 +190,18 @@ fn queues() {
 }
 
 #[test]
+fn a_range_is_pinned_by_a_right_of_its_own() {
+    let pinned = Derive::own(CONTEXT, 0x7000, 0x1000, Rights::WRITE).pinned();
+    let reply = CapDeriveReply::default().to_bytes();
+    let (_, _, body) = exchange(reply, |d| d.derive(&pinned));
+    let sent = CapDeriveRequest::from_bytes(&body.try_into().unwrap());
+    assert_eq!(
+        (sent.rights, sent.base, sent.length),
+        (0x202, 0x7000, 0x1000)
+    );
+}
+
+#[test]
 fn derive_offer_accept() {
     let derive = Derive {
         target: CapSlot::new(ContextId(0x22), 7),

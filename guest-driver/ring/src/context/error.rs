@@ -71,7 +71,7 @@ impl Reason {
             ControlStatus::Depth => Self::Depth,
             ControlStatus::Unsupported => Self::Unsupported,
             ControlStatus::Version => Self::Version,
-            ControlStatus::HostFailure => Self::HostFailure,
+            ControlStatus::HostFailure | ControlStatus::DeviceHolds => Self::HostFailure,
         }
     }
 }
