@@ -119,7 +119,7 @@ impl Model {
                 link: None,
                 base: 0,
                 length: u64::MAX,
-                rights: Rights::ALL,
+                rights: Rights(Rights::ALL.0 | Rights::PINNED.0),
                 depth: 0,
                 dead: false,
                 byte_quota: 0,
@@ -177,7 +177,9 @@ impl Model {
     fn derive(&mut self, parent: usize, input: &mut Input<'_>) {
         let base = u64::from(input.u8());
         let length = u64::from(input.u16());
-        let rights = Rights(u32::from(input.u8() & 7));
+        let wish = u32::from(input.u8());
+        let pinned = if wish & 8 != 0 { Rights::PINNED.0 } else { 0 };
+        let rights = Rights(wish & Rights::ALL.0 | pinned);
         let link = input.below(LINKS + 1).checked_sub(1);
         let byte_quota = u64::from(input.u16());
         let p = &self.nodes[parent];
