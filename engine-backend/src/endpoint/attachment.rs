@@ -666,9 +666,9 @@ impl Drop for Attachment {
             // Nobody knows what the device has.
             Err(poisoned) => poisoned.into_inner(),
         };
-        for loan in &mut driver.lent {
-            // Never to be unmapped: the device may reach it for as long as it likes.
-            std::mem::forget(loan.take());
+        for loan in driver.lent.iter_mut().filter_map(Option::take) {
+            // The device may reach it for as long as it likes.
+            loan.memory.keep_for_ever();
         }
     }
 }

@@ -4,7 +4,7 @@
 //! ended, and after the region that it lies in has gone. So what it is given keeps its mapping, whatever else happens
 //! to the domain: no address in it can come to mean something else.
 
-use std::sync::{Arc, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
 use super::mapping::Mapping;
 use super::{DirtyLog, GuestMemory};
@@ -64,6 +64,9 @@ impl LentParts {
     }
 }
 
+/// What never comes back, and is never unmapped.
+static KEPT_FOR_EVER: Mutex<Vec<Lent>> = Mutex::new(Vec::new());
+
 /// Memory that a device was given.
 #[derive(Debug)]
 pub struct Lent {
@@ -79,6 +82,12 @@ impl Lent {
     #[must_use]
     pub fn parts(&self) -> &[LentPart] {
         self.parts.all()
+    }
+    /// Nobody will hear of the device's answer: it stays mapped until the process ends.
+    pub fn keep_for_ever(self) {
+        // Each change adds a whole entry.
+        let kept = KEPT_FOR_EVER.lock();
+        kept.unwrap_or_else(PoisonError::into_inner).push(self);
     }
     /// The device has answered: what it may have written is marked in the log, if that is on.
     pub fn note_written(&self) {
