@@ -200,7 +200,11 @@ fn a_controller_that_is_awake_is_driven_without_a_system_call() {
     for n in 2..500 {
         after = round(n);
     }
-    assert_eq!(after - before, 0, "system calls for 3984 commands");
+    // None, but for a thread that lost its core between storing a tail and looking at the event index: the controller has
+    // caught up with the tail by then, and its index, one behind that, reads like a wish to be called. That is
+    // harmless, and rare; a controller that never said that it is awake would be called 498 times.
+    let calls = after - before;
+    assert!(calls < 10, "{calls} system calls for 3984 commands");
 }
 
 #[test]
