@@ -42,6 +42,15 @@ fn trust(engine: &Engine, endpoint: &str, domain: &str, trusted: bool) {
     engine.act(Action::GrantEndpoint(grant)).unwrap();
 }
 
+/// Trusts the disk with alice's memory, and opens it again: what was opened by the grant of before has ended with it.
+fn trust_and_reopen(engine: &Engine, alice: &mut Vm, blocks: u16) -> u16 {
+    trust(engine, "disk", "alice", true);
+    alice
+        .slot_request(RequestKind::CapDrop, blocks.into())
+        .unwrap();
+    open(alice, "disk").unwrap().slot as u16
+}
+
 /// Alice with a slow disk that is trusted with her memory, and bob.
 struct World {
     engine: Engine,
@@ -133,12 +142,7 @@ fn answer(vm: &mut Vm) -> Result<(), ControlStatus> {
 #[test]
 fn a_file_is_read_into_pinned_memory_and_written_from_it() {
     let (engine, mut alice, _bob, disk, blocks) = world();
-    trust(&engine, "disk", "alice", true);
-    // What was opened by the grant of before has ended with it.
-    alice
-        .slot_request(RequestKind::CapDrop, blocks.into())
-        .unwrap();
-    let blocks = open(&mut alice, "disk").unwrap().slot as u16;
+    let blocks = trust_and_reopen(&engine, &mut alice, blocks);
     let memory = alice.derive(BUFFER, PINNED, RWP) as u16;
     alice.fill(0, PINNED, UNTOUCHED);
     let size = 3 << 20;
@@ -179,11 +183,7 @@ fn a_file_is_read_into_pinned_memory_and_written_from_it() {
 #[test]
 fn rights_end_in_the_middle_of_everything() {
     let (engine, mut alice, _bob, _disk, blocks) = world();
-    trust(&engine, "disk", "alice", true);
-    alice
-        .slot_request(RequestKind::CapDrop, blocks.into())
-        .unwrap();
-    let blocks = open(&mut alice, "disk").unwrap().slot as u16;
+    let blocks = trust_and_reopen(&engine, &mut alice, blocks);
     const PART: u64 = 128 << 10;
     let expected = pattern(DISK);
     let mut stopped = 0;
