@@ -172,24 +172,127 @@ step_loop!(
     )
 );
 
+/// Bytes to a step of the loops with vectors of a line.
+const LONG_STEP: usize = 256;
+
+/// In which bits two operands differ, in a step.
+type Differences = [u8; LONG_STEP];
+
+macro_rules! long_step_loop {
+    ($(#[$doc:meta])* $name:ident, $before:expr, $differences:expr) => {
+        $(#[$doc])*
+        /// Looks at whole steps, `len` being at least one. Gives the bytes found equal, and whether the step behind these
+        /// differs: then `differences` tells where.
+        ///
+        /// # Safety
+        /// See the module.
+        unsafe fn $name(a: u64, b: u64, len: usize, differences: &mut Differences) -> (usize, bool) {
+            debug_assert!(len >= LONG_STEP);
+            let (mut done, mut next): (usize, usize);
+            // SAFETY: the loop reads whole steps inside `len`, each byte once; `differences` has room for one.
+            unsafe {
+                asm!(
+                    $before,
+                    "xor {done:e}, {done:e}",
+                    ".p2align 5",
+                    "2:",
+                    $differences,
+                    "vporq zmm20, zmm16, zmm17",
+                    "vpternlogq zmm20, zmm18, zmm19, 0xfe",
+                    "vptestmq k1, zmm20, zmm20",
+                    "kortestw k1, k1",
+                    "jne 3f",
+                    "add {done}, 256",
+                    "lea {next}, [{done} + 256]",
+                    "cmp {next}, {len}",
+                    "jbe 2b",
+                    "xor {next:e}, {next:e}",
+                    "jmp 4f",
+                    "3:",
+                    "vmovdqu64 [{d}], zmm16",
+                    "vmovdqu64 [{d} + 64], zmm17",
+                    "vmovdqu64 [{d} + 128], zmm18",
+                    "vmovdqu64 [{d} + 192], zmm19",
+                    "mov {next:e}, 1",
+                    "4:",
+                    a = in(reg) a, b = in(reg) b, len = in(reg) len, d = in(reg) differences.as_mut_ptr(),
+                    done = out(reg) done, next = out(reg) next,
+                    out("zmm16") _, out("zmm17") _, out("zmm18") _, out("zmm19") _, out("zmm20") _,
+                    out("zmm21") _, out("k1") _,
+                    options(nostack),
+                );
+            }
+            (done, next != 0)
+        }
+    };
+}
+
+long_step_loop!(
+    /// Of two ranges.
+    ///
+    avx512_ranges_by_steps,
+    "",
+    concat!(
+        "vmovdqu64 zmm16, [{a} + {done}]\n",
+        "vpxorq zmm16, zmm16, [{b} + {done}]\n",
+        "vmovdqu64 zmm17, [{a} + {done} + 64]\n",
+        "vpxorq zmm17, zmm17, [{b} + {done} + 64]\n",
+        "vmovdqu64 zmm18, [{a} + {done} + 128]\n",
+        "vpxorq zmm18, zmm18, [{b} + {done} + 128]\n",
+        "vmovdqu64 zmm19, [{a} + {done} + 192]\n",
+        "vpxorq zmm19, zmm19, [{b} + {done} + 192]\n",
+    )
+);
+long_step_loop!(
+    /// With a pattern of 16 bytes, over and over, that the engine has at `b`.
+    ///
+    avx512_value_by_steps,
+    "vbroadcasti32x4 zmm21, [{b}]",
+    concat!(
+        "vpxorq zmm16, zmm21, [{a} + {done}]\n",
+        "vpxorq zmm17, zmm21, [{a} + {done} + 64]\n",
+        "vpxorq zmm18, zmm21, [{a} + {done} + 128]\n",
+        "vpxorq zmm19, zmm21, [{a} + {done} + 192]\n",
+    )
+);
+
+/// Offset of the first byte that differs.
+fn first(differences: &Differences) -> usize {
+    let is_different = |&byte: &u8| byte != 0;
+    differences
+        .iter()
+        .position(is_different)
+        .unwrap_or(LONG_STEP)
+}
+
 /// Offset of the first difference of two ranges.
 ///
 /// # Safety
 /// See the module.
 pub(super) unsafe fn ranges(simd: Simd, a: u64, b: u64, len: usize) -> Option<usize> {
-    if simd != Simd::Sse2 && len >= STEP {
+    let mut from = 0;
+    if simd == Simd::Avx512 && len >= LONG_STEP {
+        let mut differences = [0; LONG_STEP];
         // SAFETY: the caller's guarantee.
-        let (done, mask) = unsafe { avx2_ranges_by_steps(a, b, len) };
-        if mask != u128::MAX {
-            return Some(done + mask.trailing_ones() as usize);
+        let (done, differs) = unsafe { avx512_ranges_by_steps(a, b, len, &mut differences) };
+        if differs {
+            return Some(done + first(&differences));
         }
-        // SAFETY: the rest of the ranges, less than a step.
-        let rest =
-            unsafe { ranges_below_a_step(simd, a + done as u64, b + done as u64, len - done) };
-        return rest.map(|offset| done + offset);
+        from = done;
     }
-    // SAFETY: the caller's guarantee.
-    unsafe { ranges_below_a_step(simd, a, b, len) }
+    if simd != Simd::Sse2 && len - from >= STEP {
+        let (a, b) = (a + from as u64, b + from as u64);
+        // SAFETY: the rest of the ranges.
+        let (done, mask) = unsafe { avx2_ranges_by_steps(a, b, len - from) };
+        if mask != u128::MAX {
+            return Some(from + done + mask.trailing_ones() as usize);
+        }
+        from += done;
+    }
+    let (a, b) = (a + from as u64, b + from as u64);
+    // SAFETY: the rest of the ranges, less than a step.
+    let rest = unsafe { ranges_below_a_step(simd, a, b, len - from) };
+    rest.map(|offset| from + offset)
 }
 
 /// The same, a vector at a time.
@@ -255,15 +358,24 @@ unsafe fn sse2_value(a: u64, len: usize, pattern: u128) -> (usize, u32) {
 /// See the module.
 pub(super) unsafe fn value(simd: Simd, a: u64, len: usize, pattern: u128) -> Option<usize> {
     let mut from = 0;
-    if simd != Simd::Sse2 && len >= STEP {
-        let pattern = pattern.to_le_bytes();
-        let at = pattern.as_ptr().expose_provenance() as u64;
+    let bytes = pattern.to_le_bytes();
+    let at = bytes.as_ptr().expose_provenance() as u64;
+    if simd == Simd::Avx512 && len >= LONG_STEP {
+        let mut differences = [0; LONG_STEP];
         // SAFETY: the caller's guarantee; the pattern lives as long as the call.
-        let (done, mask) = unsafe { avx2_value_by_steps(a, at, len) };
-        if mask != u128::MAX {
-            return Some(done + mask.trailing_ones() as usize);
+        let (done, differs) = unsafe { avx512_value_by_steps(a, at, len, &mut differences) };
+        if differs {
+            return Some(done + first(&differences));
         }
         from = done;
+    }
+    if simd != Simd::Sse2 && len - from >= STEP {
+        // SAFETY: as above, for the rest of the range; whole steps before keep the pattern's phase.
+        let (done, mask) = unsafe { avx2_value_by_steps(a + from as u64, at, len - from) };
+        if mask != u128::MAX {
+            return Some(from + done + mask.trailing_ones() as usize);
+        }
+        from += done;
     }
     if len - from >= 16 {
         // SAFETY: the rest of the range; whole steps before keep the pattern's phase.
@@ -273,7 +385,6 @@ pub(super) unsafe fn value(simd: Simd, a: u64, len: usize, pattern: u128) -> Opt
         }
         from += done;
     }
-    let bytes = pattern.to_le_bytes();
     // SAFETY: inside the range; whole vectors before keep the pattern's phase.
     (from..len).find(|&i| unsafe { byte(a + i as u64) != bytes[i % 16] })
 }

@@ -75,6 +75,47 @@ unsafe fn avx2_steps(a: u64, b: u64, len: usize, found: &mut [u8; STEP]) -> (usi
     (done, m0 | m1 << 4 | m2 << 8 | m3 << 12)
 }
 
+/// The same with vectors of a line.
+///
+/// # Safety
+/// See the module; the processor has AVX-512.
+unsafe fn avx512_steps(a: u64, b: u64, len: usize, found: &mut [u8; STEP]) -> (usize, u16) {
+    debug_assert!(len >= STEP);
+    let (mut done, mut m0, mut m1): (usize, u16, u16);
+    // SAFETY: the loop reads whole steps inside `len`; `found` has room for one.
+    unsafe {
+        asm!(
+            "xor {done:e}, {done:e}",
+            ".p2align 5",
+            "2:",
+            "vmovdqu64 zmm16, [{b} + {done}]",
+            "vmovdqu64 zmm17, [{b} + {done} + 64]",
+            "vpxorq zmm18, zmm16, [{a} + {done}]",
+            "vpxorq zmm19, zmm17, [{a} + {done} + 64]",
+            "vporq zmm20, zmm18, zmm19",
+            "vptestmq k1, zmm20, zmm20",
+            "kortestw k1, k1",
+            "jne 3f",
+            "add {done}, 128",
+            "lea {next}, [{done} + 128]",
+            "cmp {next}, {len}",
+            "jbe 2b",
+            "3:",
+            "vmovdqu64 [{found}], zmm16",
+            "vmovdqu64 [{found} + 64], zmm17",
+            "vptestmq k1, zmm18, zmm18",
+            "kmovw {m0:e}, k1",
+            "vptestmq k1, zmm19, zmm19",
+            "kmovw {m1:e}, k1",
+            a = in(reg) a, b = in(reg) b, len = in(reg) len, found = in(reg) found.as_mut_ptr(),
+            done = out(reg) done, next = out(reg) _, m0 = out(reg) m0, m1 = out(reg) m1,
+            out("zmm16") _, out("zmm17") _, out("zmm18") _, out("zmm19") _, out("zmm20") _, out("k1") _,
+            options(nostack),
+        );
+    }
+    (done, !(m0 | m1 << 8))
+}
+
 /// Compares up to a step on private copies; which words differ.
 ///
 /// # Safety
@@ -112,7 +153,13 @@ pub(super) unsafe fn first(
     let mut offset = 0;
     if simd != Simd::Sse2 && len >= STEP {
         // SAFETY: the caller's guarantee.
-        let (done, equal) = unsafe { avx2_steps(a, b, len, found) };
+        let (done, equal) = unsafe {
+            if simd == Simd::Avx512 {
+                avx512_steps(a, b, len, found)
+            } else {
+                avx2_steps(a, b, len, found)
+            }
+        };
         if equal != u16::MAX {
             return Some(Step {
                 offset: done,

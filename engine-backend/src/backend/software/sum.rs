@@ -77,6 +77,21 @@ macro_rules! avx2_loads {
     };
 }
 
+/// The same with one vector of 64 bytes.
+macro_rules! avx512_loads {
+    () => {
+        "vmovdqu64 zmm16, [{a} + {at}]
+        "
+    };
+    ($source:literal) => {
+        concat!("vpxorq zmm16, zmm16, [{", $source, "} + {at}]\n")
+    };
+    (store) => {
+        "vmovdqu64 [{to} + {at}], zmm16
+        "
+    };
+}
+
 macro_rules! sum_loop {
     ($name:ident, $loads:ident, [$($source:ident $letter:literal),*], $end:literal) => {
         /// Adds whole steps, `len` being at least one.
@@ -100,7 +115,7 @@ macro_rules! sum_loop {
                     to = in(reg) to, a = in(reg) a, $($source = in(reg) $source,)*
                     len = in(reg) len, at = out(reg) _,
                     out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
-                    out("xmm4") _, out("xmm5") _,
+                    out("xmm4") _, out("xmm5") _, out("zmm16") _,
                     options(nostack),
                 );
             }
@@ -114,6 +129,10 @@ sum_loop!(sse2_four, sse2_loads, [b "b", c "c", d "d"], "");
 sum_loop!(avx2_two, avx2_loads, [b "b"], "vzeroupper");
 sum_loop!(avx2_three, avx2_loads, [b "b", c "c"], "vzeroupper");
 sum_loop!(avx2_four, avx2_loads, [b "b", c "c", d "d"], "vzeroupper");
+// Registers above 15 leave no dirty upper halves behind, so no `vzeroupper`.
+sum_loop!(avx512_two, avx512_loads, [b "b"], "");
+sum_loop!(avx512_three, avx512_loads, [b "b", c "c"], "");
+sum_loop!(avx512_four, avx512_loads, [b "b", c "c", d "d"], "");
 
 /// Writes the sum of 2 to [`SUMMANDS_MAX`] ranges of `len` bytes to `to`.
 ///
@@ -131,9 +150,12 @@ pub(super) unsafe fn sum(simd: Simd, to: u64, from: &[u64], len: usize) {
             (&[a, b], Simd::Sse2) => sse2_two(to, a, b, whole),
             (&[a, b, c], Simd::Sse2) => sse2_three(to, a, b, c, whole),
             (&[a, b, c, d], Simd::Sse2) => sse2_four(to, a, b, c, d, whole),
-            (&[a, b], _) => avx2_two(to, a, b, whole),
-            (&[a, b, c], _) => avx2_three(to, a, b, c, whole),
-            (&[a, b, c, d], _) => avx2_four(to, a, b, c, d, whole),
+            (&[a, b], Simd::Avx2) => avx2_two(to, a, b, whole),
+            (&[a, b, c], Simd::Avx2) => avx2_three(to, a, b, c, whole),
+            (&[a, b, c, d], Simd::Avx2) => avx2_four(to, a, b, c, d, whole),
+            (&[a, b], Simd::Avx512) => avx512_two(to, a, b, whole),
+            (&[a, b, c], Simd::Avx512) => avx512_three(to, a, b, c, whole),
+            (&[a, b, c, d], Simd::Avx512) => avx512_four(to, a, b, c, d, whole),
             _ => unreachable!("{} summands", from.len()),
         }
     }
