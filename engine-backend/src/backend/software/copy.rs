@@ -14,6 +14,9 @@ use super::SMALL;
 use super::cpu::Simd;
 use crate::backend::Order;
 
+/// From this length on a copy between disjoint ranges goes to an aligned destination.
+const ALIGNED_FROM: usize = 2 << 10;
+
 /// Copies up to [`SMALL`] bytes, overlapping or not.
 ///
 /// # Safety
@@ -339,6 +342,8 @@ pub(super) unsafe fn long(simd: Simd, dst: u64, src: u64, len: usize, order: Ord
                 small(dst, src, left);
             }
             Order::Ascending => ascend(simd, dst, src, len),
+            // Too short for a change of alignment to pay.
+            Order::Disjoint if len < ALIGNED_FROM && !stream => disjoint(simd, dst, src, len),
             Order::Disjoint => {
                 // The first line unaligned, the rest with whole-line stores.
                 let head = (dst.wrapping_neg() & 63) as usize;
@@ -355,9 +360,36 @@ pub(super) unsafe fn long(simd: Simd, dst: u64, src: u64, len: usize, order: Ord
                     let done = (len - left) as u64;
                     small(dst + done, src + done, left);
                 } else if len > SMALL {
-                    ascend(simd, dst, src, len);
+                    disjoint(simd, dst, src, len);
                 } else {
                     small(dst, src, len);
+                }
+            }
+        }
+    }
+}
+
+/// Copies at least [`SMALL`] bytes upwards between ranges that share no byte: the last step, with the same vectors as all
+/// others, ends where the range does.
+///
+/// # Safety
+/// See the module.
+unsafe fn disjoint(simd: Simd, dst: u64, src: u64, len: usize) {
+    // SAFETY: the caller's guarantee, over parts of the ranges; [`SMALL`] is as long as the longest step.
+    unsafe {
+        let last = (len - SMALL) as u64;
+        match simd {
+            Simd::Sse2 => return ascend(simd, dst, src, len),
+            Simd::Avx2 => {
+                let left = avx2_ascend(dst, src, len);
+                if left != 0 {
+                    avx2_ascend(dst + last, src + last, SMALL);
+                }
+            }
+            Simd::Avx512 => {
+                let left = avx512_ascend(dst, src, len);
+                if left != 0 {
+                    avx512_ascend(dst + last, src + last, SMALL);
                 }
             }
         }
