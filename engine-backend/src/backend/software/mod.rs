@@ -19,6 +19,7 @@ pub mod sum;
 use crate::memory::HostAddr;
 
 use super::{Backend, Hint, Order};
+use calibrate::StringFrom;
 use checksum::Crc32c;
 use cpu::Simd;
 use flush::Flush;
@@ -53,9 +54,9 @@ pub struct Software {
     /// unless the submitter asks otherwise: source and destination fill half of the last
     /// cache by then, and every line would be read before it is written.
     stream_from: u64,
-    /// From this length of a piece on, in bytes, the processor's own `rep movsb` copies faster than the vector loop,
-    /// as long as nothing is to be streamed.
-    string_from: usize,
+    /// From which length of a piece on the processor's own `rep movsb` copies faster than the vector loop, as long as nothing
+    /// is to be streamed.
+    string_from: StringFrom,
     /// Streaming stores or flushes since the last fence.
     streamed: bool,
     private: Private,
@@ -90,15 +91,32 @@ impl Software {
     #[must_use]
     pub fn kernels(&self) -> String {
         let simd = self.simd.name();
-        match self.string_from {
+        let StringFrom { near, far } = self.string_from;
+        match near.min(far) {
             usize::MAX => simd.to_owned(),
-            from => format!("{simd}, rep movsb from {} KiB", from >> 10),
+            from if near <= far => format!("{simd}, rep movsb from {} KiB", from >> 10),
+            from => format!(
+                "{simd}, rep movsb from {} KiB of copies of {} MiB or more",
+                from >> 10,
+                calibrate::FAR >> 20
+            ),
         }
     }
 
     /// The scratch as a source of the copy kernels.
     fn scratch(&mut self) -> HostAddr {
         HostAddr(self.scratch.as_mut_ptr().expose_provenance() as u64)
+    }
+
+    #[inline(always)]
+    fn moves_strings(&self, len: usize, hint: Hint) -> bool {
+        let StringFrom { near, far } = self.string_from;
+        let from = if hint.total < calibrate::FAR {
+            near
+        } else {
+            far
+        };
+        len >= from && hint.order == Order::Disjoint
     }
 
     fn streams(&self, len: usize, hint: Hint) -> bool {
@@ -128,7 +146,7 @@ impl Backend for Software {
             return;
         }
         let stream = self.streams(len, hint);
-        if len >= self.string_from && !stream && hint.order == Order::Disjoint {
+        if self.moves_strings(len, hint) && !stream {
             // SAFETY: the caller's guarantee, passed on.
             unsafe { copy::string(dst.0, src.0, len) };
             return;

@@ -38,7 +38,10 @@ fn backends() -> impl Iterator<Item = Software> {
     Simd::available().into_iter().flat_map(|simd| {
         [usize::MAX, STRING].map(|string_from| Software {
             simd,
-            string_from,
+            string_from: StringFrom {
+                near: string_from,
+                far: string_from,
+            },
             stream_from: 1 << 20,
             private: Private::with(simd),
             ..Software::new()
