@@ -32,6 +32,10 @@ const BLOCKS_64K: u8 = 4 << 4;
 const STORED: u32 = 1 << 31;
 /// Magic, FLG, BD and the header's checksum.
 const HEADER_BYTES: usize = 7;
+/// A block's size.
+const SIZE_BYTES: usize = 4;
+/// Most input that a call asks for: a block as the encoder makes them, its checksum, and the next one's size.
+const INPUT_MAX: usize = ENCODER_BLOCK + 4 + SIZE_BYTES;
 
 /// What a decoder found wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,7 +203,7 @@ enum Part {
     Single,
     /// Magic, FLG and BD.
     Header,
-    /// The header's optional fields and checksum.
+    /// The header's optional field and checksum.
     HeaderRest,
     /// A block's size, or the mark of the end.
     Size,
@@ -217,9 +221,14 @@ enum Part {
 }
 
 /// Decompresses a frame, or one block.
+///
+/// A part that the input has whole is taken from there, and a block's data goes to the output at once where that has room
+/// for it: so a frame of this module's encoder, given in pieces of [`Decoder::input_bytes`], is copied nowhere in between.
 pub struct Decoder {
     part: Part,
     flags: u8,
+    /// A block of this frame was too long for the output.
+    is_large: bool,
     have: usize,
     need: usize,
     collected: Box<[u8]>,
@@ -242,6 +251,7 @@ impl Decoder {
         Self {
             part: Part::End,
             flags: 0,
+            is_large: false,
             have: 0,
             need: 0,
             collected: vec![0; DECODER_BLOCK + 4].into_boxed_slice(),
@@ -256,9 +266,9 @@ impl Decoder {
     pub fn reset(&mut self, framed: bool) {
         self.out.clear();
         self.hash = XxHash32::with_seed(0);
-        (self.total, self.promised) = (0, None);
+        (self.total, self.promised, self.is_large) = (0, None, false);
         if framed {
-            self.collect(Part::Header, 6);
+            self.collect(Part::Header, HEADER_BYTES - 1);
         } else {
             self.collect(Part::Single, SINGLE_BLOCK_MAX);
         }
@@ -268,6 +278,16 @@ impl Decoder {
     #[must_use]
     pub fn wants_input(&self) -> bool {
         self.out.is_empty() && self.part != Part::End
+    }
+
+    /// How much input the next call has a use for, in bytes: the rest of a block and the size of the one behind it, or as
+    /// much as a block may have.
+    #[must_use]
+    pub fn input_bytes(&self) -> usize {
+        match self.part {
+            Part::Block { .. } => (self.need - self.have + SIZE_BYTES).min(INPUT_MAX),
+            _ => ENCODER_BLOCK,
+        }
     }
 
     /// Decompresses at most one block; `last` says that no input comes after this.
@@ -282,24 +302,58 @@ impl Decoder {
     ) -> Result<Progress, DecodeError> {
         let mut progress = Progress::default();
         // What has no data, headers and sizes, is passed over in one go.
-        while self.wants_input() {
+        while self.wants_input() && progress.produced == 0 {
             let rest = &input[progress.consumed..];
-            let taken = rest.len().min(self.need - self.have);
-            self.collected[self.have..][..taken].copy_from_slice(&rest[..taken]);
-            self.have += taken;
+            let (taken, produced) = self.take(rest, last, output)?;
             progress.consumed += taken;
-            let is_whole = match self.part {
-                Part::Single => last && progress.consumed == input.len(),
-                _ => self.have == self.need,
-            };
-            if !is_whole {
+            progress.produced = produced.unwrap_or(0);
+            if produced.is_none() {
                 break;
             }
-            self.advance()?;
         }
-        progress.produced = self.out.emit(output);
+        if progress.produced == 0 {
+            progress.produced = self.out.emit(output);
+        }
+        // The next block's size, so that its length is known when it is asked for. What is wrong with it is told by the next
+        // call: this one has something to give.
+        let rest = &input[progress.consumed..];
+        if (self.part, self.have) == (Part::Size, 0)
+            && self.wants_input()
+            && rest.len() >= self.need
+            && let Ok((taken, _)) = self.take(rest, last, &mut [])
+        {
+            progress.consumed += taken;
+        }
         progress.finished = self.part == Part::End && self.out.is_empty();
         Ok(progress)
+    }
+
+    /// Takes what the current part needs of the input; how much that was, and how many bytes went to the output if the
+    /// part is whole.
+    fn take(
+        &mut self,
+        input: &[u8],
+        last: bool,
+        output: &mut [u8],
+    ) -> Result<(usize, Option<usize>), DecodeError> {
+        let taken = input.len().min(self.need - self.have);
+        let is_whole = match self.part {
+            Part::Single => last && taken == input.len(),
+            _ => self.have + taken == self.need,
+        };
+        if self.have == 0 && is_whole {
+            let produced = self.advance(&input[..taken], output)?;
+            return Ok((taken, Some(produced)));
+        }
+        self.collected[self.have..][..taken].copy_from_slice(&input[..taken]);
+        self.have += taken;
+        if !is_whole {
+            return Ok((taken, None));
+        }
+        let collected = std::mem::take(&mut self.collected);
+        let produced = self.advance(&collected[..self.have], output);
+        self.collected = collected;
+        Ok((taken, Some(produced?)))
     }
 
     fn collect(&mut self, part: Part, need: usize) {
@@ -308,20 +362,19 @@ impl Decoder {
         self.need = need;
     }
 
-    /// Acts on a part that is whole.
-    fn advance(&mut self) -> Result<(), DecodeError> {
+    /// Acts on a part that is whole; how many bytes went to the output.
+    fn advance(&mut self, data: &[u8], output: &mut [u8]) -> Result<usize, DecodeError> {
         match self.part {
             Part::Single => {
-                let data = &self.collected[..self.have];
-                let room = &mut self.out.bytes[..ENCODER_BLOCK];
-                self.out.end = decompress_into(data, room).map_err(|error| match error {
-                    DecompressError::OutputTooSmall { .. } => DecodeError::TooLong,
-                    _ => DecodeError::Bad,
-                })?;
                 self.collect(Part::End, 0);
+                self.decode(data, ENCODER_BLOCK, output)
+                    .map_err(|error| match error {
+                        DecompressError::OutputTooSmall { .. } => DecodeError::TooLong,
+                        _ => DecodeError::Bad,
+                    })
             }
             Part::Header => {
-                let [m0, m1, m2, m3, flags, limit] = *self.field();
+                let [m0, m1, m2, m3, flags, limit] = *field(data);
                 let wanted = VERSION | INDEPENDENT;
                 let optional = BLOCK_CHECKSUMS | CONTENT_SIZE | CONTENT_CHECKSUM;
                 if u32::from_le_bytes([m0, m1, m2, m3]) != MAGIC
@@ -331,42 +384,41 @@ impl Decoder {
                     return Err(DecodeError::Bad);
                 }
                 self.flags = flags;
-                // The checksum covers these two as well: they stay in front.
-                self.collected[..2].copy_from_slice(&[flags, limit]);
                 let size = if flags & CONTENT_SIZE != 0 { 8 } else { 0 };
-                self.collect(Part::HeaderRest, 2 + size + 1);
-                self.have = 2;
+                self.collect(Part::HeaderRest, size + 1);
+                Ok(0)
             }
             Part::HeaderRest => {
-                let (checksum, fields) = (self.collected[self.need - 1], self.need - 1);
-                if header_checksum(&self.collected[..fields]) != checksum {
+                let (size, checksum) = data.split_at(data.len() - 1);
+                let mut fields = [self.flags, BLOCKS_64K, 0, 0, 0, 0, 0, 0, 0, 0];
+                fields[2..][..size.len()].copy_from_slice(size);
+                if [header_checksum(&fields[..2 + size.len()])] != checksum {
                     return Err(DecodeError::Bad);
                 }
-                if self.flags & CONTENT_SIZE != 0 {
-                    let mut size = [0; 8];
-                    size.copy_from_slice(&self.collected[2..10]);
-                    self.promised = Some(u64::from_le_bytes(size));
-                }
-                self.collect(Part::Size, 4);
+                self.promised = size.try_into().ok().map(u64::from_le_bytes);
+                self.collect(Part::Size, SIZE_BYTES);
+                Ok(0)
             }
-            Part::Size => self.size()?,
+            Part::Size => {
+                self.size(u32::from_le_bytes(*field(data)))?;
+                Ok(0)
+            }
             Part::Block { bytes, stored } => {
-                self.block(bytes, stored)?;
-                self.collect(Part::Size, 4);
+                self.collect(Part::Size, SIZE_BYTES);
+                self.block(data.split_at(bytes), stored, output)
             }
             Part::Checksum => {
-                if u32::from_le_bytes(*self.field()) != self.hash.finish_32() {
+                if u32::from_le_bytes(*field(data)) != self.hash.finish_32() {
                     return Err(DecodeError::Bad);
                 }
                 self.collect(Part::End, 0);
+                Ok(0)
             }
-            Part::End => {}
+            Part::End => Ok(0),
         }
-        Ok(())
     }
 
-    fn size(&mut self) -> Result<(), DecodeError> {
-        let size = u32::from_le_bytes(*self.field());
+    fn size(&mut self, size: u32) -> Result<(), DecodeError> {
         if size == 0 {
             if self.promised.is_some_and(|bytes| bytes != self.total) {
                 return Err(DecodeError::Bad);
@@ -391,34 +443,63 @@ impl Decoder {
         Ok(())
     }
 
-    fn block(&mut self, bytes: usize, stored: bool) -> Result<(), DecodeError> {
-        let (data, checksum) = self.collected[..self.need].split_at(bytes);
+    /// Decompresses a block, with its checksum behind it if there is one; how many bytes went to the output.
+    fn block(
+        &mut self,
+        (data, checksum): (&[u8], &[u8]),
+        stored: bool,
+        output: &mut [u8],
+    ) -> Result<usize, DecodeError> {
         if let Ok(checksum) = checksum.try_into()
             && u32::from_le_bytes(checksum) != XxHash32::oneshot(0, data)
         {
             return Err(DecodeError::Bad);
         }
-        self.out.end = if stored {
-            self.out.bytes[..bytes].copy_from_slice(data);
-            bytes
+        let produced = if !stored {
+            self.decode(data, DECODER_BLOCK, output)
+                .map_err(|_| DecodeError::Bad)?
+        } else if let Some(output) = output.get_mut(..data.len()) {
+            output.copy_from_slice(data);
+            data.len()
         } else {
-            decompress_into(data, &mut self.out.bytes).map_err(|_| DecodeError::Bad)?
+            self.out.push(data);
+            0
         };
-        self.total += self.out.end as u64;
+        let made = match produced {
+            0 => &self.out.bytes[..self.out.end],
+            _ => &output[..produced],
+        };
+        self.total += made.len() as u64;
         if self.flags & CONTENT_CHECKSUM != 0 {
-            self.hash.write(&self.out.bytes[..self.out.end]);
+            self.hash.write(made);
         }
-        Ok(())
+        Ok(produced)
     }
 
-    /// What was collected, of a part that has `N` bytes.
-    fn field<const N: usize>(&self) -> &[u8; N] {
-        // `collected` is longer than any part.
-        match self.collected.first_chunk() {
-            Some(field) => field,
-            None => &[0; N],
+    /// Decompresses a block of `most` bytes at most: into the output, if it fits there, or else to be handed over piece by
+    /// piece; how many bytes went to the output.
+    fn decode(
+        &mut self,
+        data: &[u8],
+        most: usize,
+        output: &mut [u8],
+    ) -> Result<usize, DecompressError> {
+        if !self.is_large {
+            let room = output.len().min(most);
+            match decompress_into(data, &mut output[..room]) {
+                Err(DecompressError::OutputTooSmall { .. }) if room < most => self.is_large = true,
+                result => return result,
+            }
         }
+        self.out.end = decompress_into(data, &mut self.out.bytes[..most])?;
+        Ok(0)
     }
+}
+
+/// The bytes of a part that has `N` of them.
+fn field<const N: usize>(data: &[u8]) -> &[u8; N] {
+    // No part is looked at before it is whole.
+    data.first_chunk().unwrap_or(&[0; N])
 }
 
 fn header_checksum(fields: &[u8]) -> u8 {

@@ -94,6 +94,7 @@ impl Stream {
         match self.kind {
             StreamKind::Compress(Compression::Deflate | Compression::Zlib) => 2 << 10,
             StreamKind::Decompress(Compression::Deflate | Compression::Zlib) => 4 << 10,
+            StreamKind::Decompress(_) => self.decoder.input_bytes(),
             _ => 16 << 10,
         }
     }
