@@ -7,6 +7,7 @@
 //! Of fixed size, allocated when the worker starts. What is in them is left over from any
 //! domain: an operation writes out only what it has itself put there before.
 
+use super::aligned::Aligned;
 use super::chunk::{Chunk, Failure};
 use crate::backend::{Backend, Hint, Order};
 use crate::context::Target;
@@ -20,7 +21,7 @@ pub const BUFFER_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub struct Buffer {
     /// [`BUFFER_BYTES`] bytes.
-    pub input: Box<[u8]>,
+    pub input: Aligned,
 }
 
 impl Buffer {
@@ -28,7 +29,7 @@ impl Buffer {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            input: vec![0; BUFFER_BYTES].into_boxed_slice(),
+            input: Aligned::zeroed(BUFFER_BYTES),
         }
     }
 

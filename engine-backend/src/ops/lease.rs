@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use byway_protocols::codec::{AAD_BYTES_MAX, GCM_OPEN_BYTES_MAX, KeyAlgorithm};
 use crossbeam_queue::ArrayQueue;
 
+use super::aligned::Aligned;
 use super::buffer::Buffer;
 use super::device::Chains;
 use crate::codec::{Cipher, CipherError, Stream};
@@ -38,9 +39,9 @@ pub struct Job {
     /// AES-GCM for either length of keys.
     ciphers: [Cipher; 2],
     /// See [`Parts::message`].
-    message: Box<[u8]>,
+    message: Aligned,
     /// What was made and is to be written.
-    pub output: Box<[u8]>,
+    pub output: Aligned,
 }
 
 /// Bytes of a job's output: the most that one call makes, and one that does not fit.
@@ -69,8 +70,8 @@ impl Job {
                 Cipher::new(KeyAlgorithm::AesGcm256)?,
             ],
             // Zeroed pages, which take no room before they are used.
-            message: vec![0; GCM_OPEN_BYTES_MAX as usize].into_boxed_slice(),
-            output: vec![0; OUTPUT_BYTES].into_boxed_slice(),
+            message: Aligned::zeroed(GCM_OPEN_BYTES_MAX as usize),
+            output: Aligned::zeroed(OUTPUT_BYTES),
         })
     }
 

@@ -13,6 +13,7 @@
 //! resolved and translated in the same chunk, or say more of a peer's memory than that it
 //! could not be accessed.
 
+mod aligned;
 mod apply_delta;
 mod atomic;
 mod batch;
