@@ -111,6 +111,14 @@ pub struct Rows {
     pub stride: usize,
 }
 
+impl Rows {
+    /// Where one is in the staging.
+    fn of(self, row: usize) -> Range<usize> {
+        let at = self.start + row * self.stride;
+        at..at + self.bytes
+    }
+}
+
 impl<B> Chunk<'_, B> {
     /// Reads rows of an operand from `offset` on into the staging; how many were read whole, and what kept it from the
     /// rest.
@@ -120,10 +128,21 @@ impl<B> Chunk<'_, B> {
         offset: u64,
         rows: Rows,
     ) -> (usize, Option<Failure>) {
-        self.transfer_rows(target, offset, rows, Access::Read, |private, mine, host| {
-            // SAFETY: translated in this chunk for reading; guest memory has no references.
-            unsafe { private.load(mine, host) };
-        })
+        self.each_row(
+            target,
+            offset,
+            rows,
+            Access::Read,
+            |staging, row, host| {
+                // SAFETY: translated in this chunk for reading; guest memory has no references.
+                unsafe {
+                    staging
+                        .private
+                        .load(&mut staging.halves.0[rows.of(row)], host)
+                };
+            },
+            |chunk, row, at| chunk.copy_in(target, at, rows.of(row)),
+        )
     }
 
     /// Writes rows of the staging to an operand likewise.
@@ -133,52 +152,89 @@ impl<B> Chunk<'_, B> {
         offset: u64,
         rows: Rows,
     ) -> (usize, Option<Failure>) {
-        self.transfer_rows(
+        self.each_row(
             target,
             offset,
             rows,
             Access::Write,
-            |private, mine, host| {
+            |staging, row, host| {
                 // SAFETY: translated in this chunk for writing; guest memory has no references.
-                unsafe { private.store(host, mine) };
+                unsafe { staging.private.store(host, &staging.halves.0[rows.of(row)]) };
+            },
+            |chunk, row, at| chunk.copy_out(target, at, rows.of(row)),
+        )
+    }
+
+    /// The same with `N` bytes behind each row, which belong to it in the operand: `make` makes them of the row's number and
+    /// bytes as it is written. From `spare` on nothing is in the staging that is needed, for a row with what stands behind it.
+    pub fn rows_out_with<const N: usize>(
+        &mut self,
+        target: &Target<'_>,
+        offset: u64,
+        rows: Rows,
+        spare: usize,
+        make: impl Fn(usize, &[u8]) -> [u8; N],
+    ) -> (usize, Option<Failure>) {
+        let whole = Rows {
+            bytes: rows.bytes + N,
+            ..rows
+        };
+        self.each_row(
+            target,
+            offset,
+            whole,
+            Access::Write,
+            |staging, row, host| {
+                let bytes = &staging.halves.0[rows.of(row)];
+                let behind = make(row, bytes);
+                // SAFETY: both parts of the row were translated in this chunk for writing; guest memory has no references.
+                unsafe {
+                    staging.private.store(host, bytes);
+                    staging.private.store(host.plus(rows.bytes), &behind);
+                }
+            },
+            |chunk, row, at| {
+                let bytes = &mut chunk.staging.halves.0;
+                let behind = make(row, &bytes[rows.of(row)]);
+                bytes.copy_within(rows.of(row), spare);
+                bytes[spare + rows.bytes..][..N].copy_from_slice(&behind);
+                chunk.copy_out(target, at, spare..spare + whole.bytes)
             },
         )
     }
 
-    /// Row by row, a page being looked up once for all rows in it. No page without a row is looked up.
+    /// Row by row, a page being looked up once for all rows in it: `inside` gets each that lies in one page, `across` each
+    /// other one, with its offset. No page without a row is looked up.
     #[inline]
-    fn transfer_rows(
+    fn each_row(
         &mut self,
         target: &Target<'_>,
         offset: u64,
         rows: Rows,
         access: Access,
-        mut work: impl FnMut(Private, &mut [u8], HostAddr),
+        mut inside: impl FnMut(&mut Staging, usize, HostAddr),
+        mut across: impl FnMut(&mut Self, usize, u64) -> Copied,
     ) -> (usize, Option<Failure>) {
         // What is known of: a piece, and its offset.
         let (mut piece, mut from) = (Piece::NONE, 0);
-        for i in 0..rows.count {
-            let at = offset + (i * rows.apart) as u64;
-            let mine = rows.start + i * rows.stride;
-            let mine = mine..mine + rows.bytes;
+        for row in 0..rows.count {
+            let at = offset + (row * rows.apart) as u64;
             let bytes = rows.bytes as u64;
             // Rows ascend: `at` is never below `from`.
             if at - from + bytes > piece.len {
                 piece = match self.page(target, at, access) {
                     Ok(piece) => piece,
-                    Err(failure) => return (i, Some(failure)),
+                    Err(failure) => return (row, Some(failure)),
                 };
                 from = at;
             }
             if at - from + bytes <= piece.len {
-                let host = HostAddr(piece.host.0 + (at - from));
-                work(self.staging.private, &mut self.staging.halves.0[mine], host);
+                inside(self.staging, row, HostAddr(piece.host.0 + (at - from)));
                 continue;
             }
-            // In more pages than one.
-            let copied = self.transfer(target, at, mine, access, &mut work);
+            let copied = across(self, row, at);
             if copied.failure.is_some() {
-                return (i, copied.failure);
+                return (row, copied.failure);
             }
         }
         (rows.count, None)

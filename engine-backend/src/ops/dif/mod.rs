@@ -21,7 +21,9 @@ use information::{BYTES, Information, guard};
 
 /// Bytes that are worked on at a time: they stay in the first cache.
 const PIECE: usize = 16 << 10;
-const _: () = assert!(PIECE <= HALF);
+/// Room for a block and its information behind a piece.
+const SPARE: usize = PIECE;
+const _: () = assert!(SPARE + 4104 + BYTES <= HALF);
 
 /// Bytes of the widest vectors in which the checksum reads.
 const VECTOR: usize = 64;
@@ -162,11 +164,18 @@ impl Dif {
         self.block() + if self.kind.is_interleaved() { BYTES } else { 0 }
     }
 
+    /// Whether blocks are taken and written as they are, and what goes behind each is made as it is written: while the
+    /// checksum of one is taken, the bytes of the one before go out.
+    fn is_made_late(&self) -> bool {
+        self.kind == Kind::Insert && self.block().is_multiple_of(VECTOR)
+    }
+
     /// From one block to the next in the staging: with room for the information behind it, where some stands or goes
     /// there, and each on a boundary that the checksum's vectors want. It is half as fast off it.
     fn stride(&self) -> usize {
         let behind = match self.kind {
             Kind::GenerateApart | Kind::VerifyApart => 0,
+            _ if self.is_made_late() => 0,
             _ => BYTES,
         };
         (self.block() + behind).next_multiple_of(VECTOR)
@@ -244,7 +253,11 @@ impl Dif {
             let copied = chunk.copy_in(second, index * BYTES as u64, apart);
             blocks = copied.units(BYTES)?;
         }
-        let (good, wrong) = self.work(chunk.staging, blocks);
+        let (good, wrong) = if self.is_made_late() {
+            (blocks, 0)
+        } else {
+            self.work(chunk.staging, blocks)
+        };
         let (done, failure) = match (self.kind, second, out) {
             (Kind::Generate, ..) => self.write_behind(chunk, first, index, good),
             (Kind::Check | Kind::VerifyApart, ..) | (_, None, _) | (_, _, None) => (good, None),
@@ -293,7 +306,7 @@ impl Dif {
         }
     }
 
-    /// Writes `out` bytes of each block in the first half of the staging.
+    /// Writes `out` bytes of each block in the first half of the staging, or its data and the information that is made of them.
     fn put<B: Backend>(
         &self,
         chunk: &mut Chunk<'_, B>,
@@ -309,7 +322,19 @@ impl Dif {
             start: 0,
             stride: self.stride(),
         };
-        chunk.rows_out(second, index * out as u64, rows)
+        let at = index * out as u64;
+        if !self.is_made_late() {
+            return chunk.rows_out(second, at, rows);
+        }
+        let rows = Rows {
+            bytes: self.block(),
+            ..rows
+        };
+        chunk.rows_out_with(second, at, rows, SPARE, |block, data| {
+            let made = self.make.after(block);
+            let source = Information::from_bytes(&[0; BYTES]);
+            made.make(source, || guard(data, self.flags)).to_bytes()
+        })
     }
 
     /// Writes new information behind blocks that stand where they are.
