@@ -101,8 +101,14 @@ impl Budget {
     #[inline(always)]
     #[must_use]
     pub fn left(&self) -> u64 {
-        let left = self.limit.saturating_sub(self.spent);
-        left.min(CHUNK_BYTES - self.spent % CHUNK_BYTES)
+        self.rest().min(CHUNK_BYTES - self.spent % CHUNK_BYTES)
+    }
+
+    /// Work that is left of the chunk, in bytes.
+    #[inline]
+    #[must_use]
+    pub fn rest(&self) -> u64 {
+        self.limit.saturating_sub(self.spent)
     }
 
     /// Work done.

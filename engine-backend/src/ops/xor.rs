@@ -81,13 +81,8 @@ impl Xor {
         let mut at = 0;
         let mut result = Ok(());
         while at < left && !(at > 0 && chunk.is_spent()) {
-            let share = (chunk.budget.left() / count as u64).max(LEAST);
-            // A crumb is not left for another piece.
-            let len = if left - at < share + LEAST / count as u64 {
-                left - at
-            } else {
-                share
-            };
+            // Translated once for all that this chunk has time for, if its pages lie in a row.
+            let len = (left - at).min((chunk.budget.rest() / count as u64).max(LEAST));
             match piece(chunk, sources, &dst, at, len) {
                 Ok(bytes) => at += bytes,
                 Err(failure) => {
@@ -122,14 +117,28 @@ fn piece<B: Backend>(
     let to = chunk.forward(dst, at, len, Access::Write)?;
     let (to, len) = (to.host, to.len);
     let from = &from[..sources.len()];
+    let count = from.len() as u64;
     let mut done = 0;
-    while done < len {
-        let part = (len - done).min(HALF as u64) as usize;
-        sum_up(chunk.staging, from, to, done, part);
-        done += part as u64;
+    loop {
+        let part = share(chunk, len - done, count);
+        sum_up(chunk.staging, from, to, done, part as usize);
+        chunk.budget.spend(part * count);
+        done += part;
+        if done == len || chunk.is_spent() {
+            return Ok(done);
+        }
     }
-    chunk.budget.spend(len * from.len() as u64);
-    Ok(len)
+}
+
+/// How much of `left` bytes of each of `count` sources is summed up before the next look at what is left of the chunk.
+fn share<B>(chunk: &Chunk<'_, B>, left: u64, count: u64) -> u64 {
+    let share = (chunk.budget.left() / count).clamp(LEAST, HALF as u64);
+    // A crumb is not left for another part.
+    if left < share + LEAST / count {
+        left.min(HALF as u64)
+    } else {
+        share
+    }
 }
 
 /// Adds `len` bytes, `skipped` bytes behind each of the addresses: a few sources at a time, the sum so far in private
