@@ -140,7 +140,7 @@ fn checked(d: &Descriptor, is_alone: bool, put: impl FnOnce(Operation)) -> Resul
         Some(Opcode::Fill) => put(Operation::Fill(fill(d)?)),
         Some(Opcode::Compare) => put(Operation::Compare(compare(d)?)),
         Some(Opcode::CompareValue) => put(Operation::Compare(compare_value(d)?)),
-        Some(opcode) => put(other(d, opcode, is_alone)?),
+        Some(opcode) => return other(d, opcode, is_alone, put),
         None => return Err(Status::BadOpcode),
     }
     Ok(())
@@ -148,52 +148,60 @@ fn checked(d: &Descriptor, is_alone: bool, put: impl FnOnce(Operation)) -> Resul
 
 /// Those that are not worth a way of their own.
 #[inline(never)]
-fn other(d: &Descriptor, opcode: Opcode, is_alone: bool) -> Result<Operation, Status> {
+fn other(
+    d: &Descriptor,
+    opcode: Opcode,
+    is_alone: bool,
+    put: impl FnOnce(Operation),
+) -> Result<(), Status> {
     match opcode {
-        Opcode::Nop | Opcode::Drain => nothing(d),
-        Opcode::Compress => stream(d, StreamKind::Compress),
-        Opcode::Decompress => stream(d, StreamKind::Decompress),
-        Opcode::Encrypt => crypt(d, Direction::Encrypt),
-        Opcode::Decrypt => crypt(d, Direction::Decrypt),
-        Opcode::SealCopy => channel(d, Direction::Encrypt),
-        Opcode::OpenCopy => channel(d, Direction::Decrypt),
-        Opcode::DeviceTransfer => device::transfer(d),
-        Opcode::Cancel => cancel::cancel(d),
-        _ => rare(d, opcode)
-            .or_else(|status| match status {
-                // Not for batches: one that waits would hold up elements that may come before it.
-                Status::BadOpcode if is_alone => messages::transit(d),
-                status => Err(status),
-            })
-            .map(Operation::Rare),
+        Opcode::Nop | Opcode::Drain => put(nothing(d)?),
+        Opcode::Compress => put(stream(d, StreamKind::Compress)?),
+        Opcode::Decompress => put(stream(d, StreamKind::Decompress)?),
+        Opcode::Encrypt => put(crypt(d, Direction::Encrypt)?),
+        Opcode::Decrypt => put(crypt(d, Direction::Decrypt)?),
+        Opcode::SealCopy => put(channel(d, Direction::Encrypt)?),
+        Opcode::OpenCopy => put(channel(d, Direction::Decrypt)?),
+        Opcode::DeviceTransfer => put(device::transfer(d)?),
+        Opcode::Cancel => put(cancel::cancel(d)?),
+        _ => return rare(d, opcode, is_alone, |rare| put(Operation::Rare(rare))),
     }
+    Ok(())
 }
 
 /// The operations that nobody does for a few bytes.
-#[inline(never)]
-fn rare(d: &Descriptor, opcode: Opcode) -> Result<Rare, Status> {
+#[inline(always)]
+fn rare(
+    d: &Descriptor,
+    opcode: Opcode,
+    is_alone: bool,
+    put: impl FnOnce(Rare),
+) -> Result<(), Status> {
     match opcode {
-        Opcode::CreateDelta => delta::create(d),
-        Opcode::ApplyDelta => delta::apply(d),
-        Opcode::Dualcast => gather::dualcast(d),
-        Opcode::TranslationFetch => places::fetch(d),
-        Opcode::CrcGen => checksum::crc(d),
-        Opcode::CopyCrc => checksum::copy_crc(d),
-        Opcode::Crc64 => checksum::crc64(d),
-        Opcode::DifCheck => dif::check(d),
-        Opcode::DifInsert => dif::insert(d),
-        Opcode::DifStrip => dif::strip(d),
-        Opcode::DifUpdate => dif::update(d),
-        Opcode::DifGen => dif::generate(d),
-        Opcode::DixGen => dif::generate_apart(d),
-        Opcode::DixVerify => dif::verify_apart(d),
-        Opcode::CacheFlush => places::flush(d),
-        Opcode::Xor => gather::xor(d),
-        Opcode::CopySg => gather::copy_sg(d),
-        Opcode::Atomic64 => places::atomic(d),
-        Opcode::Signal => places::signal(d),
-        _ => Err(Status::BadOpcode),
+        Opcode::CreateDelta => put(delta::create(d)?),
+        Opcode::ApplyDelta => put(delta::apply(d)?),
+        Opcode::Dualcast => put(gather::dualcast(d)?),
+        Opcode::TranslationFetch => put(places::fetch(d)?),
+        Opcode::CrcGen => put(checksum::crc(d)?),
+        Opcode::CopyCrc => put(checksum::copy_crc(d)?),
+        Opcode::Crc64 => put(checksum::crc64(d)?),
+        Opcode::DifCheck => put(dif::check(d)?),
+        Opcode::DifInsert => put(dif::insert(d)?),
+        Opcode::DifStrip => put(dif::strip(d)?),
+        Opcode::DifUpdate => put(dif::update(d)?),
+        Opcode::DifGen => put(dif::generate(d)?),
+        Opcode::DixGen => put(dif::generate_apart(d)?),
+        Opcode::DixVerify => put(dif::verify_apart(d)?),
+        Opcode::CacheFlush => put(places::flush(d)?),
+        Opcode::Xor => put(gather::xor(d)?),
+        Opcode::CopySg => put(gather::copy_sg(d)?),
+        Opcode::Atomic64 => put(places::atomic(d)?),
+        Opcode::Signal => put(places::signal(d)?),
+        // Not for batches: one that waits would hold up elements that may come before it.
+        _ if is_alone => put(messages::transit(d)?),
+        _ => return Err(Status::BadOpcode),
     }
+    Ok(())
 }
 
 /// What all operations have in common; `unused` is 0 when every field and slot that the
@@ -264,6 +272,7 @@ fn beyond_slot(slot: u16) -> u64 {
     u64::from(slot & !Word0::SLOT_MAX)
 }
 
+#[inline(always)]
 fn nothing(d: &Descriptor) -> Result<Operation, Status> {
     let fields = d.status_array | d.src | d.dst | u64::from(d.size) | d.op0 | d.op1 | d.op2;
     common(d, COMMON, fields | src_slot(d) | dst_slot(d))?;
@@ -349,6 +358,7 @@ fn compare_value(d: &Descriptor) -> Result<Compare, Status> {
 
 /// COMPRESS and DECOMPRESS.
 #[cold]
+#[inline(always)]
 fn stream(d: &Descriptor, kind: fn(Compression) -> StreamKind) -> Result<Operation, Status> {
     let word = CodecWord(d.op0);
     let compression = Compression::from_code(word.compression_code());
@@ -365,6 +375,7 @@ fn stream(d: &Descriptor, kind: fn(Compression) -> StreamKind) -> Result<Operati
 
 /// ENCRYPT and DECRYPT. What depends on the key's algorithm is checked with the key.
 #[cold]
+#[inline(always)]
 fn crypt(d: &Descriptor, direction: Direction) -> Result<Operation, Status> {
     let word = CodecWord(d.op0);
     let code = word.compression_code();
@@ -391,6 +402,7 @@ fn crypt(d: &Descriptor, direction: Direction) -> Result<Operation, Status> {
 
 /// SEAL_COPY and OPEN_COPY.
 #[cold]
+#[inline(always)]
 fn channel(d: &Descriptor, direction: Direction) -> Result<Operation, Status> {
     let word = CodecWord(d.op0);
     let known = CodecWord::key(word.key_slot(), word.capacity());

@@ -10,6 +10,7 @@ use crate::ops::cancel::Cancel;
 use crate::queue::Wanted;
 
 #[cold]
+#[inline(always)]
 pub(super) fn cancel(d: &Descriptor) -> Result<Operation, Status> {
     let fields = CancelFields::from_bytes(&d.operands());
     let is_all = fields.flags & cancel_flags::EVERYTHING != 0;

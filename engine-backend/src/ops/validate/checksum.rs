@@ -9,6 +9,7 @@ use crate::ops::crc64::Crc64;
 use crate::ops::rare::Rare;
 
 /// CRC_GEN.
+#[inline(always)]
 pub(super) fn crc(d: &Descriptor) -> Result<Rare, Status> {
     let fields = CrcFields::from_bytes(&d.operands());
     let unused = d.status_array | no_dst(d) | any(&fields.reserved4);
@@ -25,6 +26,7 @@ pub(super) fn crc(d: &Descriptor) -> Result<Rare, Status> {
 }
 
 /// COPY_CRC.
+#[inline(always)]
 pub(super) fn copy_crc(d: &Descriptor) -> Result<Rare, Status> {
     let fields = CrcFields::from_bytes(&d.operands());
     common(d, MOVES, d.status_array | any(&fields.reserved4))?;
@@ -40,6 +42,7 @@ pub(super) fn copy_crc(d: &Descriptor) -> Result<Rare, Status> {
 }
 
 /// CRC64; its seed is all of `op0`.
+#[inline(always)]
 pub(super) fn crc64(d: &Descriptor) -> Result<Rare, Status> {
     common(d, FAULTS, d.status_array | no_dst(d) | d.op1 | d.op2)?;
     Ok(Rare::Crc64(Crc64 {

@@ -39,6 +39,7 @@ fn entries(bytes: u32) -> Result<u32, Status> {
 }
 
 /// CREATE_DELTA.
+#[inline(always)]
 pub(super) fn create(d: &Descriptor) -> Result<Rare, Status> {
     let fields = CreateDeltaFields::from_bytes(&d.operands());
     let unused = any(&fields.reserved12)
@@ -63,6 +64,7 @@ pub(super) fn create(d: &Descriptor) -> Result<Rare, Status> {
 }
 
 /// APPLY_DELTA.
+#[inline(always)]
 pub(super) fn apply(d: &Descriptor) -> Result<Rare, Status> {
     let fields = ApplyDeltaFields::from_bytes(&d.operands());
     common(d, FAULTS, d.status_array | any(&fields.reserved4))?;

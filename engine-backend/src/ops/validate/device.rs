@@ -13,6 +13,7 @@ use crate::ops::device::{Device, Kind, Wanted};
 use crate::ops::transform::Transform;
 
 #[cold]
+#[inline(always)]
 pub(super) fn transfer(d: &Descriptor) -> Result<Operation, Status> {
     let fields = DeviceFields::from_bytes(&d.operands());
     let kind = match fields.operation {

@@ -79,6 +79,7 @@ fn dif(d: &Descriptor, uses: Uses) -> Result<Rare, Status> {
 }
 
 /// DIF_CHECK.
+#[inline(always)]
 pub(super) fn check(d: &Descriptor) -> Result<Rare, Status> {
     let uses = Uses {
         kind: Kind::Check,
@@ -91,6 +92,7 @@ pub(super) fn check(d: &Descriptor) -> Result<Rare, Status> {
 }
 
 /// DIF_INSERT.
+#[inline(always)]
 pub(super) fn insert(d: &Descriptor) -> Result<Rare, Status> {
     let uses = Uses {
         kind: Kind::Insert,
@@ -103,6 +105,7 @@ pub(super) fn insert(d: &Descriptor) -> Result<Rare, Status> {
 }
 
 /// DIF_STRIP.
+#[inline(always)]
 pub(super) fn strip(d: &Descriptor) -> Result<Rare, Status> {
     let uses = Uses {
         kind: Kind::Strip,
@@ -115,6 +118,7 @@ pub(super) fn strip(d: &Descriptor) -> Result<Rare, Status> {
 }
 
 /// DIF_UPDATE.
+#[inline(always)]
 pub(super) fn update(d: &Descriptor) -> Result<Rare, Status> {
     let uses = Uses {
         kind: Kind::Update,
@@ -127,6 +131,7 @@ pub(super) fn update(d: &Descriptor) -> Result<Rare, Status> {
 }
 
 /// DIF_GEN: the blocks are the destination, and there is no source.
+#[inline(always)]
 pub(super) fn generate(d: &Descriptor) -> Result<Rare, Status> {
     let uses = Uses {
         kind: Kind::Generate,
@@ -139,6 +144,7 @@ pub(super) fn generate(d: &Descriptor) -> Result<Rare, Status> {
 }
 
 /// DIX_GEN.
+#[inline(always)]
 pub(super) fn generate_apart(d: &Descriptor) -> Result<Rare, Status> {
     let uses = Uses {
         kind: Kind::GenerateApart,
@@ -151,6 +157,7 @@ pub(super) fn generate_apart(d: &Descriptor) -> Result<Rare, Status> {
 }
 
 /// DIX_VERIFY.
+#[inline(always)]
 pub(super) fn verify_apart(d: &Descriptor) -> Result<Rare, Status> {
     let uses = Uses {
         kind: Kind::VerifyApart,

@@ -18,6 +18,7 @@ use crate::ops::xor::Xor;
 const PAGE_OFFSET: u64 = 0xfff;
 
 /// DUALCAST.
+#[inline(always)]
 pub(super) fn dualcast(d: &Descriptor) -> Result<Rare, Status> {
     let fields = DualcastFields::from_bytes(&d.operands());
     let unused = any(&fields.reserved8)
@@ -43,6 +44,7 @@ pub(super) fn dualcast(d: &Descriptor) -> Result<Rare, Status> {
 }
 
 /// XOR.
+#[inline(always)]
 pub(super) fn xor(d: &Descriptor) -> Result<Rare, Status> {
     let fields = XorFields::from_bytes(&d.operands());
     common(d, FAULTS, d.status_array | any(&fields.reserved2))?;
@@ -70,6 +72,7 @@ fn list(addr: u64) -> Result<(), Status> {
 }
 
 /// COPY_SG: of rows when they have a length, else of lists.
+#[inline(always)]
 pub(super) fn copy_sg(d: &Descriptor) -> Result<Rare, Status> {
     let fields = CopySgFields::from_bytes(&d.operands());
     let unused = if fields.row_bytes == 0 {

@@ -10,6 +10,7 @@ use crate::port::Side;
 
 /// A queue's descriptor with a code that batches do not take.
 #[cold]
+#[inline(always)]
 pub(super) fn transit(d: &Descriptor) -> Result<Rare, Status> {
     let (side, port, local, unused) = match Opcode::from_code(d.code()) {
         Some(Opcode::Send) => {

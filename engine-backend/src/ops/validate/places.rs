@@ -14,6 +14,7 @@ use crate::ops::signal::Signal;
 const WORD: u32 = 8;
 
 /// TRANSLATION_FETCH.
+#[inline(always)]
 pub(super) fn fetch(d: &Descriptor) -> Result<Rare, Status> {
     let write = u64::from(fetch_intent::WRITE);
     let unused = d.status_array | no_dst(d) | d.op0 & !write | d.op1 | d.op2;
@@ -27,6 +28,7 @@ pub(super) fn fetch(d: &Descriptor) -> Result<Rare, Status> {
 }
 
 /// CACHE_FLUSH.
+#[inline(always)]
 pub(super) fn flush(d: &Descriptor) -> Result<Rare, Status> {
     let unused = d.status_array | no_src(d) | d.op0 | d.op1 | d.op2;
     common(d, WRITES, unused)?;
@@ -50,6 +52,7 @@ fn word(d: &Descriptor) -> Result<(), Status> {
 }
 
 /// ATOMIC64.
+#[inline(always)]
 pub(super) fn atomic(d: &Descriptor) -> Result<Rare, Status> {
     let fields = AtomicFields::from_bytes(&d.operands());
     let operand = fields.operand;
@@ -77,6 +80,7 @@ pub(super) fn atomic(d: &Descriptor) -> Result<Rare, Status> {
 }
 
 /// SIGNAL.
+#[inline(always)]
 pub(super) fn signal(d: &Descriptor) -> Result<Rare, Status> {
     common(d, FAULTS, d.status_array | no_src(d) | d.op1 | d.op2)?;
     word(d)?;
