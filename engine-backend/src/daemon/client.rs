@@ -1,13 +1,12 @@
 //! [`RemoteEngine`]: an engine in another process, as [`Admin`] has it.
 
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::line::{ANSWER_BYTES_MAX, Answer, Refusal, read_line, write_line};
 use crate::interface::{Action, Admin, AdminError, Domain, Reply};
-use crate::vhost_user::RemoteDomain;
+use crate::vhost_user::{RemoteDomain, connect_within};
 
 /// How long the daemon may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -62,17 +61,28 @@ impl RemoteEngine {
     /// # Errors
     /// See [`ClientError`].
     pub fn ask(&self, action: &Action) -> Result<Reply, ClientError> {
+        self.ask_within(action, ANSWER_MAX)
+    }
+
+    fn ask_within(&self, action: &Action, limit: Duration) -> Result<Reply, ClientError> {
         let path = self.folder.join("admin.sock");
         let absent = |source| ClientError::Absent {
             path: path.clone(),
             source,
         };
-        let wrong = |source| ClientError::Answer {
+        let wrong = |source: io::Error| ClientError::Answer {
             path: path.clone(),
-            source,
+            source: match source.kind() {
+                // All that the kernel says of a time that is over.
+                io::ErrorKind::WouldBlock => io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("none has come within {limit:?}: is its process stopped?"),
+                ),
+                _ => source,
+            },
         };
-        let mut socket = UnixStream::connect(&path).map_err(absent)?;
-        socket.set_read_timeout(Some(ANSWER_MAX)).map_err(wrong)?;
+        let mut socket = connect_within(&path, limit).map_err(absent)?;
+        socket.set_read_timeout(Some(limit)).map_err(wrong)?;
         // One that refuses may have said so and closed already: its answer counts.
         let asked = write_line(&mut socket, action);
         let line = read_line(&mut socket, &mut Vec::new(), ANSWER_BYTES_MAX).map_err(wrong)?;
@@ -105,5 +115,36 @@ impl Admin for RemoteEngine {
         let domain = RemoteDomain::connect(&self.socket(name));
         let domain = domain.map_err(|error| AdminError::Host(error.to_string()))?;
         Ok(Box::new(domain))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vhost_user::listen_at;
+    use std::error::Error as _;
+
+    #[test]
+    fn a_daemon_that_does_not_answer_is_not_waited_for_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let _listener = listen_at(&folder.path().join("admin.sock"), 0o600).unwrap();
+        let engine = RemoteEngine::new(folder.path());
+        let limit = Duration::from_millis(30);
+        let why = |error: ClientError| error.source().map(ToString::to_string);
+        let late = engine.ask_within(&Action::List, limit).unwrap_err();
+        assert!(matches!(&late, ClientError::Answer { .. }), "{late}");
+        let why = why(late).unwrap();
+        assert!(why.contains("none has come within 30ms"), "{why}");
+        // Nor is its admission, once as many wait as its queue holds.
+        let absent = std::iter::repeat_with(|| engine.ask_within(&Action::List, limit))
+            .take(100)
+            .filter_map(Result::err)
+            .find(|error| matches!(error, ClientError::Absent { .. }))
+            .map(|error| error.to_string());
+        let absent = absent.expect("a queue without an end");
+        assert!(
+            absent.contains("nobody has accepted within 30ms"),
+            "{absent}"
+        );
     }
 }

@@ -89,6 +89,8 @@ impl Device {
             ..
         } = state;
         let Some(vring) = serviceable(&mut vrings[usize::from(CONTROL_QUEUE)]) else {
+            // Its answer has nowhere to go: whoever finishes requests would wait for it for ever.
+            *unfinished = None;
             return false;
         };
         let turn = Instant::now();
@@ -180,7 +182,8 @@ impl Device {
     }
 
     /// Finishes the request that is under way, if one is: its virtqueue is about to stop, and
-    /// whoever goes on with that takes it for answered.
+    /// whoever goes on with that takes it for answered. One whose virtqueue has broken meanwhile is given up, and what
+    /// it waits for at devices ends in their time: so this ends, whatever the guest does.
     pub(super) fn finish_request(&self, state: &mut State) {
         while state.unfinished.is_some() || state.held.is_some() {
             self.serve_requests(state);

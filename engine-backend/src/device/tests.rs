@@ -476,6 +476,28 @@ fn a_request_under_way_ends_with_its_virtqueue() {
 }
 
 #[test]
+fn a_request_under_way_ends_with_the_memory_of_its_virtqueue() {
+    let (mut w, q) = with_many_queues();
+    w.driver.post(RequestKind::ContextDestroy, &q.to_bytes());
+    assert_eq!(w.device.serve(), Turn::More);
+    let (start, size) = w.driver.guest.ram();
+    w.handle.remove_region(start, size).unwrap();
+    // The stop of a virtqueue finishes what is under way, and nothing can be answered any more. On a thread of its own,
+    // so that a wait without an end is a failure.
+    let (stopped, waits) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        w.handle.stop_vring(0).unwrap();
+        let _ = stopped.send(w);
+    });
+    let mut w = waits
+        .recv_timeout(std::time::Duration::from_secs(20))
+        .expect("the stop waits for a request that cannot be answered");
+    w.driver.attach_again(&mut w.handle);
+    w.query();
+    assert!(w.create_context().is_ok());
+}
+
+#[test]
 fn a_wrong_request_to_destroy_ends_nothing() {
     let (mut w, q) = with_many_queues();
     let before = w.device.domain().info();

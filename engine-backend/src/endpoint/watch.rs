@@ -5,8 +5,7 @@
 //! down, so that whoever waits at it gets an error.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,6 +16,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::open_error::OpenError;
+use crate::vhost_user::connect_within;
 
 /// Connects to a device's socket, in no more than `limit`, and watches it.
 pub(super) fn connect(path: &Path, limit: Duration) -> Result<(UnixStream, Watch), OpenError> {
@@ -31,48 +31,6 @@ pub(super) fn connect(path: &Path, limit: Duration) -> Result<(UnixStream, Watch
     };
     let watched = socket.try_clone().map_err(host)?;
     Ok((socket, Watch::new(watched).map_err(host)?))
-}
-
-/// `UnixStream::connect`, which waits for ever where a listener never accepts.
-fn connect_within(path: &Path, limit: Duration) -> io::Result<UnixStream> {
-    let name = path.as_os_str().as_bytes();
-    // SAFETY: all zero is a value of this structure of integers.
-    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
-    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
-    // A byte is left for the end of the string.
-    if name.is_empty() || name.len() >= address.sun_path.len() || name.contains(&0) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!(
-                "a path of {} bytes: expected 1 to {}, none of them 0",
-                name.len(),
-                address.sun_path.len() - 1
-            ),
-        ));
-    }
-    for (to, &from) in address.sun_path.iter_mut().zip(name) {
-        *to = from as libc::c_char;
-    }
-    // SAFETY: makes a descriptor.
-    let fd = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: just made, and nobody else's.
-    let socket = unsafe { UnixStream::from_raw_fd(fd) };
-    socket.set_write_timeout(Some(limit))?;
-    // SAFETY: the address is valid for its length.
-    let rc = unsafe {
-        libc::connect(
-            fd,
-            (&raw const address).cast(),
-            size_of::<libc::sockaddr_un>() as libc::socklen_t,
-        )
-    };
-    if rc != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(socket)
 }
 
 /// How often the thread looks whether a kick is stuck.

@@ -19,12 +19,16 @@ pub(crate) mod sync;
 pub(crate) use sync::{Ordering, fence};
 
 use std::marker::PhantomData;
+use std::time::Duration;
 
-use sync::{AtomicU64, fence_after_rmw, relax};
+use sync::{AtomicU64, Late, fence_after_rmw, relax};
 
 /// Most workers that one engine can have (the room in the invalidation page,
 /// SPEC section 10).
 pub const WORKERS_MAX: usize = byway_protocols::invalidation::WORKERS;
+
+/// Longer than any chunk, by far.
+const CHUNK_MAX: Duration = Duration::from_secs(3);
 
 /// A counter alone on its pair of cache lines, so that workers do not disturb each
 /// other and the adjacent-line prefetcher disturbs nobody.
@@ -116,21 +120,44 @@ impl Epochs {
 
     /// Waits until each chunk that was under way at the snapshot is over, and says how many of them still were. For
     /// control threads, as [`Self::synchronize`].
+    ///
+    /// There is no giving up: what is freed or answered afterwards must not be in use. Where the wait is as long as no chunk is,
+    /// the engine's log says which worker it is for.
     pub fn wait(&self, snapshot: &Snapshot) -> u32 {
+        self.wait_telling(snapshot, || Late::new(CHUNK_MAX), |worker| {
+            tracing::error!(
+                worker,
+                "a worker has been in one chunk for more than {CHUNK_MAX:?}, and everybody who takes a right or memory away waits \
+                 for it: is this process short of processors, or was it stopped? If not, a stack of its thread \
+                 (byway-worker-{worker}) says where it is"
+            );
+        })
+    }
+
+    fn wait_telling(
+        &self,
+        snapshot: &Snapshot,
+        late: impl Fn() -> Late,
+        mut tell: impl FnMut(usize),
+    ) -> u32 {
         if self.passed(snapshot) {
             return 0;
         }
         // No more than a hint, that need not be seen at once: nothing is ordered by it.
         self.waiting.0.fetch_add(1, Ordering::Relaxed);
         let mut waited = 0;
-        for (counter, &seen) in self.counters.iter().zip(&snapshot.seen) {
+        for (worker, (counter, &seen)) in self.counters.iter().zip(&snapshot.seen).enumerate() {
             let mut turn = 0;
+            let mut late = late();
             while !over(counter, seen) {
                 if turn == 0 {
                     waited += 1;
                 }
                 relax(turn);
-                turn = turn.saturating_add(1);
+                if late.becomes_so(turn) {
+                    tell(worker);
+                }
+                turn = turn.wrapping_add(1).max(1);
             }
         }
         self.waiting.0.fetch_sub(1, Ordering::Relaxed);
@@ -226,6 +253,25 @@ mod tests {
         drop(guard);
         assert_eq!(waiter.join().unwrap(), 1);
         assert!(!epochs.enter(0).is_awaited());
+    }
+
+    #[test]
+    fn whoever_waits_for_longer_than_a_chunk_says_for_whom_once() {
+        let epochs = Epochs::new(2);
+        let guard = epochs.enter(1);
+        let snapshot = epochs.snapshot();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::scope(|s| {
+            let waiter = s.spawn(|| {
+                let late = || Late::new(Duration::from_millis(5));
+                epochs.wait_telling(&snapshot, late, |worker| tell.send(worker).unwrap())
+            });
+            assert_eq!(told.recv_timeout(Duration::from_secs(20)), Ok(1));
+            std::thread::sleep(Duration::from_millis(20));
+            drop(guard);
+            assert_eq!(waiter.join().unwrap(), 1);
+        });
+        assert!(told.try_recv().is_err());
     }
 
     #[test]

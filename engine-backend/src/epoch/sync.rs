@@ -25,6 +25,53 @@ pub(crate) fn fence_after_rmw() {
 #[cfg(not(loom))]
 const SPINS: u32 = 2048;
 
+/// Turns between two looks at the clock of somebody who waits.
+#[cfg(not(loom))]
+const LOOK_EVERY: u32 = 4 * SPINS;
+
+/// Tells when a wait is longer than it should be: once, for people.
+pub(crate) struct Late {
+    #[cfg(not(loom))]
+    after: std::time::Duration,
+    /// The first look at the clock.
+    #[cfg(not(loom))]
+    since: Option<std::time::Instant>,
+    #[cfg(not(loom))]
+    is_told: bool,
+}
+
+impl Late {
+    /// A wait that should be over `after` a moment.
+    #[cfg_attr(loom, expect(unused_variables, reason = "models have no clock"))]
+    pub(crate) fn new(after: std::time::Duration) -> Self {
+        Self {
+            #[cfg(not(loom))]
+            after,
+            #[cfg(not(loom))]
+            since: None,
+            #[cfg(not(loom))]
+            is_told: false,
+        }
+    }
+
+    /// Whether it is late now and was not at turns before.
+    #[cfg(loom)]
+    pub(crate) fn becomes_so(&mut self, _: u32) -> bool {
+        false
+    }
+
+    /// Whether it is late now and was not at turns before.
+    #[cfg(not(loom))]
+    pub(crate) fn becomes_so(&mut self, turn: u32) -> bool {
+        if self.is_told || turn % LOOK_EVERY != LOOK_EVERY - 1 {
+            return false;
+        }
+        let since = *self.since.get_or_insert_with(std::time::Instant::now);
+        self.is_told = since.elapsed() > self.after;
+        self.is_told
+    }
+}
+
 /// Gives way while waiting for another thread: a pause at first, then the processor.
 pub(crate) fn relax(turn: u32) {
     #[cfg(loom)]

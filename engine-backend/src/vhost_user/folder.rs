@@ -6,13 +6,18 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::connect::connect_within;
 
 /// Whose lock it is that one engine holds.
 const LOCK: &str = "engine.lock";
 /// Connections that may wait to be accepted.
 const BACKLOG: libc::c_int = 16;
+/// How long to wait for whoever listens on a socket that is to be replaced, where too many wait already: he is there, if stopped.
+const ASK_MAX: Duration = Duration::from_secs(2);
 
 /// Why sockets cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -148,10 +153,14 @@ fn remove_stale(path: &Path) -> Result<(), FolderError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(host("look at")(error)),
     }
-    match UnixStream::connect(path) {
+    match connect_within(path, ASK_MAX) {
         Ok(_) => Err(FolderError::Answers(path.to_owned())),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).map_err(host("remove the stale socket"))
+        }
+        // Nobody accepts, but somebody listens.
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            Err(FolderError::Answers(path.to_owned()))
         }
         Err(error) => Err(host("ask who listens on")(error)),
     }

@@ -14,6 +14,7 @@
 //! Nothing here knows more of the engine than [`crate::interface`], and what it takes to map the
 //! dirty log.
 
+mod connect;
 mod connection;
 mod descriptors;
 mod doorway;
@@ -26,6 +27,7 @@ mod station;
 mod wait;
 mod watch;
 
+pub use connect::connect_within;
 pub use doorway::Doorway;
 pub use folder::{FolderError, SocketFolder, listen_at};
 pub use peer::Peer;

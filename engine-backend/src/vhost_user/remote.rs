@@ -9,7 +9,6 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserDirtyLogRegion, VhostUserMemoryRegionInfo, VringConfigData};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use super::connect::connect_within;
 use super::watch::Watch;
 use crate::interface::{DirtyBitmap, Domain, DomainError, MemoryRegion, Vring};
 use crate::memory::{LOG_PAGE, SharedLog};
@@ -110,7 +110,7 @@ impl RemoteDomain {
         let path = self.path.clone();
         let gone =
             |why: &dyn std::fmt::Display| DomainError::Gone(format!("{}: {why}", path.display()));
-        let socket = UnixStream::connect(&path).map_err(|e| gone(&e))?;
+        let socket = connect_within(&path, self.patience).map_err(|e| gone(&e))?;
         let watched = socket.try_clone().map_err(|e| gone(&e))?;
         let mut frontend = Frontend::from_stream(socket, QUEUE_COUNT.into());
         let mut watch =

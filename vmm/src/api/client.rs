@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use byway_engine::daemon::{Refusal, read_line, write_line};
+use byway_engine::vhost_user::connect_within;
 use clap::{Args, Subcommand};
 use comfy_table::Table;
 use serde::Deserialize;
@@ -149,7 +150,7 @@ pub fn run(args: &VmArgs) -> Result<(), Failure> {
 /// # Errors
 /// As [`run`].
 pub fn ask(path: &Path, action: &VmAction) -> Result<VmReply, Failure> {
-    let mut socket = UnixStream::connect(path).map_err(|error| {
+    let mut socket = connect_within(path, ANSWER_MAX).map_err(|error| {
         Failure::host(format!(
             "nobody answers on {}: {error} (is `byway run --api {}` running, and may this user open its socket?)",
             path.display(),

@@ -61,6 +61,8 @@ impl Kind {
 
 /// What every thread does: wait, wake, allocate, log, end.
 const COMMON: &[c_long] = &[
+    // How long a process may take to stop, whichever thread's handler hears that it is to.
+    libc::SYS_alarm,
     libc::SYS_brk,
     libc::SYS_clock_gettime,
     libc::SYS_clock_nanosleep,

@@ -16,6 +16,7 @@ const NAMES: &[(libc::c_long, &str)] = names![
     SYS_accept => "accept",
     SYS_accept4 => "accept4",
     SYS_access => "access",
+    SYS_alarm => "alarm",
     SYS_bind => "bind",
     SYS_bpf => "bpf",
     SYS_brk => "brk",

@@ -12,7 +12,7 @@ mod launch;
 mod options;
 mod slot;
 mod supervisor;
-mod terminal;
+pub(crate) mod terminal;
 
 pub use audit::{AuditError, AuditFile, AuditReport};
 pub(crate) use launch::act;

@@ -24,6 +24,7 @@ use crate::control::{Act, ControlError, Requests, VmState};
 use crate::exit_status::Failure;
 use crate::jail::{self, Kind};
 use crate::say::{say, say_amid};
+use crate::signals::{LastResort, SERVICE_GRACE};
 use crate::vcpu::Outcome;
 use crate::vm::{PLUG_UNIT, Vm};
 
@@ -40,11 +41,12 @@ const INPUT_RETRY_MS: i32 = 20;
 const INPUT_MAX: usize = 64 << 10;
 
 /// Ctrl-C and SIGTERM as something to wait for, and SIGUSR1 as another. A second one of the former ends the process
-/// at once with code 1, should stopping take too long.
+/// at once with code 1, should stopping take too long, and the first does after 30 s.
 pub struct Signals {
     receiver: UnixStream,
     audit: UnixStream,
     ids: Vec<SigId>,
+    _last_resort: LastResort,
 }
 
 impl Signals {
@@ -53,6 +55,7 @@ impl Signals {
     /// # Errors
     /// When the host refuses a socket pair or a handler.
     pub fn install() -> io::Result<Self> {
+        let last_resort = LastResort::install(SERVICE_GRACE)?;
         let (receiver, sender) = UnixStream::pair()?;
         receiver.set_nonblocking(true)?;
         let mut ids = Vec::new();
@@ -70,6 +73,7 @@ impl Signals {
             receiver,
             audit,
             ids,
+            _last_resort: last_resort,
         })
     }
 }

@@ -69,8 +69,16 @@ impl Guest {
     /// # Errors
     /// When the VM cannot be made, or the guest crashes or does not come up; its console is part of the message.
     pub fn boot(spec: &GuestSpec, engine: &dyn Admin) -> Result<Self> {
+        Self::boot_until(spec, engine, &Stop::default())
+    }
+
+    /// The same, with every wait for the guest, this one included, as after [`Self::stop_on`].
+    ///
+    /// # Errors
+    /// As for [`Self::boot`], and once told to stop.
+    pub fn boot_until(spec: &GuestSpec, engine: &dyn Admin, stop: &Stop) -> Result<Self> {
         let domain = engine.attach(&spec.name)?;
-        Self::boot_with(spec, Some(domain), DeviceSettings::default())
+        Self::boot_all(spec, Some(domain), DeviceSettings::default(), stop)
     }
 
     /// The same with an engine's domain or without, and with other devices.
@@ -81,6 +89,15 @@ impl Guest {
         spec: &GuestSpec,
         domain: Option<Box<dyn Domain>>,
         devices: DeviceSettings,
+    ) -> Result<Self> {
+        Self::boot_all(spec, domain, devices, &Stop::default())
+    }
+
+    fn boot_all(
+        spec: &GuestSpec,
+        domain: Option<Box<dyn Domain>>,
+        devices: DeviceSettings,
+        stop: &Stop,
     ) -> Result<Self> {
         let console = Console::default();
         let config = VmConfig {
@@ -123,7 +140,7 @@ impl Guest {
             console,
             tsc_khz,
             opened: Default::default(),
-            stop: Stop::default(),
+            stop: stop.clone(),
             asleep: Cell::new(None),
             vm,
         };
@@ -137,6 +154,7 @@ impl Guest {
     fn wait_ready(&self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while !(self.mailbox.is_set_up() && self.mailbox.state() == Some(GuestState::Ready)) {
+            self.stop.check()?;
             if Instant::now() > deadline || self.vm.outcome().is_some() {
                 bail!("{}", self.trouble("does not come up"));
             }

@@ -12,6 +12,7 @@ use byway_engine::{Engine, EngineConfig};
 use byway_protocols::{Completion, Descriptor, Flags, Opcode, Rights, Word0};
 
 use crate::measure::pin::{self, Bound};
+use crate::signals::Stop;
 use crate::steer::{Guest, GuestSpec};
 
 /// The process that submits.
@@ -28,6 +29,8 @@ pub struct Cast<E = Engine> {
     /// The engine; each domain is linked with each.
     pub engine: E,
     guest_core: usize,
+    /// Ends every wait for a guest.
+    stop: Stop,
     /// What starts meanwhile is bound too; the next case finds all cores again.
     _bound: Option<Bound>,
 }
@@ -42,11 +45,11 @@ pub fn cores() -> (usize, usize) {
 
 impl Cast {
     /// An engine with one worker on a core of its own, and a domain for each name. An idle queue is polled for
-    /// `polled` before it is parked.
+    /// `polled` before it is parked. Waits for guests end once `stop` is set.
     ///
     /// # Errors
     /// When the host refuses something.
-    pub fn new(names: &[&str], polled: Duration) -> Result<Self> {
+    pub fn new(names: &[&str], polled: Duration, stop: &Stop) -> Result<Self> {
         let (guest_core, engine_core) = cores();
         let engine = Engine::new(EngineConfig {
             workers: 1,
@@ -56,17 +59,23 @@ impl Cast {
         })
         .context("cannot start the engine")?;
         let bind = guest_core != engine_core;
-        Self::of(engine, names, guest_core, bind)
+        Self::of(engine, names, guest_core, bind, stop)
     }
 }
 
 impl<E: Admin> Cast<E> {
     /// This engine, with a domain for each name, all linked with each other, and its VMs on `guest_core`, to which
-    /// the calling thread is bound as well if `bind`.
+    /// the calling thread is bound as well if `bind`. Waits for guests end once `stop` is set.
     ///
     /// # Errors
     /// When the engine or the host refuses something.
-    pub fn of(engine: E, names: &[&str], guest_core: usize, bind: bool) -> Result<Self> {
+    pub fn of(
+        engine: E,
+        names: &[&str],
+        guest_core: usize,
+        bind: bool,
+        stop: &Stop,
+    ) -> Result<Self> {
         for name in names {
             engine.act(Action::CreateDomain {
                 name: (*name).to_owned(),
@@ -90,6 +99,7 @@ impl<E: Admin> Cast<E> {
         Ok(Self {
             engine,
             guest_core,
+            stop: stop.clone(),
             _bound: bound.context("cannot bind a thread to a core")?,
         })
     }
@@ -106,7 +116,7 @@ impl<E: Admin> Cast<E> {
             pin: Some(self.guest_core),
             cpus: 1,
         };
-        let guest = Guest::boot(&spec, &self.engine)?;
+        let guest = Guest::boot_until(&spec, &self.engine, &self.stop)?;
         guest.open_context(APP)?;
         guest.create_queue(APP, entries, 0)?;
         Ok(guest)

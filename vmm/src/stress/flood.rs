@@ -5,7 +5,7 @@
 //! choice of whom to serve, not the host's choice of which vCPU to run. Figures are shown and never judged here;
 //! the scheduler's own test does that on a virtual clock.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use byway_agent::commands::{Poll, Submit};
@@ -17,6 +17,7 @@ use super::cast::{APP, Cast, memmove};
 use super::plan::{Clock, Plan};
 use super::report::CaseRow;
 use crate::measure::Quantiles;
+use crate::signals::Stop;
 use crate::steer::{Guest, PAGE_2M, RunSpec};
 
 /// Bytes of every buffer, and of each transfer of a flood.
@@ -32,6 +33,8 @@ const SAMPLES: u64 = 500;
 const ENTRIES: u64 = 128;
 /// How long an idle queue is polled; long enough that no measurement begins with a kick.
 const POLLED: Duration = Duration::from_millis(100);
+/// How long floods may take that a fraction of a second is enough for.
+const PATIENCE: Duration = Duration::from_secs(20);
 const NAMES: [&str; 3] = ["alice", "bob", "carol"];
 
 struct Party {
@@ -44,7 +47,7 @@ struct Party {
 /// # Errors
 /// When the VMs cannot be made ready.
 pub fn run(plan: &Plan<'_>) -> Result<CaseRow> {
-    let cast = Cast::new(&NAMES, POLLED)?;
+    let cast = Cast::new(&NAMES, POLLED, plan.stop)?;
     let mut parties = Vec::new();
     for name in NAMES {
         let guest = cast.boot(name, BUFFER, ENTRIES)?;
@@ -53,14 +56,20 @@ pub fn run(plan: &Plan<'_>) -> Result<CaseRow> {
     }
     let mut row = CaseRow::new("flood");
     let clock = plan.start();
-    if let Err(error) = rounds(&cast.engine, &parties, clock, &mut row) {
-        row.violation(format!("{error:#}"));
+    if let Err(error) = rounds(&cast.engine, &parties, plan, clock, &mut row) {
+        row.error(&error);
     }
     row.seconds = clock.seconds();
     Ok(row)
 }
 
-fn rounds(engine: &Engine, parties: &[Party], clock: Clock<'_>, row: &mut CaseRow) -> Result<()> {
+fn rounds(
+    engine: &Engine,
+    parties: &[Party],
+    plan: &Plan<'_>,
+    clock: Clock<'_>,
+    row: &mut CaseRow,
+) -> Result<()> {
     let [flooder, victim, ..] = parties else {
         bail!("a flood needs two VMs");
     };
@@ -75,7 +84,7 @@ fn rounds(engine: &Engine, parties: &[Party], clock: Clock<'_>, row: &mut CaseRo
         flooder.guest.sleep()?;
         beside.extend(victim.samples(row)?);
         flooder.collect(row)?;
-        jain.push(evenness(engine, parties, row)?);
+        jain.push(evenness(engine, parties, plan.stop, row)?);
     }
     // Descriptors of the victim that found the flood over count too: they are few, and the 99th percentile is
     // of the others.
@@ -89,7 +98,7 @@ fn rounds(engine: &Engine, parties: &[Party], clock: Clock<'_>, row: &mut CaseRo
 }
 
 /// Floods of all, at once; Jain's index of what each was served while all of them had something to be served.
-fn evenness(engine: &Engine, parties: &[Party], row: &mut CaseRow) -> Result<f64> {
+fn evenness(engine: &Engine, parties: &[Party], stop: &Stop, row: &mut CaseRow) -> Result<f64> {
     let before = served(engine)?;
     for party in parties {
         party.pour()?;
@@ -98,14 +107,7 @@ fn evenness(engine: &Engine, parties: &[Party], row: &mut CaseRow) -> Result<f64
     let start = served(engine)?;
     let whole = FLOOD * FLOOD_DEPTH;
     // Ends well before the first of them runs dry, even where one gets all.
-    let end = loop {
-        let now = served(engine)?;
-        let most = now.iter().zip(&before).map(|(now, before)| now - before);
-        if most.max().unwrap_or(whole) >= whole * 3 / 4 {
-            break now;
-        }
-        std::thread::sleep(Duration::from_micros(200));
-    };
+    let end = await_served(&before, whole * 3 / 4, stop, PATIENCE, || served(engine))?;
     for party in parties {
         party.collect(row)?;
     }
@@ -115,6 +117,33 @@ fn evenness(engine: &Engine, parties: &[Party], row: &mut CaseRow) -> Result<f64
         .map(|(end, start)| (end - start) as f64)
         .collect();
     Ok(jain_index(&shares))
+}
+
+/// Waits until one of those that had been served the bytes `before` has been served `least` more, as `now` tells.
+fn await_served(
+    before: &[u64],
+    least: u64,
+    stop: &Stop,
+    patience: Duration,
+    now: impl Fn() -> Result<Vec<u64>>,
+) -> Result<Vec<u64>> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let now = now()?;
+        let served = now.iter().zip(before).map(|(now, before)| now - before);
+        let most = served.max().unwrap_or(least);
+        if most >= least {
+            return Ok(now);
+        }
+        // The floods' owners sleep: nothing that they have published and the engine has missed will ever be told it again.
+        stop.check()?;
+        ensure!(
+            Instant::now() < deadline,
+            "of floods that stand in their rings the engine has served {most} bytes of {least} in {patience:?}: it has \
+             stopped serving, or was not told of them"
+        );
+        std::thread::sleep(Duration::from_micros(200));
+    }
 }
 
 /// 1 where all are equal, 1/n where one has all.
@@ -214,7 +243,24 @@ impl Party {
 
 #[cfg(test)]
 mod tests {
-    use super::jain_index;
+    use super::{await_served, jain_index};
+    use crate::signals::{Interrupted, Stop};
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn an_engine_that_serves_nobody_is_not_waited_for_for_ever() {
+        let (stop, short) = (Stop::default(), Duration::from_millis(20));
+        let wait = |served: u64, patience| {
+            await_served(&[5, 5], 100, &stop, patience, || Ok(vec![5, served]))
+        };
+        assert_eq!(wait(105, short).unwrap(), [5, 105]);
+        let stuck = wait(104, short).unwrap_err().to_string();
+        assert!(stuck.contains("served 99 bytes of 100 in 20ms"), "{stuck}");
+        stop.set();
+        let since = Instant::now();
+        let told = wait(104, Duration::from_secs(3600)).unwrap_err();
+        assert!(told.is::<Interrupted>() && since.elapsed() < Duration::from_secs(20));
+    }
 
     #[test]
     fn the_index_tells_even_from_uneven() {

@@ -43,7 +43,7 @@ const POLLED: Duration = Duration::from_micros(200);
 /// # Errors
 /// When the VMs cannot be made ready.
 pub fn run(plan: &Plan<'_>) -> Result<CaseRow> {
-    let cast = Cast::new(&["alice", "bob", "mallory"], POLLED)?;
+    let cast = Cast::new(&["alice", "bob", "mallory"], POLLED, plan.stop)?;
     let victims = Victims::boot(&cast)?;
     let mut dice = Dice::new(plan.seed);
     let mut row = CaseRow {
@@ -63,7 +63,7 @@ pub fn run(plan: &Plan<'_>) -> Result<CaseRow> {
             // She has ruined herself, which is her right. Another one takes her place.
             Ok(false) => *row.killed.get_or_insert(0) += 1,
             Err(error) => {
-                row.violation(format!("{error:#}"));
+                row.error(&error);
                 break;
             }
         }

@@ -64,11 +64,10 @@ pub fn run(plan: &Plan<'_>) -> Result<CaseRow> {
         refused: Some(0),
         ..CaseRow::new("kill")
     };
-    let cast = Cast::new(&["alice", "bob", "carol", "dave"], POLLED)?;
+    let cast = Cast::new(&["alice", "bob", "carol", "dave"], POLLED, plan.stop)?;
     let mut couple = Couple::default();
-    beside_others(&half, &cast, &mut row, |dice, row| {
-        couple.round(&cast, dice, row)
-    })?;
+    let round = |dice: &mut Dice, row: &mut CaseRow| couple.round(&cast, dice, row);
+    beside_others(&half, &cast, &mut row, round, || ())?;
     drop((couple, cast));
     if !plan.stop.is_set() {
         vmm::run(&half, &mut row)?;
@@ -76,12 +75,13 @@ pub fn run(plan: &Plan<'_>) -> Result<CaseRow> {
     Ok(row)
 }
 
-/// Plays rounds, beside two whose transfers are verified.
+/// Plays rounds, beside two whose transfers are verified; then has `end` done, before the VMs go.
 fn beside_others<E: Admin>(
     plan: &Plan<'_>,
     cast: &Cast<E>,
     row: &mut CaseRow,
     mut round: impl FnMut(&mut Dice, &mut CaseRow) -> Result<()>,
+    end: impl FnOnce(),
 ) -> Result<()> {
     let mut carol = Party::boot(cast, "carol")?;
     let dave = Party::boot(cast, "dave")?;
@@ -94,7 +94,7 @@ fn beside_others<E: Admin>(
         let bystander = scope.spawn(move || stand_by(carol, slot, stop));
         while !clock.is_over() && !bystander.is_finished() {
             if let Err(error) = round(&mut dice, row) {
-                row.violation(format!("{error:#}"));
+                row.error(&error);
                 break;
             }
         }
@@ -105,6 +105,7 @@ fn beside_others<E: Admin>(
             Err(panic) => std::panic::resume_unwind(panic),
         }
     });
+    end();
     Ok(())
 }
 
@@ -115,7 +116,7 @@ fn stand_by(carol: &mut Party, slot: u16, stop: &AtomicBool) -> CaseRow {
     while !stop.load(Ordering::Relaxed) {
         seed += 1;
         if let Err(error) = exchange(carol, slot, seed, &mut row) {
-            row.violation(format!("a bystander suffers: {error:#}"));
+            row.error(&error.context("a bystander suffers"));
             break;
         }
         // The host's kernel needs a core now and then to take the dead apart: with a vCPU and a worker that never

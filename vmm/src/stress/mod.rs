@@ -22,7 +22,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::signals::StopOnSignal;
+use crate::signals::{Interrupted, StopOnSignal};
 use plan::Plan;
 use report::{CaseRow, StressReport};
 
@@ -179,10 +179,12 @@ pub fn play(args: &StressArgs, seed: u64) -> Result<StressReport> {
             stop: signals.stop(),
             bar: &bar,
         };
-        let row = case
-            .run(&plan)
-            .with_context(|| format!("case {}", case.name()))?;
-        report.cases.push(row);
+        match case.run(&plan) {
+            Ok(row) => report.cases.push(row),
+            // While it was being set up.
+            Err(error) if error.is::<Interrupted>() => break,
+            Err(error) => return Err(error.context(format!("case {}", case.name()))),
+        }
     }
     bar.finish_and_clear();
     report.interrupted = signals.stop().is_set();

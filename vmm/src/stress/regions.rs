@@ -45,7 +45,7 @@ const LEAF: u64 = 7;
 /// # Errors
 /// When the VMs cannot be made ready.
 pub fn run(plan: &Plan<'_>) -> Result<CaseRow> {
-    let cast = Cast::new(&["alice", "bob"], POLLED)?;
+    let cast = Cast::new(&["alice", "bob"], POLLED, plan.stop)?;
     let alice = cast.boot("alice", BUFFER, ENTRIES)?;
     let bob = cast.boot("bob", PAGE_2M, ENTRIES)?;
     let mut stage = Stage::set(alice, bob, plan)?;
@@ -57,7 +57,7 @@ pub fn run(plan: &Plan<'_>) -> Result<CaseRow> {
     let clock = plan.start();
     while !clock.is_over() {
         if let Err(error) = stage.round(&mut row) {
-            row.violation(format!("{error:#}"));
+            row.error(&error);
             break;
         }
     }

@@ -5,6 +5,8 @@ use std::fmt;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 
+use crate::signals::Interrupted;
+
 /// The whole run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct StressReport {
@@ -73,6 +75,13 @@ impl CaseRow {
         self.violations += 1;
         if self.found.len() < FOUND_MAX {
             self.found.push(what.into());
+        }
+    }
+
+    /// Counts what kept the case from going on; to be told to stop is none of it.
+    pub fn error(&mut self, error: &anyhow::Error) {
+        if !error.is::<Interrupted>() {
+            self.violation(format!("{error:#}"));
         }
     }
 

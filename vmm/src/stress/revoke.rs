@@ -38,7 +38,7 @@ struct Stage {
 /// # Errors
 /// When the VMs cannot be made ready.
 pub fn run(plan: &Plan<'_>) -> Result<CaseRow> {
-    let cast = Cast::new(&["alice", "bob"], POLLED)?;
+    let cast = Cast::new(&["alice", "bob"], POLLED, plan.stop)?;
     let alice = cast.boot("alice", BUFFER, ENTRIES)?;
     let bob = cast.boot("bob", BUFFER, ENTRIES)?;
     let stage = Stage {
@@ -57,7 +57,7 @@ pub fn run(plan: &Plan<'_>) -> Result<CaseRow> {
     let clock = plan.start();
     while !clock.is_over() {
         if let Err(error) = stage.round(&cast.engine, &mut dice, &mut row) {
-            row.violation(format!("{error:#}"));
+            row.error(&error);
             break;
         }
     }

@@ -49,7 +49,7 @@ impl Side {
         let mut dice = Dice::new(plan.seed ^ self.seed);
         while !clock.is_over() {
             if let Err(error) = self.slice(slot, peer_seed, plan, dice.roll(), &mut row) {
-                row.violation(format!("{error:#}"));
+                row.error(&error);
                 break;
             }
         }
@@ -113,7 +113,7 @@ impl Side {
 /// # Errors
 /// When the VMs cannot be made ready.
 pub fn run(plan: &Plan<'_>) -> Result<CaseRow> {
-    let cast = Cast::new(&["alice", "bob"], POLLED)?;
+    let cast = Cast::new(&["alice", "bob"], POLLED, plan.stop)?;
     let alice = Side::boot(&cast, "alice", 0xa11ce)?;
     let mut bob = Side::boot(&cast, "bob", 0xb0b)?;
     let give_all = |from: &Side, to: &Side| {

@@ -14,7 +14,7 @@ use crate::daemon::Daemon;
 use crate::engine::tests::world::{BUFFER, BUFFER_BYTES, LONG, LONG_BYTES, Vm, copy, until};
 use crate::interface::{Action, Admin, Domain, DomainError};
 use crate::testing::Guest;
-use crate::vhost_user::RemoteDomain;
+use crate::vhost_user::{RemoteDomain, connect_within};
 
 /// Says in which folder a program that was started again plays its part.
 const FOLDER: &str = "BYWAY_TEST_FOLDER";
@@ -216,6 +216,29 @@ fn an_engine_that_is_stopped_is_not_waited_for_for_ever() {
     // Nor is it when it is tried again: the kernel takes the connection, and nobody else.
     let stuck = device.reattach().unwrap_err().to_string();
     assert!(stuck.contains("has not answered within 300ms"), "{stuck}");
+    // Nor when so many have tried that the kernel takes no more.
+    let mut queued = Vec::new();
+    let full = loop {
+        match connect_within(&socket, PATIENCE) {
+            Ok(one) => queued.push(one),
+            Err(error) => break error,
+        }
+        assert!(queued.len() < 1000, "a queue without an end");
+    };
+    assert_eq!(full.kind(), std::io::ErrorKind::TimedOut, "{full}");
+    // On a thread of its own, so that a wait without an end is a failure.
+    let (told, tells) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let stuck = device.reattach().unwrap_err().to_string();
+        let _ = told.send((stuck, device));
+    });
+    let told = tells.recv_timeout(Duration::from_secs(20));
+    let (stuck, mut device) = told.expect("it waits for a place in the queue");
+    assert!(
+        stuck.contains("nobody has accepted within 300ms"),
+        "{stuck}"
+    );
+    drop(queued);
     other.signal(libc::SIGCONT);
     until("it is attached again", || device.reattach().is_ok());
 }
