@@ -298,7 +298,7 @@ fn a_log_is_the_vmms_and_ends_when_it_says_so() {
 fn a_copy_under_way_is_marked_again_and_again() {
     let (_engine, mut alice, mut bob) = pair();
     let (_, remote) = bob.give_long(&mut alice);
-    alice.begin_copies(&bob, remote);
+    alice.begin_some_copies(&bob, remote);
     let page = bob.page_gpa();
     bob.device.set_dirty_log(true);
     for _ in 0..3 {
