@@ -497,6 +497,16 @@ impl Queue {
     }
 }
 
+/// Waits until these queues are parked and the one worker has nothing to do with them any more, which `other` having
+/// something done by it proves: it looks at a queue once more after it has asked for a kick, and logs what it wrote.
+pub(super) fn until_parked<'a>(queues: impl IntoIterator<Item = &'a Queue>, other: &mut Vm) {
+    for queue in queues {
+        until("a queue parks", || queue.needs_kick());
+    }
+    let nop = Descriptor::new(Opcode::Nop, Flags::NONE);
+    assert_eq!(other.run_for(&nop), Status::Success);
+}
+
 /// Waits until something holds.
 pub(super) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
