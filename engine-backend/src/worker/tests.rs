@@ -214,10 +214,13 @@ fn a_long_copy_blocks_no_other_queue() {
 #[test]
 fn an_idle_queue_parks_and_a_kick_wakes_it() {
     let engine = engine(1, 50);
-    let alice = process(1, 2 * MIB);
+    let (alice, bob) = (process(1, 2 * MIB), process(2, 2 * MIB));
     let mut queue = engine.queue(&alice, 4);
+    let mut other = engine.queue(&bob, 4);
     for round in 1..=20_u64 {
         until("parking", || queue.needs_kick());
+        // The worker looks once more after it has said so: it has done so when it serves somebody else.
+        engine.run(&mut other, &nop());
         assert_eq!(queue.taken(), round as u32 - 1);
         until("sleep", || engine.workers.stats()[0].sleeps >= round);
         queue.submit(&nop());
