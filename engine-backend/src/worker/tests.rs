@@ -10,6 +10,7 @@ use byway_protocols::ring::QueueState;
 use byway_protocols::{Completion, Descriptor, Flags, Opcode, Rights, Status, Word0};
 
 use super::{WorkerConfig, WorkerError, Workers};
+use crate::device::tests::driver::PATIENCE;
 use crate::epoch::Epochs;
 use crate::iotlb::Invalidations;
 use crate::testing::{Guest, PageSize, Process, Recorder, Submitter, pte};
@@ -65,7 +66,7 @@ impl Engine {
 }
 
 fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(1));
