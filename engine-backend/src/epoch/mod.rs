@@ -249,7 +249,7 @@ mod tests {
             }
         });
         // However late the thread gets a core.
-        while !guard.is_awaited() {
+        while !guard.is_awaited() && !waiter.is_finished() {
             std::thread::yield_now();
         }
         // Long enough for it to have come back too early.
