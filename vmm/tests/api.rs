@@ -263,6 +263,7 @@ fn lines_that_are_no_actions_are_refused_and_others_go_on() {
         return;
     }
     let run = Run::start(&[("alice", &SPIN, "")], &[]);
+    run.until("alice runs", || run.state(0) == "running");
     let answers = run.raw(&[
         "fly",
         r#"{"action":"vm-fly"}"#,

@@ -2,6 +2,7 @@
 //! which revocation walks over all descendants, one by one, at once.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use byway_protocols::Rights;
 use proptest::prelude::*;
@@ -456,30 +457,27 @@ fn expiry_and_byte_quota_bind_descendants() {
     assert_eq!(child.state(), State::Expired);
     assert_eq!(limited.state(), State::Expired);
 
-    let mortal = root
-        .capability()
-        .derive(
-            Terms {
-                lifetime_ns: 20_000_000,
-                ..terms(0, 1000, Rights::ALL)
-            },
-            holder(3),
-            None,
-        )
-        .unwrap();
-    let child = mortal
-        .capability()
-        .derive(
-            Terms {
-                lifetime_ns: u64::MAX,
-                ..terms(0, 1000, Rights::ALL)
-            },
-            holder(4),
-            None,
-        )
-        .unwrap();
-    assert_eq!(child.state(), State::Live);
-    std::thread::sleep(std::time::Duration::from_millis(30));
+    const LIFETIME: Duration = Duration::from_millis(20);
+    let lives = |lifetime_ns| Terms {
+        lifetime_ns,
+        ..terms(0, 1000, Rights::ALL)
+    };
+    // Another one, should this thread have been without a core for the whole of its life.
+    let (_mortal, child) = loop {
+        let began = Instant::now();
+        let lifetime_ns = LIFETIME.as_nanos() as u64;
+        let mortal = root
+            .capability()
+            .derive(lives(lifetime_ns), holder(3), None);
+        let mortal = mortal.unwrap();
+        let child = mortal.capability().derive(lives(u64::MAX), holder(4), None);
+        let state = child.as_ref().map(|child| child.state());
+        if began.elapsed() < LIFETIME {
+            assert_eq!(state, Ok(State::Live));
+            break (mortal, child.unwrap());
+        }
+    };
+    std::thread::sleep(LIFETIME + Duration::from_millis(10));
     assert_eq!(child.state(), State::Expired);
     assert_eq!(
         child

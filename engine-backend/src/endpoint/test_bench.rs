@@ -12,6 +12,9 @@ use crate::memory::HostSpan;
 /// Bytes of staging.
 pub(super) const STAGING_BYTES: u32 = 1 << 20;
 
+/// How long a test waits before it fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A disk with its staging.
 pub(super) struct Bench<D> {
     pub(super) disk: D,
@@ -49,10 +52,7 @@ impl<D: BlockDevice> Bench<D> {
         while ended.len() < count {
             self.disk
                 .poll(&mut |token, outcome| ended.push((token, outcome)));
-            assert!(
-                start.elapsed() < Duration::from_secs(60),
-                "{ended:?} of {count}"
-            );
+            assert!(start.elapsed() < PATIENCE, "{ended:?} of {count}");
             std::thread::yield_now();
         }
         ended
@@ -77,6 +77,21 @@ impl<D: BlockDevice> Bench<D> {
         // SAFETY: the array is valid for its length.
         let ready = unsafe { libc::poll(fds.as_mut_ptr(), 1, 10_000) };
         assert_eq!(ready, 1, "nobody was woken");
+    }
+}
+
+/// Opens what is there for sure, as often as it takes: who does not wait long for answers may not get one of a
+/// device's thread that has no core meanwhile.
+pub(super) fn until_it_answers<D>(open: impl Fn() -> Result<Bench<D>, OpenError>) -> Bench<D> {
+    let start = Instant::now();
+    loop {
+        match open() {
+            Ok(bench) => return bench,
+            Err(OpenError::NoAnswer { what, .. }) if start.elapsed() < PATIENCE => {
+                println!("asked again: {what}");
+            }
+            Err(error) => panic!("{error}"),
+        }
     }
 }
 

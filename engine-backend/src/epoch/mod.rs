@@ -294,6 +294,11 @@ mod tests {
                 (waited, over.load(Ordering::Relaxed))
             }
         });
+        // However late the thread gets a core.
+        while !guard.is_awaited() && !waiter.is_finished() {
+            std::thread::yield_now();
+        }
+        // Long enough for it to have come back too early.
         std::thread::sleep(Duration::from_millis(20));
         over.store(true, Ordering::Relaxed);
         drop(guard);

@@ -11,7 +11,7 @@ use super::{Guest, Process};
 use crate::queue::{CompletionSink, QueueParts, WorkQueue};
 
 /// How long a test waits before it fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Remembers interrupts and deaths.
 #[derive(Debug)]

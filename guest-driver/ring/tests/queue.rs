@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// A descriptor in which a number can be found again.
 fn numbered(number: u64) -> Descriptor {
@@ -281,6 +282,8 @@ fn unfit_memory_is_refused() {
 #[test]
 fn two_threads_lose_and_duplicate_nothing() {
     const COUNT: u64 = 60_000;
+    /// Of whoever waits for the next completion.
+    const PATIENCE: Duration = Duration::from_secs(30);
     let memory = Memory::new(16);
     let mut engine = Engine::start(&memory, 1);
     let mut queue = memory.queue(Options::default());
@@ -317,9 +320,8 @@ fn two_threads_lose_and_duplicate_nothing() {
 
         let mut next = 0;
         let mut seen = vec![false; COUNT as usize];
-        let mut fruitless = 0u64;
-        while (next < COUNT || queue.outstanding() != 0) && fruitless < 50_000_000 {
-            fruitless += 1;
+        let mut deadline = Instant::now() + PATIENCE;
+        while (next < COUNT || queue.outstanding() != 0) && Instant::now() < deadline {
             while next < COUNT && queue.room() != 0 {
                 if queue.submit(numbered(next)).unwrap().kick {
                     kicks.fetch_add(1, Ordering::Relaxed);
@@ -328,7 +330,7 @@ fn two_threads_lose_and_duplicate_nothing() {
             }
             match queue.poll() {
                 Some((ticket, completion)) => {
-                    fruitless = 0;
+                    deadline = Instant::now() + PATIENCE;
                     let number = completion.fault_addr;
                     assert_eq!(u64::from(ticket.sequence()), number);
                     assert_eq!((completion.op0, completion.op1), (!number, number << 32));

@@ -23,9 +23,10 @@ const REGION: u64 = 4 << 30;
 const REGION_BYTES: u64 = 4 * MIB;
 /// The ring's parts in it; the rest is data.
 const RING: u64 = REGION;
-const COMPLETIONS: u64 = REGION + 0x1000;
-const HEADER: u64 = REGION + 0x2000;
-const ENTRIES: u64 = 8;
+const COMPLETIONS: u64 = REGION + 0x10000;
+const HEADER: u64 = REGION + 0x20000;
+/// So many that copies in all of them are seconds, and outlast whatever the host does with the test's own thread.
+const ENTRIES: u64 = 1024;
 /// A page of 2 MiB in it that is given to the peer.
 const DATA: u64 = REGION + 2 * MIB;
 /// Present, writable, user, accessed, dirty.

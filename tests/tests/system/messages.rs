@@ -5,13 +5,14 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use byway_agent::GuestState;
 use byway_agent::commands::{CreatePort, Revoke, WaitSleeping, capability, capability_slot};
 use byway_engine::EngineConfig;
 use byway_protocols::control::queue_flags;
 use byway_protocols::{Completion, Descriptor, Flags, Opcode, Rights, Status, Word0};
 use byway_vmm::steer::RunSpec;
 
-use super::world::{APP, ENTRIES, MIB, Party, assert_ended, collect, engine, submit, turn};
+use super::world::{APP, ENTRIES, MIB, Party, assert_ended, collect, engine, submit, turn, until};
 
 /// Bytes of a message.
 const BYTES: u64 = 4096;
@@ -205,7 +206,12 @@ fn a_receiver_that_sleeps_is_interrupted() -> Result<()> {
         submit(&line.bob, APP, &[with(take, Flags::REQUEST_INTERRUPT)])?;
         let halts = line.bob.exits()?.halt_exits;
         let asleep = line.bob.start(APP, WaitSleeping { queue })?;
-        std::thread::sleep(Duration::from_millis(50));
+        until("bob to sleep", || {
+            let now = line.bob.exits()?;
+            let halted = now.missing.contains(&"halt_exits") || now.halt_exits > halts;
+            let is_asleep = line.bob.mailbox().state() == Some(GuestState::Sleeping);
+            Ok((is_asleep && halted).then_some(()))
+        })?;
         ensure!(!line.bob.is_answered(&asleep), "nothing was sent yet");
         line.say(seed)?;
         let woken = line.bob.finish(asleep)?;

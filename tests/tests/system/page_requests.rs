@@ -135,7 +135,8 @@ fn pages_come_when_a_transfer_wants_them() -> Result<()> {
 fn a_kernel_refuses_puts_off_or_says_nothing() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
     let config = EngineConfig {
-        page_response_ms: 300,
+        // Longer than a host may keep a kernel from its core that answers.
+        page_response_ms: 2000,
         ..EngineConfig::default()
     };
     let engine = engine(config, &["alice", "bob"])?;

@@ -270,13 +270,17 @@ mod tests {
 
     #[test]
     fn who_asks_too_much_waits() {
-        let (mut device, memory) = device(100);
+        const RATE: u64 = 100;
+        let (mut device, memory) = device(RATE);
         let mut driver = Driver::new(&mut device, 0, &memory);
+        let start = Instant::now();
         driver.request(&[], &[(DATA, 1000)]);
-        assert_eq!(driver.used(), (0, 100));
+        assert_eq!(driver.used(), (0, RATE as u32));
         driver.request(&[], &[(DATA, 1000)]);
         let (_, later) = driver.used();
-        assert!((1..=10).contains(&later), "{later}");
+        // One as soon as there is one, and on a busy host what has come together by the time that the thread has a core.
+        let most = start.elapsed().as_millis() as u64 * RATE / 1000 + 1;
+        assert!((1..=most).contains(&later.into()), "{later} of {most}");
         // Nothing is written after a stop, though a request waits.
         driver.request(&[], &[(DATA, 1000)]);
         device.stop_queue(0).unwrap();

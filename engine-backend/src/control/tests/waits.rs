@@ -2,7 +2,7 @@
 //! not before; what gives one waits for nobody.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use byway_protocols::control::{
     BindRequest, ContextCreateReply, ContextCreateRequest, ContextDestroyRequest, InvalidateReply,
@@ -11,24 +11,30 @@ use byway_protocols::control::{
 use byway_protocols::{ControlStatus, Rights};
 
 use super::{World, within};
+use crate::device::tests::driver::PATIENCE;
 use crate::epoch::Epochs;
 
-/// Runs `operation` while the worker is in a chunk, for as long as that may take.
+/// Runs `operation` while the worker is in a chunk, which lasts until somebody waits for its end or `operation` is
+/// over, whichever comes first. True: it waited, and was not over before the chunk was.
 pub(crate) fn is_waiting(epochs: &Epochs, operation: impl FnOnce() + Send) -> bool {
     // The real worker has no queue, so it enters none itself.
     let chunk = epochs.enter(0);
-    let (started, done) = (AtomicBool::new(false), AtomicBool::new(false));
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            started.store(true, Ordering::Relaxed);
             operation();
             done.store(true, Ordering::Relaxed);
         });
-        // On a busy machine it may take long until the thread gets a turn.
-        while !started.load(Ordering::Relaxed) {
+        // On a busy machine it may take long until the thread gets a turn. One that panics never waits.
+        let deadline = Instant::now() + PATIENCE;
+        while !chunk.is_awaited() && !thread.is_finished() {
+            assert!(Instant::now() < deadline, "it neither waits nor ends");
             std::thread::sleep(Duration::from_millis(1));
         }
-        std::thread::sleep(Duration::from_millis(30));
+        if chunk.is_awaited() {
+            // Long enough for it to have been over too early.
+            std::thread::sleep(Duration::from_millis(30));
+        }
         let was_waiting = !done.load(Ordering::Relaxed);
         drop(chunk);
         thread.join().unwrap();

@@ -26,7 +26,7 @@ fn world(plan: NvmePlan, options: &Options) -> (tempfile::TempDir, NvmePeer, Ben
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("nvme");
     let peer = NvmePeer::start(&path, plan);
-    let bench = open(&path, options).unwrap();
+    let bench = test_bench::until_it_answers(|| open(&path, options));
     (folder, peer, bench)
 }
 

@@ -22,7 +22,7 @@ fn world(plan: BlkPlan, options: &Options) -> (tempfile::TempDir, BlkPeer, Bench
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("blk");
     let peer = BlkPeer::start(&path, plan);
-    let bench = open(&path, options).unwrap();
+    let bench = test_bench::until_it_answers(|| open(&path, options));
     (folder, peer, bench)
 }
 

@@ -9,7 +9,9 @@ use byway_protocols::{Descriptor, Flags, Opcode, Rights, Status, Word0};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::world::{BUFFER, BUFFER_BYTES, LONG, PAGE_BYTES, Vm, copy, pair};
+use super::world::{
+    BUFFER, BUFFER_BYTES, LONG, PAGE_BYTES, Queue, Vm, copy, create, pair, until_parked,
+};
 use crate::interface::DomainError;
 
 const PAGE: u64 = 4096;
@@ -191,7 +193,7 @@ fn the_log_has_just_the_pages_that_were_written() {
         let touch = copy((0, BUFFER), (remote, 0), BUFFER_BYTES);
         assert_eq!(alice.run_for(&touch), Status::Success);
     }
-    super::world::until("bob's queue parks", || bob.queue.needs_kick());
+    until_parked([&bob.queue], &mut alice);
     bob.device.set_dirty_log(true);
     let buffer = bob.buffer;
     let mut runner = TestRunner::new(Config::with_cases(24));
@@ -241,7 +243,9 @@ fn the_log_has_just_the_pages_that_were_written() {
 /// have written, no changed page is unmarked.
 #[test]
 fn no_page_that_the_engine_wrote_is_unmarked() {
-    let (_engine, mut alice, mut bob) = pair();
+    let (engine, mut alice, mut bob) = pair();
+    create(&engine, "carol");
+    let mut carol = Vm::boot(&engine, "carol");
     let (_, remote) = bob.give_buffer(&mut alice, Rights(3));
     for vm in [&mut alice, &mut bob] {
         vm.device.set_dirty_log(true);
@@ -255,8 +259,8 @@ fn no_page_that_the_engine_wrote_is_unmarked() {
     while alice.driver.wait_event().kind != EventKind::CapabilityRevoked as u16 {}
     assert_eq!(alice.run_for(&put), Status::Revoked);
     // A queue's header, by the control thread and by the worker that parks it.
-    alice.create_queue();
-    super::world::until("the queue parks", || alice.queue.needs_kick());
+    let another = alice.another_queue(alice.context, Queue::ENTRIES);
+    until_parked([&alice.queue, &another, &bob.queue], &mut carol);
     // What the guests themselves wrote is in KVM's log, not in this one.
     for (vm, before) in [&mut alice, &mut bob].into_iter().zip(&before) {
         let (control, events) = (&vm.driver.control, &vm.driver.events);
@@ -298,7 +302,7 @@ fn a_log_is_the_vmms_and_ends_when_it_says_so() {
 fn a_copy_under_way_is_marked_again_and_again() {
     let (_engine, mut alice, mut bob) = pair();
     let (_, remote) = bob.give_long(&mut alice);
-    alice.begin_copies(&bob, remote);
+    alice.begin_some_copies(&bob, remote);
     let page = bob.page_gpa();
     bob.device.set_dirty_log(true);
     for _ in 0..3 {

@@ -109,7 +109,7 @@ fn queues_in_memory_that_goes_end_and_others_do_not() {
     let reply = alice.ask(RequestKind::QueueCreate, &q.to_bytes()).unwrap();
     let doomed = byway_protocols::control::QueueCreateReply::from_bytes(&reply).queue;
 
-    alice.begin_copies(&bob, remote);
+    alice.begin_some_copies(&bob, remote);
     alice.device.remove_region(1 << 40, 2 << 20).unwrap();
     while alice.driver.wait_event().kind != EventKind::QueueDead as u16 {}
     assert_eq!(ends(&mut alice), [Status::Success; 2]);
@@ -141,13 +141,13 @@ fn memory_that_goes_is_not_touched_again() {
 fn a_paused_domain_is_quiet() {
     let (_engine, mut alice, mut bob) = pair();
     let (_, remote) = bob.give_long(&mut alice);
-    alice.begin_copies(&bob, remote);
+    alice.begin_some_copies(&bob, remote);
     alice.device.pause();
     bob.assert_untouched();
     alice.device.resume();
     assert_eq!(ends(&mut alice), [Status::Success; 2]);
     // A whole stop, as GET_VRING_BASE asks for.
-    alice.begin_copies(&bob, remote);
+    alice.begin_some_copies(&bob, remote);
     let base = alice.device.stop_vring(0).unwrap();
     bob.assert_untouched();
     let vring = crate::interface::Vring {

@@ -154,7 +154,7 @@ fn a_paused_domain_is_reached_by_nobody() {
     let (mut alice, mut bob) = (w.boot("alice"), w.boot("bob"));
     let (_, to_bob) = bob.give_long(&mut alice);
     // Its own queues.
-    alice.begin_copies(&bob, to_bob);
+    alice.begin_some_copies(&bob, to_bob);
     alice.device.pause();
     bob.assert_untouched();
     alice.device.resume();

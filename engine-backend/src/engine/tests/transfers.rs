@@ -4,7 +4,7 @@ use byway_protocols::control::RequestKind;
 use byway_protocols::event::EventKind;
 use byway_protocols::{ControlStatus, Descriptor, Flags, Opcode, Rights, Status};
 
-use super::world::{BUFFER, BUFFER_BYTES, Vm, copy, create, engine, pair, until};
+use super::world::{BUFFER, BUFFER_BYTES, Vm, copy, create, engine, pair, until, until_parked};
 
 const READ: Rights = Rights::READ;
 const BOTH: Rights = Rights(3);
@@ -132,9 +132,9 @@ fn without_a_link_there_is_nobody() {
 
 #[test]
 fn a_parked_queue_is_woken_by_a_kick() {
-    let (_engine, mut alice, _bob) = pair();
+    let (_engine, mut alice, mut bob) = pair();
     for _ in 0..3 {
-        until("the queue parks", || alice.queue.needs_kick());
+        until_parked([&alice.queue], &mut bob);
         // Not a byte moves before the kick...
         alice
             .queue

@@ -33,8 +33,10 @@ pub(super) const BUFFER_BYTES: u64 = 16 << 20;
 pub(super) const LONG: u64 = 0x6000_0000_0000;
 /// Bytes of that.
 pub(super) const LONG_BYTES: u64 = 1 << 30;
-/// Copies of [`Vm::begin_copies`]; fewer than a queue has entries.
-const COPIES: usize = 12;
+/// Copies of [`Vm::begin_copies`]: they outlast whatever the host does with the test's own thread.
+const MANY_COPIES: u32 = 250;
+/// Copies of [`Vm::begin_some_copies`].
+const SOME_COPIES: u32 = 12;
 /// Bytes behind it.
 pub(super) const PAGE_BYTES: u64 = 2 << 20;
 
@@ -282,24 +284,37 @@ impl Vm {
         (slot, peer.accept(offer).unwrap())
     }
 
-    /// Submits copies of the long range to what `peer` gave, and waits until the first is
-    /// under way. They are so many that they outlast what the host may do with the test's
-    /// own thread meanwhile.
+    /// Submits copies of the long range to what `peer` gave, in a queue that is deep enough and the usual one from then on,
+    /// and waits until the first is under way. Something has to end them: there are so many that it never comes too late.
     pub(super) fn begin_copies(&mut self, peer: &Vm, to: u16) {
+        let entries = MANY_COPIES.next_power_of_two();
+        if self.queue.entries() < entries {
+            self.queue = self.another_queue(self.context, entries);
+        }
+        self.begin(peer, to, MANY_COPIES);
+    }
+    /// The same with so few copies that a test may wait until all are done.
+    pub(super) fn begin_some_copies(&mut self, peer: &Vm, to: u16) {
+        self.begin(peer, to, SOME_COPIES);
+    }
+    fn begin(&mut self, peer: &Vm, to: u16, copies: u32) {
         self.fill_page(1);
         peer.fill_page(0);
-        for _ in 0..COPIES {
+        for _ in 0..copies {
             self.submit(&copy((0, LONG), (to, 0), LONG_BYTES));
         }
         until("the copies begin", || peer.guest.read(peer.page, 1) == [1]);
     }
-    /// How the copies of [`Self::begin_copies`] ended: the first that was no success and the
+    /// How the copies that were begun ended: the first that was no success and the
     /// one after it, or the last two.
     pub(super) fn end_copies(&mut self) -> [Completion; 2] {
-        let all: Vec<_> = (0..COPIES).map(|_| self.queue.wait()).collect();
+        let mut all = Vec::new();
+        while !self.queue.is_idle() {
+            all.push(self.queue.wait());
+        }
         let failed = |c: &Completion| c.status() != Some(Status::Success);
-        let first = all.iter().position(failed).unwrap_or(COPIES);
-        let first = first.min(COPIES - 2);
+        let first = all.iter().position(failed).unwrap_or(all.len());
+        let first = first.min(all.len() - 2);
         [all[first], all[first + 1]]
     }
     /// Guest-physical address of what is behind the long range.
@@ -477,6 +492,19 @@ impl Queue {
     pub(super) fn is_idle(&self) -> bool {
         self.next == self.oldest
     }
+    fn entries(&self) -> u32 {
+        self.next.entries()
+    }
+}
+
+/// Waits until these queues are parked and the one worker has nothing to do with them any more, which `other` having
+/// something done by it proves: it looks at a queue once more after it has asked for a kick, and logs what it wrote.
+pub(super) fn until_parked<'a>(queues: impl IntoIterator<Item = &'a Queue>, other: &mut Vm) {
+    for queue in queues {
+        until("a queue parks", || queue.needs_kick());
+    }
+    let nop = Descriptor::new(Opcode::Nop, Flags::NONE);
+    assert_eq!(other.run_for(&nop), Status::Success);
 }
 
 /// Waits until something holds.

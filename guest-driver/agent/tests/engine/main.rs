@@ -35,6 +35,20 @@ fn statuses(completions: &[Completion]) -> Vec<u8> {
         .collect()
 }
 
+/// Waits until a run of the guest's is going on: more has been carried out than is outstanding at a time.
+fn goes_on(engine: &byway_engine::Engine, guest: &Guest) {
+    let done = || {
+        engine
+            .stats()
+            .workers
+            .iter()
+            .map(|w| w.descriptors)
+            .sum::<u64>()
+    };
+    let before = done();
+    guest.wait(|| (done() > before + 100).then_some(()));
+}
+
 fn refusal(status: ControlStatus) -> Failure {
     Failure::new(Status::Refused, status as u64)
 }
@@ -389,7 +403,7 @@ fn two_vms_exchange_memory_until_it_is_revoked() {
         window: 0,
         flags: RUN_STOP_ON_FAILURE,
     });
-    std::thread::sleep(std::time::Duration::from_millis(5));
+    goes_on(&engine, &alice);
     bob.call(
         APP,
         Revoke {
@@ -432,8 +446,7 @@ fn two_vms_exchange_memory_until_it_is_revoked() {
         flags: 0,
     };
     let run = channel.begin(endless);
-    // Long enough for it to have begun on a busy host.
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    goes_on(&engine, &alice);
     channel.stop(true);
     let ran = alice.wait(|| channel.finish(&run)).unwrap();
     channel.stop(false);

@@ -6,6 +6,7 @@ use super::*;
 use crate::endpoint::vhost_user_blk::SHORT_READ;
 use crate::testing::Mischief;
 
+/// For a device that is to be late. One that is to answer may be without a core for longer than that.
 fn impatient() -> Options {
     Options {
         timeout: Duration::from_millis(300),
@@ -43,7 +44,11 @@ fn who_lies_is_gone_with_the_reason_and_can_be_attached_again() {
         (Mischief::BlocksKicks, "it hung up"),
     ];
     for (mischief, expected) in cases {
-        let (folder, _peer, mut bench) = world(plan(mischief), &impatient());
+        let options = match mischief {
+            Mischief::Silent => impatient(),
+            _ => Options::default(),
+        };
+        let (folder, _peer, mut bench) = world(plan(mischief), &options);
         // A neighbour that keeps the rules, and does not notice.
         let (_other_folder, _other_peer, mut neighbour) =
             world(BlkPlan::default(), &Options::default());
@@ -109,7 +114,7 @@ fn all_that_a_dead_device_had_is_told_once() {
 #[test]
 fn a_failure_is_told_as_the_device_tells_it() {
     for status in [1, 2, 3, 200] {
-        let (_folder, _peer, mut bench) = world(plan(Mischief::Fails(status)), &impatient());
+        let (_folder, _peer, mut bench) = world(plan(Mischief::Fails(status)), &Options::default());
         for n in 0..8 {
             assert_eq!(bench.one(read(n)), Outcome::Done);
         }
@@ -124,7 +129,7 @@ fn a_failure_is_told_as_the_device_tells_it() {
 
 #[test]
 fn a_short_read_is_no_success() {
-    let (_folder, _peer, mut bench) = world(plan(Mischief::ShortRead), &impatient());
+    let (_folder, _peer, mut bench) = world(plan(Mischief::ShortRead), &Options::default());
     for n in 0..8 {
         assert_eq!(bench.one(read(n)), Outcome::Done);
     }
@@ -137,7 +142,7 @@ fn a_short_read_is_no_success() {
 
 #[test]
 fn a_device_reaches_its_own_staging_and_no_other() {
-    let (_folder, _peer, mut bench) = world(plan(Mischief::WritesBeyond), &impatient());
+    let (_folder, _peer, mut bench) = world(plan(Mischief::WritesBeyond), &Options::default());
     let (_other_folder, _other_peer, neighbour) = world(BlkPlan::default(), &Options::default());
     let ours = pattern(5, 4096);
     neighbour.fill(staging(0, 4096), &ours);
@@ -154,14 +159,22 @@ fn a_device_reaches_its_own_staging_and_no_other() {
 
 #[test]
 fn a_device_that_cannot_be_is_not_opened() {
-    for (mischief, expected) in [
-        (Mischief::LiesAboutSize, "blocks: expected 1 to"),
-        (Mischief::Mute, "is the device's process running"),
+    for (mischief, options, expected) in [
+        (
+            Mischief::LiesAboutSize,
+            Options::default(),
+            "blocks: expected 1 to",
+        ),
+        (
+            Mischief::Mute,
+            impatient(),
+            "is the device's process running",
+        ),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("blk");
         let _peer = BlkPeer::start(&path, plan(mischief));
-        let Err(error) = open(&path, &impatient()) else {
+        let Err(error) = open(&path, &options) else {
             panic!("{mischief:?} was opened");
         };
         assert!(

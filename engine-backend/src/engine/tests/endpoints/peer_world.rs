@@ -86,6 +86,16 @@ pub(super) fn try_attach(
     act.map(drop).map_err(|error| error.to_string())
 }
 
+/// Attaches one that is there, as often as it takes: it may have no core for as long as somebody impatient waits.
+fn attach_peer(engine: &Engine, kind: EndpointKind, path: &Path, timeout_ms: u32) {
+    until("the peer answers in its time", || {
+        let attached = try_attach(engine, kind, path, timeout_ms);
+        let is_late = |error: &String| error.contains("is the device's process running");
+        assert!(attached.as_ref().err().is_none_or(is_late), "{attached:?}");
+        attached.is_ok()
+    });
+}
+
 /// A transfer that was submitted: `size` bytes from `at` of a disk to `to` of alice's buffer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
@@ -128,7 +138,7 @@ impl Peers {
         let path = folder.path().join("socket");
         let peer = start(&path);
         peer.set_disk(&pattern);
-        try_attach(&engine, peer.kind(), &path, timeout_ms).unwrap();
+        attach_peer(&engine, peer.kind(), &path, timeout_ms);
         grant(&engine, "peer", "alice");
         let slots = ["disk", "peer"].map(|name| open(&mut alice, name).unwrap().slot as u16);
         let memory = vec![UNTOUCHED; GAP as usize];
@@ -176,7 +186,7 @@ impl Peers {
         let path = self.folder.path().join("socket");
         let fresh = start(&path);
         fresh.set_disk(&self.pattern);
-        try_attach(&self.engine, fresh.kind(), &path, self.timeout_ms).unwrap();
+        attach_peer(&self.engine, fresh.kind(), &path, self.timeout_ms);
         self.peer = Some(fresh);
     }
 
