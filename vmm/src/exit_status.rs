@@ -9,6 +9,9 @@
 
 use std::error::Error;
 use std::fmt;
+use std::fs::OpenOptions;
+use std::io;
+use std::path::Path;
 
 use crate::host::NoKvm;
 use crate::vm::VmError;
@@ -66,6 +69,30 @@ impl fmt::Display for Failure {
 
 impl Error for Failure {}
 
+/// A place that was asked for and cannot be: wrong usage, wherever in a chain of causes it stands.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct WrongPlace {
+    /// What cannot be done there.
+    pub what: String,
+    /// What the host said.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Sees to it that results can go to a file, before the work begins that they come from. What is there stays until there
+/// is something to put in its place.
+///
+/// # Errors
+/// It cannot be written.
+pub fn can_be_written(path: &Path) -> Result<(), WrongPlace> {
+    let opened = OpenOptions::new().append(true).create(true).open(path);
+    opened.map(drop).map_err(|source| WrongPlace {
+        what: format!("cannot write {}", path.display()),
+        source,
+    })
+}
+
 impl From<NoKvm> for Failure {
     fn from(error: NoKvm) -> Self {
         Self::host(error)
@@ -79,6 +106,9 @@ impl From<anyhow::Error> for Failure {
         let code = error.chain().find_map(|cause| {
             if cause.is::<NoKvm>() {
                 return Some(3);
+            }
+            if cause.is::<WrongPlace>() {
+                return Some(2);
             }
             cause.downcast_ref().map(VmError::exit_code)
         });
@@ -131,6 +161,9 @@ mod tests {
         assert_eq!(Failure::from(error).code(), 3);
         let wrong = anyhow::Error::from(VmError::Config("x".to_owned())).context("alice");
         assert_eq!(Failure::from(wrong).code(), 2);
+        let nowhere = can_be_written(Path::new("/nowhere/at/all")).unwrap_err();
+        let error = anyhow::Error::from(nowhere).context("no results");
+        assert_eq!(Failure::from(error).code(), 2);
         assert_eq!(Failure::from(anyhow::anyhow!("other")).code(), 1);
     }
 

@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -405,6 +405,111 @@ fn jailed_vms_are_confined_and_a_denied_call_ends_one_and_is_reported() {
         std::thread::sleep(Duration::from_millis(5));
     }
     assert_eq!(ended.unwrap().code(), Some(1), "{}", run.stderr());
+}
+
+/// What a file says of devices that the engine drives holds with `--jail` as it does without.
+#[test]
+fn a_jail_leaves_nobody_without_the_files_endpoints() {
+    if !kvm_is_here() {
+        return;
+    }
+    let disk = tempfile::NamedTempFile::new().unwrap();
+    disk.as_file().set_len(1 << 20).unwrap();
+    let endpoint = |path: &Path| {
+        format!(
+            "[[endpoint]]\nname = \"disk\"\nkind = \"file\"\npath = {path:?}\n\
+             [[endpoint.grant]]\ndomain = \"alice\"\nread = true\n"
+        )
+    };
+    for more in [&[][..], &["--jail"]] {
+        let run = Run::start(&[("alice", &SPIN, &endpoint(disk.path()))], more);
+        run.until("alice runs", || run.state(0) == "running");
+        let answers = run.raw(&[r#"{"action":"endpoints"}"#]);
+        let found = &answers[0]["endpoints"][0];
+        assert_eq!(found["attached"], true, "{more:?}: {answers:?}");
+        assert_eq!(found["users"][0]["domain"], "alice", "{more:?}");
+    }
+    // One that is not there is told before anything starts.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("vms.toml");
+    let nowhere = endpoint(&folder.path().join("nowhere"));
+    let vm = "[[vm]]\nname = \"alice\"\nimage = \"byway-guest\"\nmemory = \"64M\"\n";
+    fs::write(&file, format!("{vm}{nowhere}")).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_byway"))
+        .args(["run", "--jail"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("cannot open"), "{stderr}");
+}
+
+/// A socket that is open when byway starts is its VM's, after a reboot too, and no other VM's.
+#[test]
+fn a_socket_of_packets_goes_into_the_jail_of_its_vm_alone() {
+    if !kvm_is_here() {
+        return;
+    }
+    let (ours, theirs) = socket_pair();
+    let inode = |path: &Path| fs::read_link(path).map(|link| link.display().to_string());
+    let own_fd = |fd: &OwnedFd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let socket = inode(&own_fd(&theirs)).unwrap();
+    let keys = format!("nets = [{{ fd = {} }}]", theirs.as_raw_fd());
+    let run = Run::start(&[("alice", &SPIN, &keys), ("bob", &SPIN, "")], &["--jail"]);
+    drop((ours, theirs));
+    for life in 0..2 {
+        run.until("both run", || {
+            run.state(0) == "running" && run.state(1) == "running"
+        });
+        // Others may not look at what a jailed process has open.
+        // SAFETY: no preconditions.
+        if unsafe { libc::geteuid() } == 0 {
+            for (vm, is_hers) in [(0, true), (1, false)] {
+                let fds = format!("/proc/{}/fd", run.list()[vm]["pid"]);
+                let mut fds = fs::read_dir(fds).unwrap();
+                let has = fds.any(|fd| inode(&fd.unwrap().path()).is_ok_and(|at| at == socket));
+                assert_eq!(has, is_hers, "VM {vm}, life {life}");
+            }
+        }
+        if life == 0 {
+            run.done(&["reboot", "alice"]);
+            run.until("alice was reset", || run.stderr().contains("was reset"));
+        }
+    }
+}
+
+/// Those that a VM's process needs for itself are refused before anything starts.
+#[test]
+fn a_descriptor_that_a_jail_needs_itself_is_no_network_interface() {
+    if !kvm_is_here() {
+        return;
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_byway"))
+        .args([
+            "run",
+            "--jail",
+            "--kernel",
+            "/proc/self/exe",
+            "--net",
+            "fd=901",
+        ])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("one below 900"), "{stderr}");
+}
+
+/// Two ends that survive an exec.
+fn socket_pair() -> (OwnedFd, OwnedFd) {
+    let mut fds = [0; 2];
+    // SAFETY: the array has room for both.
+    let made =
+        unsafe { libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET, 0, fds.as_mut_ptr()) };
+    assert_eq!(made, 0);
+    // SAFETY: the kernel has just made them, and nobody else has them.
+    fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).into()
 }
 
 /// What a crash is told with is asked of KVM by a thread that may ask for little.

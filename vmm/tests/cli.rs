@@ -76,6 +76,29 @@ fn wrong_usage_is_code_2() {
     assert!(stdout.contains("Exit codes"), "{stdout}");
 }
 
+/// What it cannot write to is told before anything starts, not when a minute's work has to be thrown away.
+#[test]
+fn a_place_that_cannot_be_is_code_2_before_anything_starts() {
+    for (arguments, what) in [
+        (
+            &["demo", "--json", "/nowhere/demo.json"][..],
+            "cannot write",
+        ),
+        (
+            &["demo", "p2p", "--json", "/nowhere/p2p.json"],
+            "cannot write",
+        ),
+        (
+            &["demo", "p2p", "--folder", "/nowhere"],
+            "cannot make a folder",
+        ),
+    ] {
+        let (code, stdout, stderr) = output(arguments);
+        assert_eq!((code, stdout.as_str()), (Some(2), ""), "{stderr}");
+        assert!(stderr.contains(what), "{stderr}");
+    }
+}
+
 /// A level, and levels of modules, decide what is logged; what cannot be is said, and the usual stands.
 #[test]
 fn what_is_logged_is_a_level_or_is_refused() {
@@ -101,13 +124,27 @@ fn what_is_logged_is_a_level_or_is_refused() {
 
 #[test]
 fn every_command_has_examples() {
-    for command in ["run", "demo", "bench", "stress", "doctor", "ops"] {
+    let (_, help, _) = output(&["--help"]);
+    let (_, commands) = help.split_once("Commands:\n").unwrap();
+    let (commands, _) = commands.split_once("\n\n").unwrap();
+    let commands = commands
+        .lines()
+        .map(|line| line.split_whitespace().next().unwrap());
+    let commands: Vec<&str> = commands.filter(|command| *command != "help").collect();
+    assert!(commands.len() >= 14, "{help}");
+    for command in commands {
         let (code, stdout, _) = output(&[command, "--help"]);
         assert_eq!(code, Some(0), "{command}");
-        let example = format!("Examples:\n  byway {command}");
-        assert!(stdout.contains(&example), "{stdout}");
-        let json = stdout.contains("--json");
-        assert_eq!(json, command != "run", "{stdout}");
+        let (_, examples) = stdout.split_once("\nExample").unwrap_or_default();
+        let example = format!("\n  byway {command}");
+        assert!(examples.contains(&example), "{command}: {stdout}");
+        // README says which are not for programs.
+        let speaks_json = !["run", "engine", "image"].contains(&command);
+        assert_eq!(
+            stdout.contains("--json"),
+            speaks_json,
+            "{command}: {stdout}"
+        );
     }
 }
 

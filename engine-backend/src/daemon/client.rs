@@ -16,8 +16,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 pub enum ClientError {
     /// Nobody answers.
     #[error(
-        "no engine answers on {}: {source} (is `byway engine --socket {}` running, and may this \
-         user open its socket?)",
+        "no engine answers on {} (is `byway engine --socket {}` running, and may this user open \
+         its socket?)",
         path.display(),
         path.parent().unwrap_or(Path::new("")).display()
     )]

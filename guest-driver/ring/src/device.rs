@@ -4,7 +4,7 @@ use byway_protocols::codec::CodecWord;
 use byway_protocols::operands::{DeviceFields, device_flags, device_operation};
 use byway_protocols::{Completion, Descriptor, Flags, Opcode, Status};
 
-use crate::request::{Address, Request, RequestError, Slot, placed};
+use crate::request::{Address, Request, RequestError, Slot, apart, placed};
 
 /// What a device has said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,9 +118,11 @@ impl Request {
     /// DEVICE_TRANSFER from blocks to blocks, of the same endpoint or of another.
     ///
     /// # Errors
-    /// As [`Request::read_blocks`].
+    /// As [`Request::read_blocks`], or blocks of one slot overlap.
     pub fn copy_blocks(dst: Address, src: Address, size: u64) -> Result<Self, RequestError> {
-        transfer(device_operation::COPY, Some(src), Some(dst), size)
+        let request = transfer(device_operation::COPY, Some(src), Some(dst), size)?;
+        apart((src, size), (dst, size))?;
+        Ok(request)
     }
 
     /// DEVICE_TRANSFER, comparing blocks with memory: see [`Compared`](crate::Compared).
@@ -259,6 +261,11 @@ mod tests {
             (d.slots().src_slot(), d.src, d.dst, f.operation),
             (0, 0, 4096, 7)
         );
+        let near = Address::capability(slot, 4096 + 8191);
+        let copy = |src, size| Request::copy_blocks(blocks, src, size);
+        assert_eq!(copy(near, 8192), Err(RequestError::Overlap));
+        let (d, f) = fields(copy(near, 8191).unwrap());
+        assert_eq!((d.src, d.dst, f.operation), (4096 + 8191, 4096, 3));
     }
 
     #[test]

@@ -169,6 +169,10 @@ fn a_remote_engine_is_left_to_its_operator() {
             ),
             "[[link]]",
         ),
+        (
+            "[[endpoint]]\nname = \"disk\"\nkind = \"file\"\npath = \"disk.img\"\n".to_owned(),
+            "[[endpoint]]",
+        ),
     ] {
         let error = check(&more).unwrap_err();
         assert!(error.what.contains(what), "{error}");

@@ -15,6 +15,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::exit_status::can_be_written;
 use crate::signals::{Stop, StopOnSignal};
 use crate::steer::{Stage, StageSpec};
 use exits::Witness;
@@ -50,6 +51,9 @@ pub enum Other {
 pub fn run(args: &DemoArgs) -> Result<()> {
     if let Some(Other::P2p(args)) = &args.other {
         return p2p::run(args);
+    }
+    if let Some(path) = &args.json {
+        can_be_written(path)?;
     }
     let signals = StopOnSignal::install().context("cannot take over signals")?;
     let report = play(signals.stop())?;

@@ -31,12 +31,13 @@ use crate::api::{self, LocalVms, Operator, VmAction, VmControl, VmInfo, VmReply,
 use crate::config::{RunConfig, VmEntry};
 use crate::control::{self, VmState};
 use crate::devices::block::unnamed_overlay;
-use crate::devices::settings::DiskWrites;
+use crate::devices::settings::{DiskWrites, TapSource};
 use crate::exit_status::Failure;
 use crate::host;
 use crate::jail::{self, DENIED_CODE, Denied, Kind, REPORT_BYTES, User};
 use crate::say::say;
 use crate::signals::SignalSocket;
+use crate::vm::VmConfig;
 
 /// Exit code of a VM's process whose guest wants to start anew.
 const RESET_CODE: i32 = 75;
@@ -64,6 +65,8 @@ struct Jailed {
     uid: u32,
     /// Disks whose overlay this process holds, so that it outlives a reboot: numbers, from [`OVERLAY_FD`] on.
     overlays: Vec<usize>,
+    /// Descriptors that its network interfaces are, open in this process under the same numbers.
+    nets: Vec<RawFd>,
 }
 
 /// The inside: runs one VM.
@@ -73,8 +76,8 @@ struct Jailed {
 pub(super) fn run_inside(args: &Args, jailed: &str) -> Result<(), Failure> {
     let jailed: Jailed = serde_json::from_str(jailed).map_err(Failure::usage)?;
     let overlays = OVERLAY_FD..OVERLAY_FD.saturating_add(jailed.overlays.len() as RawFd);
-    jail::close_strangers(|fd| fd == CONTROL_FD || fd == REPORT_FD || overlays.contains(&fd))
-        .map_err(Failure::failed)?;
+    let own = |fd| fd == CONTROL_FD || fd == REPORT_FD || overlays.contains(&fd);
+    jail::close_strangers(|fd| own(fd) || jailed.nets.contains(&fd)).map_err(Failure::failed)?;
     let (control, report) = (take(CONTROL_FD)?, take(REPORT_FD)?);
     let mut config = args.config()?;
     config.vms.retain(|entry| entry.vm.name == jailed.vm);
@@ -148,6 +151,7 @@ fn take(fd: RawFd) -> Result<OwnedFd, Failure> {
 /// As [`super::run`].
 pub(super) fn run_outside(args: &Args, config: RunConfig) -> Result<(), Failure> {
     host::open_kvm()?;
+    check_descriptors(&config)?;
     let folder = Folder::new().map_err(Failure::failed)?;
     let (sockets, engine) = engine(args, &config, &folder)?;
     let (events, happened) = mpsc::channel();
@@ -220,7 +224,28 @@ fn engine(
     for link in &config.links {
         act(&daemon, Action::Link(link.clone()))?;
     }
+    for action in &config.endpoints {
+        act(&daemon, action.clone())?;
+    }
     Ok((sockets, Arc::new(daemon)))
+}
+
+/// Those from [`CONTROL_FD`] on are taken in a VM's process.
+fn check_descriptors(config: &RunConfig) -> Result<(), Failure> {
+    let mut all = config.vms.iter().flat_map(|entry| descriptors(&entry.vm));
+    all.find(|fd| *fd >= CONTROL_FD).map_or(Ok(()), |fd| {
+        Err(Failure::usage(format!(
+            "with --jail a network interface cannot be descriptor {fd}: use one below {CONTROL_FD}"
+        )))
+    })
+}
+
+/// Descriptors that a VM's network interfaces are, which its process has to get from this one.
+fn descriptors(vm: &VmConfig) -> impl Iterator<Item = RawFd> {
+    vm.devices.nets.iter().filter_map(|net| match net.tap {
+        TapSource::Fd(fd) => Some(fd),
+        TapSource::Name(_) => None,
+    })
 }
 
 /// A folder of this process' own, gone with it.
@@ -387,6 +412,7 @@ impl Prison {
             root,
             uid: cell.uid,
             overlays: cell.overlays.iter().map(|(number, _)| *number).collect(),
+            nets: descriptors(&cell.entry.vm).collect(),
         })?;
         let (control, theirs) = UnixStream::pair()?;
         let (report, told) = io::pipe()?;

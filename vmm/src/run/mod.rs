@@ -39,7 +39,7 @@ const JAIL_UID: u32 = 2_000_000_000;
 /// Arguments of `byway run`.
 #[derive(Debug, Clone, Parser)]
 #[command(
-    after_help = "Examples:\n  byway run vms.toml          run its VMs until they end or Ctrl-C\n  byway run --kernel vmlinuz --initrd initrd.img --disk root.img --memory 1G --cpus 2 \\\n            --cmdline 'console=ttyS0 root=/dev/vda'\n                              one VM, with its console here; Ctrl-A ? tells its keys\n  byway run --check vms.toml  only look for mistakes\n  byway run --audit audit.json vms.toml\n                              who gave what to whom: at the end, and on SIGUSR1\n  byway run --engine /run/byway vms.toml\n                              attach to a daemon (`byway engine`)\n  byway run --api /run/byway-vms.sock vms.toml\n                              `byway vm` starts, stops, pauses and lists them"
+    after_help = "Examples:\n  byway run vms.toml          run its VMs until they end or Ctrl-C\n  byway run --kernel vmlinuz --initrd initrd.img --disk root.img --memory 1G --cpus 2 \\\n            --cmdline 'console=ttyS0 root=/dev/vda'\n                              one VM, with its console here; Ctrl-A ? tells its keys\n  byway run --check vms.toml  only look for mistakes\n  byway run --audit audit.json vms.toml\n                              who gave what to whom: at the end, and on SIGUSR1\n  byway run --engine /run/byway vms.toml\n                              attach to a daemon (`byway engine`)\n  byway run --api /run/byway-vms.sock vms.toml\n                              `byway vm` starts, stops, pauses and lists them\n  byway run --jail vms.toml   each VM in a process of its own, confined"
 )]
 pub struct Args {
     /// The VMs to run, as TOML; see vmm/README.md for its keys

@@ -217,3 +217,112 @@ impl Drop for UserQueue {
         self.close();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::fs::FileExt;
+    use std::path::Path;
+
+    use byway_protocols::{Flags, Opcode};
+
+    use super::super::portal::Operations;
+    use super::*;
+
+    const LINE: usize = size_of::<HwDescriptor>();
+
+    fn queue(node: &Path, mode: Mode, version: u32) -> QueueInfo {
+        QueueInfo {
+            name: "wq0.0".to_owned(),
+            node: node.to_owned(),
+            mode,
+            size: 5,
+            transfer_bytes_max: 2 << 20,
+            batch_max: 32,
+            operations: Operations::of(&[Opcode::Memmove]),
+            version,
+        }
+    }
+
+    fn numbered(size: u32) -> HwDescriptor {
+        HwDescriptor {
+            size,
+            ..HwDescriptor::new(Opcode::Memmove, Flags::NONE)
+        }
+    }
+
+    fn bytes(descriptor: &HwDescriptor) -> [u8; LINE] {
+        // SAFETY: plain data without padding, of as many bytes.
+        unsafe { std::mem::transmute(*descriptor) }
+    }
+
+    /// A file in a portal's place has what the instruction stores: each descriptor whole, one address behind the other.
+    #[test]
+    fn movdir64b_stores_whole_descriptors_at_the_portal() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(PORTAL_BYTES as u64).unwrap();
+        let dedicated = queue(file.path(), Mode::Dedicated, VERSION_1);
+        if entry_of(&dedicated).is_none() {
+            println!("SKIPPED: this processor has no MOVDIR64B");
+            return;
+        }
+        let (mut portal, features) = UserQueue::open(&dedicated).unwrap();
+        assert_eq!(features.entry, Entry::Movdir64b { credits: 5 });
+        assert_eq!(features.batch_max, 32);
+        let lines = PORTAL_BYTES / LINE;
+        for number in 0..=lines as u32 {
+            // SAFETY: no device: nobody follows the addresses in it.
+            unsafe { portal.movdir64b(&numbered(number)) };
+        }
+        portal.close();
+        // Round the page: the last one came where the first one was.
+        for (line, number) in (1..lines).map(|n| (n, n as u32)).chain([(0, lines as u32)]) {
+            let mut found = [0; LINE];
+            file.as_file()
+                .read_exact_at(&mut found, (line * LINE) as u64)
+                .unwrap();
+            assert_eq!(found, bytes(&numbered(number)), "line {line}");
+        }
+    }
+
+    /// A pipe in the device file's place cannot be mapped, as with kernels that refuse it.
+    #[test]
+    fn what_cannot_be_mapped_is_written_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = folder.path().join("wq0.0");
+        let name = std::ffi::CString::new(node.to_str().unwrap()).unwrap();
+        // SAFETY: the name ends with a zero.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        // DSA 1 takes no batches this way.
+        for (version, batch_max) in [(VERSION_1, 0), (0x200, 32)] {
+            let info = queue(&node, Mode::Dedicated, version);
+            let (mut queue, features) = UserQueue::open(&info).unwrap();
+            assert_eq!(
+                (features.entry, features.batch_max),
+                (Entry::Write, batch_max)
+            );
+            let two = [numbered(1), numbered(2)];
+            let mut device = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&node)
+                .unwrap();
+            // SAFETY: as above.
+            assert_eq!(unsafe { queue.write(&two) }.unwrap(), 2);
+            let mut found = [0; 2 * LINE];
+            device.read_exact(&mut found).unwrap();
+            assert_eq!(found, two.map(|line| bytes(&line)).concat()[..]);
+            queue.close();
+            // SAFETY: as above.
+            let behind = unsafe { queue.write(&two) };
+            assert_eq!(behind.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_said_with_its_path() {
+        let info = queue(Path::new("/nowhere/wq0.0"), Mode::Shared, VERSION_1);
+        let error = UserQueue::open(&info).unwrap_err().to_string();
+        assert_eq!(error, "cannot open /nowhere/wq0.0");
+    }
+}

@@ -434,6 +434,82 @@ proptest! {
     }
 
     #[test]
+    fn sealing(
+        (src, dst) in two(),
+        bytes in prop_oneof![
+            6 => size(512),
+            2 => 0..100_u64,
+            1 => ((2 << 20) - 2)..((2 << 20) + 44_u64),
+        ],
+        key in prop::sample::select(&[CHANNEL, CHANNEL, GCM, 0, EMPTY][..]),
+        lowest in any::<u64>(),
+        label in any::<u64>(),
+        seals in any::<bool>(),
+    ) {
+        let slot = Slot::new(key).unwrap();
+        let (opcode, room, built) = if seals {
+            let built = Request::seal_copy(dst, src, bytes, slot, label);
+            (Opcode::SealCopy, bytes + 40, built)
+        } else {
+            let built = Request::open_copy(dst, src, bytes, slot, lowest, label);
+            (Opcode::OpenCopy, bytes.saturating_sub(40).max(1), built)
+        };
+        let d = u32::try_from(room).ok().and_then(|room| {
+            let op0 = CodecWord::key(key, room).0;
+            let op1 = if seals { 0 } else { lowest };
+            let d = raw(opcode, src, dst, bytes)?;
+            Some(Descriptor { op0, op1, op2: label, ..d })
+        });
+        // A key that is not there is all that the engine looks at.
+        World::with(|world| match d {
+            Some(d) if key == EMPTY && built.is_err() => {
+                let status = world.run(&d).status().expect("a status of the ABI");
+                prop_assert!(!status.is_success());
+                Ok(())
+            }
+            d => world.agree(d, built),
+        })?;
+    }
+
+    #[test]
+    fn blocks(
+        (from, to) in two(),
+        bytes in size(512),
+        kind in 1..8_u8,
+        summed in any::<bool>(),
+        crc in any::<u32>(),
+    ) {
+        let built = match kind {
+            1 => Request::read_blocks(to, from, bytes),
+            2 => Request::write_blocks(to, from, bytes),
+            3 => Request::copy_blocks(to, from, bytes),
+            4 => Request::compare_blocks(from, to, bytes),
+            5 => Ok(Request::flush_blocks(to.slot)),
+            6 => Request::discard_blocks(to, bytes),
+            _ => Request::zero_blocks(to, bytes),
+        };
+        let d = match kind {
+            5 => raw(Opcode::DeviceTransfer, NONE, Address { addr: 0, ..to }, 0),
+            6 | 7 => raw(Opcode::DeviceTransfer, NONE, to, bytes),
+            _ => raw(Opcode::DeviceTransfer, from, to, bytes),
+        };
+        let flag = |kind| match kind {
+            1 => (1, crc),
+            2 => (2, 0),
+            _ => (0, 0),
+        };
+        let (flags, crc) = if summed { flag(kind) } else { (0, 0) };
+        let built = match flags {
+            1 => built.and_then(|request| request.checking_crc(crc)),
+            2 => built.and_then(Request::giving_crc),
+            _ => built,
+        };
+        let fields = DeviceFields { operation: kind, flags, crc, ..DeviceFields::default() };
+        // There is no device: what is well-formed ends for want of a right to blocks.
+        World::with(|world| world.agree(with(d, fields.to_bytes()), built))?;
+    }
+
+    #[test]
     fn messages(local in place(), bytes in prop_oneof![4 => 1..4200_u64, 1 => size(64)], sends in any::<bool>()) {
         let port = Slot::new(EMPTY).unwrap();
         let port_at = Address::capability(port, 0);

@@ -26,6 +26,7 @@ pub const EMPTY: u16 = 9;
 pub const XTS: u16 = 3;
 pub const CBC: u16 = 4;
 pub const GCM: u16 = 5;
+pub const CHANNEL: u16 = 6;
 /// Where the second of bob's parts begins.
 const PART: u64 = DATA * 3 / 4;
 
@@ -51,6 +52,7 @@ impl World {
             (KeyAlgorithm::AesXts256, XTS),
             (KeyAlgorithm::AesCbc128, CBC),
             (KeyAlgorithm::AesGcm256, GCM),
+            (KeyAlgorithm::Channel256, CHANNEL),
         ] {
             let mut bytes = [0; KEY_BYTES_MAX];
             for (index, byte) in bytes[..algorithm.key_bytes()].iter_mut().enumerate() {

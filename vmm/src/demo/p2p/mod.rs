@@ -19,6 +19,7 @@ use byway_protocols::operands::{DeviceFields, device_operation};
 use byway_protocols::{Descriptor, Flags, Opcode, Status, Word0};
 
 use super::exits::Witness;
+use crate::exit_status::{WrongPlace, can_be_written};
 use crate::measure::thread_load::cpu_seconds;
 use crate::say::say;
 use crate::signals::StopOnSignal;
@@ -55,6 +56,9 @@ pub struct P2pArgs {
 /// # Errors
 /// When the host lacks something or it is told to stop, or anything that is checked did not hold.
 pub fn run(args: &P2pArgs) -> Result<()> {
+    if let Some(path) = &args.json {
+        can_be_written(path)?;
+    }
     let signals = StopOnSignal::install().context("cannot take over signals")?;
     let parent = args.folder.clone().unwrap_or_else(std::env::temp_dir);
     let folder = Folder::new(&parent)?;
@@ -84,8 +88,10 @@ struct Folder(PathBuf);
 impl Folder {
     fn new(parent: &Path) -> Result<Self> {
         let path = parent.join(format!("byway-p2p-{}", std::process::id()));
-        std::fs::create_dir(&path)
-            .with_context(|| format!("cannot make a folder in {}", parent.display()))?;
+        std::fs::create_dir(&path).map_err(|source| WrongPlace {
+            what: format!("cannot make a folder in {}", parent.display()),
+            source,
+        })?;
         Ok(Self(path))
     }
 }

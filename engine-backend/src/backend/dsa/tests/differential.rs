@@ -3,7 +3,10 @@
 use std::cell::RefCell;
 
 use byway_protocols::codec::{CodecWord, Compression};
-use byway_protocols::operands::{CopySgFields, CrcFields, DualcastFields};
+use byway_protocols::operands::{
+    ApplyDeltaFields, AtomicFields, CopySgFields, CrcFields, CreateDeltaFields, DifFields,
+    DualcastFields, Segment, XorFields, dif_source_flags,
+};
 use byway_protocols::{Descriptor, Flags, Opcode};
 use proptest::prelude::*;
 
@@ -72,6 +75,25 @@ const OPERATIONS: [Opcode; 13] = [
     Opcode::Signal,
 ];
 
+/// Those that software does on either backend, between what the device does: they find its bytes, and it finds theirs.
+const OTHERS: [Opcode; 12] = [
+    Opcode::Xor,
+    Opcode::CreateDelta,
+    Opcode::ApplyDelta,
+    Opcode::DifCheck,
+    Opcode::DifInsert,
+    Opcode::DifStrip,
+    Opcode::DifUpdate,
+    Opcode::DifGen,
+    Opcode::DixGen,
+    Opcode::Decrypt,
+    Opcode::TranslationFetch,
+    Opcode::Atomic64,
+];
+
+/// Where the list of XOR's sources lies: behind those of batches.
+const SOURCES: u64 = LIST + PAGE;
+
 /// What a stream is made of.
 #[derive(Debug, Clone)]
 enum Item {
@@ -87,7 +109,10 @@ fn one() -> impl Strategy<Value = Descriptor> {
         1 => Just(Flags::FILL_16.0),
         1 => Just(Flags::FENCE.0),
     ];
-    let operation = proptest::sample::select(&OPERATIONS[..]);
+    let operation = prop_oneof![
+        3 => proptest::sample::select(&OPERATIONS[..]),
+        1 => proptest::sample::select(&OTHERS[..]),
+    ];
     (
         operation,
         place(),
@@ -201,13 +226,112 @@ fn one() -> impl Strategy<Value = Descriptor> {
                     op0: patterns[0],
                     ..place((0, dst.slot()))
                 },
-                _ => place((src.slot(), dst.slot())),
+                Opcode::Memmove | Opcode::Compare => place((src.slot(), dst.slot())),
+                _ => other(opcode, (src, dst), size, patterns),
             };
             Descriptor {
                 flags_opcode: d.flags_opcode | flags,
                 ..d
             }
         })
+}
+
+/// One of [`OTHERS`], in the grain and at the alignment that it asks for.
+fn other(opcode: Opcode, (src, dst): (Place, Place), size: u32, patterns: [u64; 2]) -> Descriptor {
+    let place = |slots, size| Descriptor {
+        src: src.addr(),
+        dst: dst.addr(),
+        size,
+        ..descriptor(opcode, slots)
+    };
+    let both = (src.slot(), dst.slot());
+    let words = |d: Descriptor| Descriptor {
+        src: d.src & !7,
+        dst: d.dst & !7,
+        ..d
+    };
+    let blocks = |unit: u32| size / unit * unit;
+    match opcode {
+        Opcode::Xor => {
+            let fields = XorFields {
+                count: 2 + patterns[0] as u16 % 2,
+                ..XorFields::default()
+            };
+            let sum = Descriptor {
+                src: SOURCES,
+                ..place((0, dst.slot()), size)
+            };
+            sum.with_operands(fields.to_bytes())
+        }
+        Opcode::CreateDelta => {
+            let fields = CreateDeltaFields {
+                delta: VA + patterns[0] % DATA,
+                delta_bytes_max: 10 * (patterns[1] as u32 % 3000 + 1),
+                ..CreateDeltaFields::default()
+            };
+            let fields = CreateDeltaFields {
+                delta: fields.delta & !7,
+                ..fields
+            };
+            words(place(both, blocks(8))).with_operands(fields.to_bytes())
+        }
+        Opcode::ApplyDelta => {
+            let fields = ApplyDeltaFields {
+                delta_bytes: 10 * (patterns[1] as u32 % 300 + 1),
+                ..ApplyDeltaFields::default()
+            };
+            words(place(both, blocks(8))).with_operands(fields.to_bytes())
+        }
+        Opcode::DifCheck | Opcode::DifInsert | Opcode::DifStrip | Opcode::DifUpdate => {
+            // Blocks of noise have no information that is right.
+            let checks = opcode != Opcode::DifInsert;
+            let fields = DifFields {
+                source_flags: if checks && !patterns[0].is_multiple_of(4) {
+                    dif_source_flags::GUARD_CHECK_DISABLE | dif_source_flags::REF_TAG_CHECK_DISABLE
+                } else {
+                    0
+                },
+                source_app_mask: if checks { u16::MAX } else { 0 },
+                ..DifFields::default()
+            };
+            let size = blocks(if checks { 520 } else { 512 });
+            let d = if opcode == Opcode::DifCheck {
+                Descriptor {
+                    dst: 0,
+                    ..place((src.slot(), 0), size)
+                }
+            } else {
+                place(both, size)
+            };
+            d.with_operands(fields.to_bytes())
+        }
+        Opcode::DifGen => Descriptor {
+            src: 0,
+            ..place((0, dst.slot()), blocks(520))
+        },
+        Opcode::DixGen => place(both, blocks(512)),
+        Opcode::Decrypt => Descriptor {
+            op0: CodecWord::key(KEY, size.max(1)).with_unit(12).0,
+            op1: patterns[0],
+            ..place(both, size)
+        },
+        Opcode::TranslationFetch => Descriptor {
+            dst: 0,
+            op0: patterns[0] & 1,
+            ..place((src.slot(), 0), size)
+        },
+        _ => {
+            let fields = AtomicFields {
+                operand: patterns[0],
+                ..AtomicFields::default()
+            };
+            let d = Descriptor {
+                src: 0,
+                ..place((0, dst.slot()), 8)
+            };
+            words(d).with_operands(fields.to_bytes())
+        }
+    }
 }
 
 fn item() -> impl Strategy<Value = Item> {
@@ -224,6 +348,14 @@ fn spoilt() -> impl Strategy<Value = Vec<(bool, u64, u64)>> {
 }
 
 fn run<B: Backend>(world: &mut World<B>, stream: &[Item], chunk_bytes: u64) -> Vec<[u8; 32]> {
+    for (at, (slot, addr)) in (0..).zip([(0, VA + 3), (SLOT, 7 * PAGE), (0, VA + 9 * PAGE + 1)]) {
+        let source = Segment {
+            addr,
+            slot,
+            ..Segment::default()
+        };
+        world.alice.write(SOURCES + 16 * at, &source.to_bytes());
+    }
     let completions = stream.iter().map(|item| match item {
         Item::One(d) => world.run(d, chunk_bytes),
         Item::Batch(elements) => {

@@ -209,6 +209,82 @@ fn what_is_written_is_encrypted_on_the_way() {
     }
 }
 
+/// Every step that there is: compressed, encrypted and summed up on the way to the blocks; checked, opened, decrypted and
+/// decompressed on the way back. What does not match on that way is not written anywhere.
+#[test]
+fn an_object_goes_through_every_step_in_one_pass() {
+    use std::os::unix::fs::FileExt;
+    let (key, capacity, at) = (6, 320_000_u32, 8192);
+    for &compression in &[
+        Compression::Lz4Frame,
+        Compression::Deflate,
+        Compression::Zlib,
+    ] {
+        let what = format!("{compression:?}");
+        let (_engine, mut alice, disk, slot, block) = with_object();
+        alice.load_key(KeyAlgorithm::AesGcm256, key.into(), key_byte);
+        let fused = |opcode, size: u32, capacity: u32| Descriptor {
+            size,
+            op0: CodecWord::key(key, capacity)
+                .with_compression(compression)
+                .0,
+            op1: compression as u64,
+            ..Descriptor::new(opcode, Flags::NONE)
+        };
+        let make = Descriptor {
+            src: BUFFER,
+            ..fused(Opcode::Encrypt, SIZE as u32, capacity)
+        };
+        let size = u64::from(capacity).next_multiple_of(block);
+        let write = chained(
+            &alice,
+            writing(device_flags::GIVE_CRC),
+            &make,
+            (slot, at),
+            size,
+        );
+        let done = alice.run(&write);
+        assert_eq!(done.status(), Some(Status::Success), "{what}: {done:?}");
+        let (stored, sum) = (done.op0 as u32, (done.op0 >> 32) as u32);
+        assert!((150_000..200_000).contains(&stored), "{what}: {stored}");
+        let bytes = check_disk(&disk, at as usize, stored as usize, block);
+        assert_eq!(sum, crc32c(&bytes), "{what}");
+
+        let read = Descriptor {
+            dst: BUFFER + BACK,
+            ..fused(Opcode::Decrypt, stored, SIZE as u32)
+        };
+        let size = u64::from(stored).next_multiple_of(block);
+        let checking = |crc| DeviceFields {
+            flags: device_flags::CHECK_CRC,
+            crc,
+            ..reading()
+        };
+        alice.fill(BACK, SIZE as u64, 0x11);
+        let untouched = |alice: &Vm| alice.read(BACK, SIZE as u64) == [0x11; SIZE];
+        let wrong = chained(&alice, checking(sum ^ 1), &read, (slot, at), size);
+        assert_eq!(alice.run_for(&wrong), Status::ChecksumMismatch, "{what}");
+        assert!(untouched(&alice), "{what}");
+        let done = alice.run(&chained(&alice, checking(sum), &read, (slot, at), size));
+        assert_eq!(
+            (done.status(), done.op0),
+            (Some(Status::Success), SIZE as u64),
+            "{what}"
+        );
+        assert!(alice.read(BACK, SIZE as u64) == object(), "{what}");
+
+        // A bit of the disk, and no checksum that tells.
+        alice.fill(BACK, SIZE as u64, 0x11);
+        let bit = bytes[70_000] ^ 1;
+        let file = disk.0.as_file();
+        file.write_all_at(&[bit], at + 70_000).unwrap();
+        file.sync_all().unwrap();
+        let blind = chained(&alice, reading(), &read, (slot, at), size);
+        assert_eq!(alice.run_for(&blind), Status::TagMismatch, "{what}");
+        assert!(untouched(&alice), "{what}");
+    }
+}
+
 #[test]
 fn what_cannot_be_chained_before_a_write_is_refused() {
     let (_engine, mut alice, disk, slot, block) = with_object();
