@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -237,6 +238,126 @@ fn what_is_not_granted_or_not_there_is_told() -> Result<()> {
         read(at(0), 4096)?.status() == Some(Status::DeviceGone),
         "gone"
     );
+    Ok(())
+}
+
+/// QEMU's storage daemon with an image, as a vhost-user-blk device.
+struct StorageDaemon(Child);
+
+impl StorageDaemon {
+    /// `None`, said aloud: the host has none.
+    fn start(image: &Path, socket: &Path) -> Result<Option<Self>> {
+        // One that was killed leaves it behind.
+        let _ = std::fs::remove_file(socket);
+        let spawned = Command::new("qemu-storage-daemon")
+            .arg("--blockdev")
+            .arg(format!("driver=file,node-name=disk,filename={}", image.display()))
+            .arg("--export")
+            .arg(format!(
+                "type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path={},writable=on",
+                socket.display()
+            ))
+            .stdin(Stdio::null())
+            .spawn();
+        let daemon = match spawned {
+            Ok(process) => Self(process),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                println!("SKIPPED: no qemu-storage-daemon here (Debian: qemu-system-common)");
+                return Ok(None);
+            }
+            Err(error) => return Err(error).context("qemu-storage-daemon"),
+        };
+        let path = socket.to_str().context("a path in UTF-8")?;
+        // It serves one connection: to try would be that one. The flag says that somebody listens.
+        until("the daemon listens", || {
+            let sockets = std::fs::read_to_string("/proc/net/unix")?;
+            let listens = |line: &str| line.contains(" 00010000 ") && line.ends_with(path);
+            Ok(sockets.lines().any(listens).then_some(()))
+        })?;
+        Ok(Some(daemon))
+    }
+}
+
+impl Drop for StorageDaemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A device that others wrote, from its image to processes of two VMs and back. It is killed with transfers under way, and
+/// another one takes its place behind the capability that alice has.
+#[test]
+fn a_device_of_another_make_serves_two_vms_and_comes_back() -> Result<()> {
+    const PIECE: u64 = 256 * KIB;
+    let Some(_turn) = turn() else { return Ok(()) };
+    let mut image = vec![0; DISK as usize];
+    pattern::fill(&mut image, 11);
+    let disk = Disk::new("qemu", &image)?;
+    let folder = tempfile::tempdir()?;
+    let socket = folder.path().join("socket");
+    let Some(daemon) = StorageDaemon::start(&disk.0, &socket)? else {
+        return Ok(());
+    };
+    let engine = engine(EngineConfig::default(), &["alice", "bob"])?;
+    let kind = EndpointKind::VhostUserBlk;
+    attach_as(&engine, kind, "disk", &socket, &["alice"])?;
+    let alice = Party::boot(&engine, "alice", 4 * MIB)?;
+    let bob = Party::boot(&engine, "bob", 4 * MIB)?;
+    let slot = blocks(&alice, "disk")?;
+    let (_, remote) = bob.give(&alice, 0, 4 * MIB, RW)?;
+    let remote = Slot::new(remote).context("15 bits")?;
+    let at = Address::capability;
+    let run = |request: Result<Request, _>| alice.execute_one(APP, &Descriptor::from(request?));
+
+    // From the image to bob, and from bob to another place of it.
+    bob.mark(0)?;
+    let done = run(Request::read_blocks(at(remote, 5), at(slot, MIB), PIECE))?;
+    ensure!(done.status() == Some(Status::Success), "{done:?}");
+    let first = MIB as usize;
+    let expected = &image[first..first + PIECE as usize];
+    ensure!(bob.see(5, PIECE)? == expected, "bob has other bytes");
+    let done = run(Request::write_blocks(
+        at(slot, 6 * MIB),
+        at(remote, 5),
+        PIECE,
+    ))?;
+    ensure!(done.status() == Some(Status::Success), "{done:?}");
+    let done = run(Ok::<_, byway_ring::RequestError>(Request::flush_blocks(
+        slot,
+    )))?;
+    ensure!(done.status() == Some(Status::Success), "{done:?}");
+    ensure!(
+        disk.bytes(6 * MIB, PIECE)? == expected,
+        "the image has other bytes"
+    );
+
+    let reads = (0..8)
+        .map(|i| {
+            let request = Request::read_blocks(at(remote, i * PIECE), at(slot, i * PIECE), PIECE);
+            Ok(Descriptor::from(request?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    submit(&alice, APP, &reads)?;
+    drop(daemon);
+    for done in collect(&alice, APP, reads.len())? {
+        let told = matches!(done.status(), Some(Status::Success | Status::DeviceGone));
+        ensure!(told, "{done:?}");
+    }
+    let read = || Request::read_blocks(at(remote, 0), at(slot, 2 * MIB), PIECE);
+    until("the engine knows", || {
+        Ok((run(read())?.status() == Some(Status::DeviceGone)).then_some(()))
+    })?;
+    let Some(_daemon) = StorageDaemon::start(&disk.0, &socket)? else {
+        bail!("there was one a moment ago");
+    };
+    attach_as(&engine, kind, "disk", &socket, &[])?;
+    bob.mark(0)?;
+    let done = run(read())?;
+    ensure!(done.status() == Some(Status::Success), "{done:?}");
+    let first = 2 * MIB as usize;
+    let expected = &image[first..first + PIECE as usize];
+    ensure!(bob.see(0, PIECE)? == expected, "bob has other bytes");
     Ok(())
 }
 

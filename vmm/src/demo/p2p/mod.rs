@@ -208,6 +208,7 @@ fn play(stage: &Stage, folder: &Path, report: &mut P2pReport) -> Result<()> {
     tools::same_images(&first, &second, report)?;
     object::read_in_one_pass(stage, folder, &expected, report)?;
     object::stored_in_one_pass(stage, folder, &expected, report)?;
+    object::through_every_step(stage, folder, &expected, report)?;
 
     beside_the_usual_path(stage, &first, &expected, report)
 }
