@@ -379,7 +379,7 @@ unsafe fn disjoint(simd: Simd, dst: u64, src: u64, len: usize) {
     unsafe {
         let last = (len - SMALL) as u64;
         match simd {
-            Simd::Sse2 => return ascend(simd, dst, src, len),
+            Simd::Sse2 => ascend(simd, dst, src, len),
             Simd::Avx2 => {
                 let left = avx2_ascend(dst, src, len);
                 if left != 0 {
