@@ -1,4 +1,4 @@
-//! Whether this processor's `rep movsb` beats the vector loop, and from which length on.
+//! Whether this processor's string moves, `rep movsb` and `rep stosq`, beat the vector loops, and from which length on.
 //!
 //! No flag of CPUID tells: "enhanced" and "fast short" string moves are slower than vectors on some
 //! processors that announce them, and twice as fast on others, where the microcode takes ownership of whole
@@ -8,8 +8,8 @@
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use super::copy;
 use super::cpu::Simd;
+use super::{copy, fill};
 use crate::backend::Order;
 
 /// Lengths tried, in bytes, ascending.
@@ -22,7 +22,10 @@ const NEAR_BYTES: usize = 512 << 10;
 /// The same for copies that do not stay in the second cache.
 const FAR_BYTES: usize = FAR as usize;
 
-/// A copy is one of these from this total on, in bytes: with its destination it is as large as the second cache of a server.
+/// The same of fills: a second cache holds one operand of the former.
+const FILL_FAR_BYTES: usize = 4 << 20;
+
+/// An operation is one of these from this total on, in bytes: with its destination it is as large as the second cache of a server.
 pub(super) const FAR: u64 = 1 << 20;
 
 /// Rounds of which the fastest counts.
@@ -33,34 +36,70 @@ const NEAR_LEAD: f64 = 1.3;
 /// Behind the second cache what counts is how lines are asked for, and that depends on neither. The lead is greatest where that
 /// cache just overflows; of more both wait for the next one.
 const FAR_LEAD: f64 = 1.04;
+/// Fills have one address, and the vector loop aligns it as well.
+const FILL_LEAD: f64 = 1.01;
 
-/// From which length of a piece on `rep movsb` is the faster one; `usize::MAX` where it never is.
+/// From which length of a piece on string moves are the faster ones; `usize::MAX` where they never are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StringFrom {
-    /// In copies of less than [`FAR`].
+    /// In operations of less than [`FAR`].
     pub(super) near: usize,
     /// In others.
     pub(super) far: usize,
 }
 
+impl StringFrom {
+    /// Of an operation of `total` bytes.
+    #[inline(always)]
+    pub(super) fn of(self, total: u64) -> usize {
+        if total < FAR { self.near } else { self.far }
+    }
+}
+
 /// What was measured for this processor.
-pub(super) fn string_from(simd: Simd) -> StringFrom {
-    static FROM: OnceLock<StringFrom> = OnceLock::new();
-    *FROM.get_or_init(|| StringFrom {
-        near: measure(simd, &LENGTHS, NEAR_BYTES, NEAR_LEAD),
-        far: measure(simd, &LENGTHS[..FAR_LENGTHS], FAR_BYTES, FAR_LEAD),
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Strings {
+    /// `rep movsb`.
+    pub(super) copies: StringFrom,
+    /// `rep stosq`.
+    pub(super) fills: StringFrom,
+}
+
+/// Measures it once for all.
+pub(super) fn strings(simd: Simd) -> Strings {
+    static STRINGS: OnceLock<Strings> = OnceLock::new();
+    *STRINGS.get_or_init(|| Strings {
+        copies: StringFrom {
+            near: copies(simd, &LENGTHS, NEAR_BYTES, NEAR_LEAD),
+            far: copies(simd, &LENGTHS[..FAR_LENGTHS], FAR_BYTES, FAR_LEAD),
+        },
+        fills: StringFrom {
+            near: fills(simd, NEAR_BYTES),
+            far: fills(simd, FILL_FAR_BYTES),
+        },
     })
 }
 
-fn measure(simd: Simd, lengths: &[usize], bytes: usize, lead: f64) -> usize {
+/// Of the lengths, ascending, the shortest from which on `wins`.
+fn shortest(lengths: &[usize], mut wins: impl FnMut(usize) -> bool) -> usize {
+    let mut best = usize::MAX;
+    // Downwards from the longest, where string moves have their best chance, to the first at which they lose.
+    lengths.iter().rev().all(|&len| {
+        let wins = wins(len);
+        if wins {
+            best = len;
+        }
+        wins
+    });
+    best
+}
+
+fn copies(simd: Simd, lengths: &[usize], bytes: usize, lead: f64) -> usize {
     // Not zero: some memory systems treat zeroes apart.
     let from = vec![0x5a_u8; bytes];
     let mut to = vec![0xa5_u8; bytes];
     let (src, dst) = (from.as_ptr() as u64, to.as_mut_ptr() as u64);
-    let mut lengths = lengths.iter().rev();
-    let mut best = usize::MAX;
-    // Downwards from the longest, where it has its best chance, to the first at which it loses.
-    lengths.all(|&len| {
+    shortest(lengths, |len| {
         // SAFETY: both buffers are `bytes` long and apart, every piece lies inside; nothing refers to the destination
         // meanwhile; the processor has `simd`.
         let vector = fastest(bytes, len, |at| unsafe {
@@ -70,13 +109,25 @@ fn measure(simd: Simd, lengths: &[usize], bytes: usize, lead: f64) -> usize {
         let string = fastest(bytes, len, |at| unsafe {
             copy::string(dst + at, src + at, len)
         });
-        let wins = string * lead < vector;
-        if wins {
-            best = len;
-        }
-        wins
-    });
-    best
+        string * lead < vector
+    })
+}
+
+fn fills(simd: Simd, bytes: usize) -> usize {
+    const PATTERN: u128 = u128::MAX / 255 * 0x5a;
+    let mut to = vec![0xa5_u8; bytes];
+    let dst = to.as_mut_ptr() as u64;
+    shortest(&LENGTHS, |len| {
+        // SAFETY: every piece lies inside the buffer, to which nothing refers meanwhile; the processor has `simd`.
+        let vector = fastest(bytes, len, |at| unsafe {
+            fill::fill(simd, dst + at, len, PATTERN, false);
+        });
+        // SAFETY: as above.
+        let string = fastest(bytes, len, |at| unsafe {
+            fill::string(dst + at, len, PATTERN)
+        });
+        string * FILL_LEAD < vector
+    })
 }
 
 /// Shortest time for all pieces, in nanoseconds.
@@ -98,10 +149,10 @@ mod tests {
 
     #[test]
     fn the_answer_is_one_of_the_lengths_or_never_and_stays() {
-        let from = string_from(Simd::detect());
-        for from in [from.near, from.far] {
+        let Strings { copies, fills } = strings(Simd::detect());
+        for from in [copies.near, copies.far, fills.near, fills.far] {
             assert!(from == usize::MAX || LENGTHS.contains(&from), "{from}");
         }
-        assert_eq!(string_from(Simd::detect()), from);
+        assert_eq!(strings(Simd::detect()), Strings { copies, fills });
     }
 }

@@ -136,6 +136,22 @@ fill_loop!(
     ""
 );
 
+/// Fills with the processor's own loop, of words that are one half of the pattern each: its halves are the same.
+///
+/// # Safety
+/// See the module.
+pub(super) unsafe fn string(dst: u64, len: usize, pattern: u128) {
+    const WORD: usize = size_of::<u64>();
+    debug_assert_eq!(pattern as u64, (pattern >> 64) as u64);
+    // SAFETY: it writes whole words inside `len`; the ABI keeps the direction flag clear. What is left keeps the phase.
+    unsafe {
+        asm!("rep stosq", inout("rcx") len / WORD => _, inout("rdi") dst => _, in("rax") pattern as u64,
+             options(nostack, preserves_flags));
+        let done = len - len % WORD;
+        tail(dst + done as u64, len % WORD, pattern);
+    }
+}
+
 /// Fills `len` bytes, the pattern's byte 0 first, past the caches when `stream`.
 ///
 /// # Safety

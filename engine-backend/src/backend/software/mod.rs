@@ -19,7 +19,7 @@ pub mod sum;
 use crate::memory::HostAddr;
 
 use super::{Backend, Hint, Order};
-use calibrate::StringFrom;
+use calibrate::{StringFrom, Strings};
 use checksum::Crc32c;
 use cpu::Simd;
 use flush::Flush;
@@ -54,9 +54,9 @@ pub struct Software {
     /// unless the submitter asks otherwise: source and destination fill half of the last
     /// cache by then, and every line would be read before it is written.
     stream_from: u64,
-    /// From which length of a piece on the processor's own `rep movsb` copies faster than the vector loop, as long as nothing
-    /// is to be streamed.
-    string_from: StringFrom,
+    /// From which length of a piece on the processor's own loops are faster than those of vectors, as long as nothing is to
+    /// be streamed.
+    strings: Strings,
     /// Streaming stores or flushes since the last fence.
     streamed: bool,
     private: Private,
@@ -78,7 +78,7 @@ impl Software {
         let simd = Simd::detect();
         Self {
             simd,
-            string_from: calibrate::string_from(simd),
+            strings: calibrate::strings(simd),
             stream_from: (cpu::last_cache_bytes() / 4).max(STREAM_MIN),
             streamed: false,
             private: Private::new(),
@@ -91,7 +91,7 @@ impl Software {
     #[must_use]
     pub fn kernels(&self) -> String {
         let simd = self.simd.name();
-        let StringFrom { near, far } = self.string_from;
+        let StringFrom { near, far } = self.strings.copies;
         match near.min(far) {
             usize::MAX => simd.to_owned(),
             from if near <= far => format!("{simd}, rep movsb from {} KiB", from >> 10),
@@ -106,17 +106,6 @@ impl Software {
     /// The scratch as a source of the copy kernels.
     fn scratch(&mut self) -> HostAddr {
         HostAddr(self.scratch.as_mut_ptr().expose_provenance() as u64)
-    }
-
-    #[inline(always)]
-    fn moves_strings(&self, len: usize, hint: Hint) -> bool {
-        let StringFrom { near, far } = self.string_from;
-        let from = if hint.total < calibrate::FAR {
-            near
-        } else {
-            far
-        };
-        len >= from && hint.order == Order::Disjoint
     }
 
     fn streams(&self, len: usize, hint: Hint) -> bool {
@@ -146,7 +135,8 @@ impl Backend for Software {
             return;
         }
         let stream = self.streams(len, hint);
-        if self.moves_strings(len, hint) && !stream {
+        let from = self.strings.copies.of(hint.total);
+        if len >= from && !stream && hint.order == Order::Disjoint {
             // SAFETY: the caller's guarantee, passed on.
             unsafe { copy::string(dst.0, src.0, len) };
             return;
@@ -159,6 +149,14 @@ impl Backend for Software {
     #[inline]
     unsafe fn fill(&mut self, dst: HostAddr, len: usize, pattern: u128, hint: Hint) {
         let stream = self.streams(len, hint);
+        let is_of_words = pattern as u64 == (pattern >> 64) as u64;
+        let from = self.strings.fills.of(hint.total);
+        // Stores of a string may pass each other, which those of a strict order must not.
+        if len >= from && is_of_words && !stream && hint.order == Order::Disjoint {
+            // SAFETY: the caller's guarantee, passed on.
+            unsafe { fill::string(dst.0, len, pattern) };
+            return;
+        }
         self.streamed |= stream;
         // SAFETY: the caller's guarantee, passed on; the processor has `simd`.
         unsafe { fill::fill(self.simd, dst.0, len, pattern, stream) };

@@ -36,12 +36,19 @@ fn noise(len: usize, seed: u64) -> Vec<u8> {
 
 fn backends() -> impl Iterator<Item = Software> {
     Simd::available().into_iter().flat_map(|simd| {
-        [usize::MAX, STRING].map(|string_from| Software {
+        let strings = [usize::MAX, STRING].map(|from| {
+            let from = StringFrom {
+                near: from,
+                far: from,
+            };
+            Strings {
+                copies: from,
+                fills: from,
+            }
+        });
+        strings.map(|strings| Software {
             simd,
-            string_from: StringFrom {
-                near: string_from,
-                far: string_from,
-            },
+            strings,
             stream_from: 1 << 20,
             private: Private::with(simd),
             ..Software::new()
@@ -107,8 +114,11 @@ proptest! {
         len in 0_usize..9000,
         offset in 0_usize..130,
         pattern: u128,
+        is_of_words: bool,
         stream: bool,
     ) {
+        let word = pattern & u128::from(u64::MAX);
+        let pattern = if is_of_words { word << 64 | word } else { pattern };
         for mut backend in backends() {
             let mut got = noise(offset + len + 2 * GUARD, 3);
             let mut want = got.clone();
