@@ -130,21 +130,19 @@ mod tests {
         let _listener = listen_at(&folder.path().join("admin.sock"), 0o600).unwrap();
         let engine = RemoteEngine::new(folder.path());
         let limit = Duration::from_millis(30);
-        let why = |error: ClientError| error.source().map(ToString::to_string);
+        fn why(error: ClientError) -> Option<String> {
+            error.source().map(ToString::to_string)
+        }
         let late = engine.ask_within(&Action::List, limit).unwrap_err();
         assert!(matches!(&late, ClientError::Answer { .. }), "{late}");
-        let why = why(late).unwrap();
-        assert!(why.contains("none has come within 30ms"), "{why}");
+        let late = why(late).unwrap();
+        assert!(late.contains("none has come within 30ms"), "{late}");
         // Nor is its admission, once as many wait as its queue holds.
         let absent = std::iter::repeat_with(|| engine.ask_within(&Action::List, limit))
             .take(100)
             .filter_map(Result::err)
-            .find(|error| matches!(error, ClientError::Absent { .. }))
-            .map(|error| error.to_string());
-        let absent = absent.expect("a queue without an end");
-        assert!(
-            absent.contains("nobody has accepted within 30ms"),
-            "{absent}"
-        );
+            .find(|error| matches!(error, ClientError::Absent { .. }));
+        let why = why(absent.expect("a queue without an end")).unwrap();
+        assert!(why.contains("nobody has accepted within 30ms"), "{why}");
     }
 }
