@@ -75,6 +75,23 @@ impl ThreadLoad {
             && self.faults == earlier.faults
             && self.run_delay_ns.saturating_sub(earlier.run_delay_ns) <= run_delay_ns_max
     }
+
+    /// The same, but that the host may have taken the core away for as long as that: for windows that it leaves in one
+    /// piece but rarely, of work that finds nothing in the caches after so short a time that it would not find otherwise.
+    #[must_use]
+    pub fn has_run_since(&self, earlier: &Self, run_delay_ns_max: u64) -> bool {
+        // A kernel that does not tell for how long: every time counts.
+        let tells = self.run_delay_ns != 0;
+        let switches = match tells {
+            true => earlier.involuntary_switches,
+            false => self.involuntary_switches,
+        };
+        let as_if = Self {
+            involuntary_switches: switches,
+            ..*self
+        };
+        as_if.quiet_since(earlier, run_delay_ns_max)
+    }
 }
 
 /// Processor time that thread `tid` of this process has used, in seconds.
@@ -124,5 +141,29 @@ mod tests {
         assert!(after.faults > before.faults);
         assert!(!after.quiet_since(&before, u64::MAX));
         assert!(after.quiet_since(&after, 0));
+    }
+
+    #[test]
+    fn a_core_that_was_lost_for_a_moment_counts_by_its_time() {
+        let before = ThreadLoad {
+            involuntary_switches: 1,
+            run_delay_ns: 500,
+            faults: 7,
+        };
+        let after = ThreadLoad {
+            involuntary_switches: 2,
+            run_delay_ns: 600,
+            ..before
+        };
+        assert!(after.has_run_since(&before, 100) && !after.quiet_since(&before, 100));
+        assert!(!after.has_run_since(&before, 99));
+        let faulted = ThreadLoad { faults: 8, ..after };
+        assert!(!faulted.has_run_since(&before, 100));
+        // Nothing is known of the time: only that the core was lost.
+        let [before, after] = [before, after].map(|load| ThreadLoad {
+            run_delay_ns: 0,
+            ..load
+        });
+        assert!(!after.has_run_since(&before, 100) && after.has_run_since(&after, 0));
     }
 }

@@ -8,7 +8,8 @@
 //! those that the worker need not wait for.
 //!
 //! **What counts.** A window of either side in which its thread lost its core, waited for it for more than a hundredth of
-//! the window, or took a page fault does not. There are more windows for as long as more than a tenth of all so far do not count, up to
+//! the window, or took a page fault does not. One that a single operation fills, of dozens of megabytes, may have lost its core
+//! for that hundredth: what it finds in the caches is its own last milliseconds' anyway. There are more windows for as long as more than a tenth of all so far do not count, up to
 //! `ROUNDS_FACTOR` times as many; when it is still more than a tenth, the result is "not measured".
 
 use std::time::{Duration, Instant};
@@ -142,7 +143,7 @@ impl<'g> Turns<'g> {
         let before = self.harness.worker_load()?;
         let ns = self.window(descriptors, count, depth)?;
         let after = self.harness.worker_load()?;
-        Ok((ns, is_quiet(&before, &after, ns * count as f64)))
+        Ok((ns, is_quiet(&before, &after, ns * count as f64, count)))
     }
 
     /// Waits until the worker has left its core.
@@ -183,7 +184,7 @@ impl<'g> Turns<'g> {
             }
             let ns = start.elapsed().as_nanos() as f64;
             let after = ThreadLoad::of_this_thread()?;
-            Ok((ns / count as f64, is_quiet(&before, &after, ns)))
+            Ok((ns / count as f64, is_quiet(&before, &after, ns, count)))
         };
         let core = self.harness.worker_core();
         on_core(core, &mut work, |library_window| {
@@ -218,9 +219,13 @@ impl<'g> Turns<'g> {
     }
 }
 
-/// Whether the host left a thread alone in a window of `ns` nanoseconds, between two readings of its load.
-fn is_quiet(before: &ThreadLoad, after: &ThreadLoad, ns: f64) -> bool {
-    after.quiet_since(before, (ns as u64) / TAKEN_SHARE)
+/// Whether the host left a thread alone in a window of `count` operations and `ns` nanoseconds, between two readings of its load.
+fn is_quiet(before: &ThreadLoad, after: &ThreadLoad, ns: f64, count: u64) -> bool {
+    let taken_max = (ns as u64) / TAKEN_SHARE;
+    match count {
+        1 => after.has_run_since(before, taken_max),
+        _ => after.quiet_since(before, taken_max),
+    }
 }
 
 /// The largest share of disturbed windows of any kind.
