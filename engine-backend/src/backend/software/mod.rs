@@ -32,6 +32,10 @@ const SMALL: usize = 256;
 /// caches, in bytes.
 const STREAM_MIN: u64 = 1 << 20;
 
+/// Operations as long as this are always streamed, in bytes: a processor tells of all of its last cache, of which a worker
+/// has what others leave it.
+const STREAM_MAX: u64 = 32 << 20;
+
 /// Pieces shorter than this are not streamed: the cost is in the fences.
 const STREAM_PIECE: usize = 4096;
 
@@ -79,7 +83,7 @@ impl Software {
         Self {
             simd,
             strings: calibrate::strings(simd),
-            stream_from: (cpu::last_cache_bytes() / 4).max(STREAM_MIN),
+            stream_from: (cpu::last_cache_bytes() / 4).clamp(STREAM_MIN, STREAM_MAX),
             streamed: false,
             private: Private::new(),
             flush: Flush::detect(),
