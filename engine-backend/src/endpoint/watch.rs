@@ -16,7 +16,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::open_error::OpenError;
-use crate::vhost_user::connect_within;
+use crate::vhost_user::{connect_within, is_writable};
 
 /// Connects to a device's socket, in no more than `limit`, and watches it.
 pub(super) fn connect(path: &Path, limit: Duration) -> Result<(UnixStream, Watch), OpenError> {
@@ -200,7 +200,7 @@ impl Shared {
                 false => 0,
             };
             // A worker that has lost its core between a kick's two counts is no device's fault.
-            if looks > 0 && !has_room(&self.kick) {
+            if looks > 0 && !is_writable(&self.kick) {
                 self.lose();
                 // There is room then, and the writer goes on.
                 let _ = self.kick.read();
@@ -236,18 +236,6 @@ impl Shared {
         }
         rc > 0 && fds[1].revents != 0
     }
-}
-
-/// Whether a write of 1 to it does not block.
-fn has_room(fd: &EventFd) -> bool {
-    let mut polled = libc::pollfd {
-        fd: fd.as_raw_fd(),
-        events: libc::POLLOUT,
-        revents: 0,
-    };
-    // SAFETY: one descriptor, as said.
-    let rc = unsafe { libc::poll(&raw mut polled, 1, 0) };
-    rc == 1 && polled.revents & libc::POLLOUT != 0
 }
 
 #[cfg(test)]

@@ -125,10 +125,8 @@ impl Connection {
         let Some(call) = session.call(ring) else {
             return;
         };
-        // SAFETY: the eventfd is open as long as the session is held.
-        let fd = unsafe { BorrowedFd::borrow_raw(call.as_raw_fd()) };
         // One that is full is readable anyway.
-        if is_writable(fd) {
+        if is_writable(call) {
             let _ = call.write(1);
         }
     }

@@ -33,4 +33,5 @@ pub use folder::{FolderError, SocketFolder, listen_at};
 pub use peer::Peer;
 pub use remote::RemoteDomain;
 pub use station::Station;
+pub(crate) use wait::is_writable;
 pub use wait::{Ready, wait};

@@ -57,8 +57,8 @@ pub fn wait(fds: &[BorrowedFd<'_>], longest: Option<Duration>) -> io::Result<Rea
     })))
 }
 
-/// Whether something can be written right now.
-pub(super) fn is_writable(fd: BorrowedFd<'_>) -> bool {
+/// Whether something can be written right now; to an eventfd, a 1.
+pub fn is_writable(fd: &impl AsRawFd) -> bool {
     let mut polled = libc::pollfd {
         fd: fd.as_raw_fd(),
         events: libc::POLLOUT,
