@@ -20,8 +20,13 @@ struct Stress(Child);
 impl Stress {
     /// Of one case, for much longer than any test takes.
     fn start(case: &str) -> Self {
+        Self::start_for(case, 3600)
+    }
+
+    /// Of one case, for so many seconds.
+    fn start_for(case: &str, seconds: u32) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_byway"))
-            .args(["stress", "--case", case, "--seconds", "3600"])
+            .args(["stress", "--case", case, "--seconds", &seconds.to_string()])
             .env_remove("BYWAY_LOG")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -116,15 +121,7 @@ fn every_case_ends_when_it_is_told_to() {
 
 /// The second half of `kill` begins after half of its time, which the test cannot wait for.
 fn second_half_of_kill() -> (Stress, u32) {
-    let child = Command::new(env!("CARGO_BIN_EXE_byway"))
-        .args(["stress", "--case", "kill", "--seconds", "30"])
-        .env_remove("BYWAY_LOG")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let stress = Stress(child);
+    let stress = Stress::start_for("kill", 30);
     let since = Instant::now();
     loop {
         // Its VMM is there: the VMs of this half are attached.
