@@ -62,7 +62,10 @@ impl Run {
             .spawn()
             .unwrap();
         let this = Self { child, folder };
-        this.until("the socket is there", || this.api().exists());
+        // Its name is there a moment before anybody may connect.
+        this.until("the socket answers", || {
+            UnixStream::connect(this.api()).is_ok()
+        });
         this
     }
 
