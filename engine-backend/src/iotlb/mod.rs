@@ -104,7 +104,7 @@ impl Iotlb {
     ///
     /// # Errors
     /// As the walk says.
-    #[inline]
+    #[inline(always)]
     pub fn translate(
         &mut self,
         space: &AddressSpace,

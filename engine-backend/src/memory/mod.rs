@@ -9,6 +9,7 @@
 mod changes;
 mod dirty;
 mod entry;
+pub mod hint;
 mod lent;
 mod mapping;
 mod shared_log;

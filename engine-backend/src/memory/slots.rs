@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
-use super::HostSpan;
+use super::{HostAddr, HostSpan, hint};
 
 /// `WORDS` times 8 bytes for each place, a power of two of places. The table is checked when
 /// it is made and every index is masked, so that an access needs no check of its own and even
@@ -64,32 +64,19 @@ impl<const WORDS: usize> Slots<WORDS> {
     /// A hint: the place will be read soon.
     #[inline(always)]
     pub fn prefetch(&self, index: u32) {
-        let place: *const [AtomicU64; WORDS] = self.words(index);
-        // SAFETY: a hint that may name any address.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(place.cast());
-        }
+        hint::reads_soon(self.place(index));
     }
 
     /// A hint: the place will be written soon.
     #[inline(always)]
-    #[expect(
-        clippy::pointers_in_nomem_asm_block,
-        reason = "nothing is read or written, and the compiler may move it"
-    )]
     pub fn prefetch_for_write(&self, index: u32) {
+        hint::writes_soon(self.place(index));
+    }
+
+    #[inline(always)]
+    fn place(&self, index: u32) -> HostAddr {
         let place: *const [AtomicU64; WORDS] = self.words(index);
-        // In assembly, since the compiler makes a prefetch for reading of the intrinsic unless
-        // it may assume more than the oldest processors; one that does not know `prefetchw`
-        // takes it for a NOP.
-        // SAFETY: a hint that may name any address and changes nothing.
-        unsafe {
-            std::arch::asm!(
-                "prefetchw [{}]", in(reg) place,
-                options(nostack, nomem, preserves_flags)
-            );
-        }
+        HostAddr(place.expose_provenance() as u64)
     }
 }
 

@@ -4,13 +4,14 @@
 use byway_protocols::{Completion, Descriptor, Rights, Status};
 
 use super::budget::OPERATION_COST;
-use super::chunk::{Chunk, Failure, Operand};
+use super::chunk::{Chunk, Failure, Operand, Piece};
 use super::missing::Asked;
 use super::validate;
 use super::{Operation, Outcome, Step, Windows, success, try_short};
 use crate::address_space::Access;
 use crate::backend::{Backend, load_line, store_record};
 use crate::context::Target;
+use crate::memory::hint;
 use crate::queue::PageNeed;
 
 /// Bytes of an element.
@@ -99,9 +100,13 @@ impl Batch {
             return Err(Status::AddressAlignment.into());
         }
         let first = self.next;
-        let mut windows = Windows::new();
+        let mut windows = Windows::of_burst();
+        let mut tables = Tables {
+            list: Table::new(&list, ELEMENT, Access::Read, Status::BatchListFault),
+            records: Table::new(&records, RECORD, Access::Write, Status::StatusArrayFault),
+        };
         let result = loop {
-            let has_ended = match self.element(chunk, &mut windows, asked, &list, &records) {
+            let has_ended = match self.element(chunk, &mut windows, asked, &mut tables) {
                 Ok(has_ended) => has_ended,
                 Err(stop) => break Err(stop),
             };
@@ -125,17 +130,23 @@ impl Batch {
         chunk: &mut Chunk<'a, B>,
         windows: &mut Windows<'a>,
         asked: &mut Asked,
-        list: &Target<'_>,
-        records: &Target<'_>,
+        tables: &mut Tables<'_>,
     ) -> Result<bool, Stop> {
-        let at = u64::from(self.next);
         // First the place for its completion: an element that ran has one.
-        chunk
-            .page(records, at * RECORD, Access::Write)
-            .map_err(|f| met_in(records, f, Status::StatusArrayFault))?;
+        hint::writes_soon(tables.records.find(chunk, self.next)?.host);
         let step = match &mut self.current {
             Some(operation) => operation.step(chunk),
-            None => self.start(chunk, windows, list)?,
+            None => match self.fetch(chunk, &mut tables.list)? {
+                None => Step::refused(Status::NotAttempted),
+                Some(descriptor) => {
+                    // Told right away: an outcome that goes through memory as a step would wait there for all that was copied.
+                    if let Some(outcome) = try_short(&descriptor, chunk, windows) {
+                        self.end(chunk, &mut tables.records, &outcome)?;
+                        return Ok(true);
+                    }
+                    self.start(chunk, &descriptor)
+                }
+            },
         };
         if step == Step::Device {
             return Err(Stop::Device);
@@ -146,64 +157,143 @@ impl Batch {
         if let Some(need) = chunk.waits(asked, self.blocks, &mut outcome) {
             return Err(Stop::Page(need));
         }
-        // Once more: the chunk in which the element began may be over.
-        let record = chunk
-            .page(records, at * RECORD, Access::Write)
-            .map_err(|f| {
-                // What has run must not run again: no waiting here.
-                chunk.missing = None;
-                met_in(records, f, Status::StatusArrayFault)
-            })?;
+        self.end(chunk, &mut tables.records, &outcome)?;
+        Ok(true)
+    }
+
+    /// Tells how the element in hand ended, and turns to the next.
+    #[inline(always)]
+    fn end<B: Backend>(
+        &mut self,
+        chunk: &mut Chunk<'_, B>,
+        records: &mut Table<'_>,
+        outcome: &Outcome,
+    ) -> Result<(), Failure> {
+        // Once more: what is noted of a write may be told before it.
+        let record = records.find(chunk, self.next).inspect_err(|_| {
+            // What has run must not run again: no waiting here.
+            chunk.missing = None;
+        })?;
         chunk.backend.finish();
         // SAFETY: translated in this chunk for writing; a multiple of 32 because the
         // array's first byte is one.
         unsafe { store_record(record.host, &outcome.completion) };
+        records.pass();
         let succeeded = outcome.completion.status().is_some_and(Status::is_success);
         self.succeeded += u32::from(succeeded);
         self.bytes += outcome.bytes;
         self.current = None;
         self.next += 1;
-        Ok(true)
+        Ok(())
     }
 
-    /// Reads the next element, once, and runs what fits into the chunk.
-    fn start<'a, B: Backend>(
+    /// Reads the next element, once. `None`: it is not to be run.
+    #[inline(always)]
+    fn fetch<B: Backend>(
         &mut self,
-        chunk: &mut Chunk<'a, B>,
-        windows: &mut Windows<'a>,
-        list: &Target<'_>,
-    ) -> Result<Step, Failure> {
+        chunk: &mut Chunk<'_, B>,
+        list: &mut Table<'_>,
+    ) -> Result<Option<Descriptor>, Failure> {
         chunk.budget.element();
-        if self.cut {
-            chunk.budget.spend(OPERATION_COST);
-            return Ok(Step::refused(Status::NotAttempted));
+        if !self.cut {
+            let line = list.find(chunk, self.next)?;
+            // SAFETY: translated in this chunk for reading; a multiple of 64 because the
+            // list's first byte is one.
+            let descriptor = unsafe { load_line(line.host) };
+            // What the element moves may push the next one out of the first cache, and nothing of that can begin before it is here.
+            if line.len > ELEMENT {
+                hint::reads_soon(line.host.plus(ELEMENT as usize));
+            }
+            list.pass();
+            self.cut = self.succeeded < self.next && validate::has_fence(&descriptor);
+            if !self.cut {
+                return Ok(Some(descriptor));
+            }
         }
-        let line = chunk
-            .page(list, u64::from(self.next) * ELEMENT, Access::Read)
-            .map_err(|f| met_in(list, f, Status::BatchListFault))?;
-        // SAFETY: translated in this chunk for reading; a multiple of 64 because the
-        // list's first byte is one.
-        let descriptor = unsafe { load_line(line.host) };
-        self.cut = self.succeeded < self.next && validate::has_fence(&descriptor);
-        if !self.cut
-            && let Some(outcome) = try_short(&descriptor, chunk, windows)
-        {
-            return Ok(Step::Done(outcome));
-        }
+        chunk.budget.spend(OPERATION_COST);
+        Ok(None)
+    }
+
+    /// Runs of an element that the short way has left what fits into the chunk.
+    #[inline(never)]
+    fn start<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>, descriptor: &Descriptor) -> Step {
         // One that the short way met: the long way meets it again, if it does.
         chunk.missing = None;
         chunk.budget.spend(OPERATION_COST);
-        if self.cut {
-            return Ok(Step::refused(Status::NotAttempted));
-        }
-        self.blocks = validate::blocks(&descriptor);
+        self.blocks = validate::blocks(descriptor);
         // In place, as `validate::request` says.
-        let checked = validate::operation(&descriptor, |operation| self.current = Some(operation));
-        Ok(match (checked, &mut self.current) {
+        let checked = validate::operation(descriptor, |operation| self.current = Some(operation));
+        match (checked, &mut self.current) {
             (Ok(()), Some(operation)) => operation.step(chunk),
             (Ok(()), None) => Step::refused(Status::BadOpcode),
             (Err(status), _) => Step::refused(status),
-        })
+        }
+    }
+}
+
+/// A batch's own memory, in one chunk.
+struct Tables<'t> {
+    list: Table<'t>,
+    records: Table<'t>,
+}
+
+/// One part of it, gone through entry by entry. A page that was translated in a chunk stays usable to its end, so
+/// it is looked up once for all entries in it, where each use need not be noted by itself.
+struct Table<'t> {
+    target: &'t Target<'t>,
+    entry: u64,
+    access: Access,
+    /// What a fault in it is, if mending the page mends the batch.
+    fault: Status,
+    /// What is left of the page, from the entry in hand on; nothing where it is to be looked up.
+    page: Piece,
+}
+
+impl<'t> Table<'t> {
+    fn new(target: &'t Target<'t>, entry: u64, access: Access, fault: Status) -> Self {
+        Self {
+            target,
+            entry,
+            access,
+            fault,
+            page: Piece::NONE,
+        }
+    }
+
+    /// The entry in hand, whose number is `index`, and what follows it in its page.
+    #[inline(always)]
+    fn find<B: Backend>(
+        &mut self,
+        chunk: &mut Chunk<'_, B>,
+        index: u32,
+    ) -> Result<Piece, Failure> {
+        if self.page.len == 0 {
+            return self.look_up(chunk, index);
+        }
+        Ok(self.page)
+    }
+
+    #[inline(never)]
+    fn look_up<B: Backend>(
+        &mut self,
+        chunk: &mut Chunk<'_, B>,
+        index: u32,
+    ) -> Result<Piece, Failure> {
+        let page = chunk
+            .page(self.target, u64::from(index) * self.entry, self.access)
+            .map_err(|f| met_in(self.target, f, self.fault))?;
+        if chunk.iotlb.around(self.access).is_some() {
+            self.page = page;
+        }
+        Ok(page)
+    }
+
+    /// The next entry is in hand.
+    #[inline(always)]
+    fn pass(&mut self) {
+        if self.page.len != 0 {
+            self.page.take_front(self.entry);
+        }
     }
 }
 

@@ -22,7 +22,7 @@ pub const CHUNK_US: u64 = 20;
 pub const OPERATION_COST: u64 = 832;
 
 /// Work between two looks at the clock.
-const LOOK_EVERY: u64 = 8 << 10;
+const LOOK_EVERY: u64 = 16 << 10;
 
 /// The processor's time stamp counter.
 #[inline]

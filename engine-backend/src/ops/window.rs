@@ -164,6 +164,16 @@ impl<'a> Windows<'a> {
         }
     }
 
+    /// The same for descriptors of which many follow.
+    #[inline(always)]
+    #[must_use]
+    pub(super) fn of_burst() -> Self {
+        Self {
+            is_burst: true,
+            ..Self::new()
+        }
+    }
+
     /// Ends them with their chunk: what went through capabilities is counted now. Once for
     /// all, since each count is an atomic operation that other workers may make, too.
     #[inline(always)]

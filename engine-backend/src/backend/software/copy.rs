@@ -152,24 +152,38 @@ pub(super) unsafe fn small(dst: u64, src: u64, len: usize) {
     }
 }
 
-/// A loop upwards, four vectors to a step. Whole steps are done, `len` being at least
-/// one; returns what is left at the end, for [`small`].
+/// So far ahead of its stores a copy asks for the destination's lines, in bytes. A store to a line that the second cache holds
+/// for reading or for another core waits for it, and few stores may wait; whoever asks for it by name waits for nothing. Further
+/// ahead gains no more, and the last so many bytes of each copy go without: no line beyond its end is taken from anybody.
+const AHEAD: usize = 256;
+
+/// A loop upwards, four vectors to a step. Whole steps are done while `more` bytes beyond the step are left, `len` being at least
+/// that; returns what is left at the end, for [`small`]. Each step begins with `first`.
 macro_rules! ascending_loop {
     (
         $(#[$doc:meta])* $name:ident, $bytes:literal, $load:literal, $store:literal,
         $r0:tt, $r1:tt, $r2:tt, $r3:tt, $end:literal
+    ) => {
+        ascending_loop!(
+            $(#[$doc])* $name, $bytes, $load, $store, $r0, $r1, $r2, $r3, $end, more 0, first []
+        );
+    };
+    (
+        $(#[$doc:meta])* $name:ident, $bytes:literal, $load:literal, $store:literal,
+        $r0:tt, $r1:tt, $r2:tt, $r3:tt, $end:literal, more $more:expr, first [$($first:literal)*]
     ) => {
         $(#[$doc])*
         ///
         /// # Safety
         /// See the module.
         unsafe fn $name(dst: u64, src: u64, len: usize) -> usize {
-            debug_assert!(len >= 4 * $bytes);
+            debug_assert!(len >= 4 * $bytes + $more);
             let mut left = len;
             // SAFETY: the loop reads and writes whole steps inside `len`.
             unsafe {
                 asm!(
                     "2:",
+                    $($first,)*
                     concat!($load, " ", $r0, ", [rsi]"),
                     concat!($load, " ", $r1, ", [rsi + ", $bytes, "]"),
                     concat!($load, " ", $r2, ", [rsi + 2*", $bytes, "]"),
@@ -181,9 +195,10 @@ macro_rules! ascending_loop {
                     concat!("add rsi, 4*", $bytes),
                     concat!("add rdi, 4*", $bytes),
                     concat!("sub rcx, 4*", $bytes),
-                    concat!("cmp rcx, 4*", $bytes),
+                    concat!("cmp rcx, 4*", $bytes, " + {more}"),
                     "jae 2b",
                     $end,
+                    more = const $more,
                     inout("rdi") dst => _, inout("rsi") src => _, inout("rcx") left,
                     out($r0) _, out($r1) _, out($r2) _, out($r3) _,
                     options(nostack),
@@ -250,6 +265,11 @@ ascending_loop!(
     avx2_ascend, 32, "vmovdqu", "vmovdqu", "ymm0", "ymm1", "ymm2", "ymm3", "vzeroupper"
 );
 ascending_loop!(
+    /// The same, asking for the destination's lines ahead.
+    avx2_ahead, 32, "vmovdqu", "vmovdqu", "ymm0", "ymm1", "ymm2", "ymm3", "vzeroupper",
+    more AHEAD, first ["prefetchw [rdi + {more}]" "prefetchw [rdi + {more} + 64]"]
+);
+ascending_loop!(
     /// Upwards past the caches; `dst` is a multiple of 64.
     avx2_stream, 32, "vmovdqu", "vmovntdq", "ymm0", "ymm1", "ymm2", "ymm3", "vzeroupper"
 );
@@ -261,6 +281,14 @@ descending_loop!(
 ascending_loop!(
     /// Upwards with 64-byte vectors.
     avx512_ascend, 64, "vmovdqu64", "vmovdqu64", "zmm16", "zmm17", "zmm18", "zmm19", ""
+);
+ascending_loop!(
+    /// The same, asking for the destination's lines ahead.
+    avx512_ahead, 64, "vmovdqu64", "vmovdqu64", "zmm16", "zmm17", "zmm18", "zmm19", "",
+    more AHEAD, first [
+        "prefetchw [rdi + {more}]" "prefetchw [rdi + {more} + 64]"
+        "prefetchw [rdi + {more} + 128]" "prefetchw [rdi + {more} + 192]"
+    ]
 );
 ascending_loop!(
     /// Upwards past the caches; `dst` is a multiple of 64.
@@ -381,16 +409,28 @@ unsafe fn disjoint(simd: Simd, dst: u64, src: u64, len: usize) {
         match simd {
             Simd::Sse2 => ascend(simd, dst, src, len),
             Simd::Avx2 => {
-                let left = avx2_ascend(dst, src, len);
-                if left != 0 {
-                    avx2_ascend(dst + last, src + last, SMALL);
+                let left = if len >= 128 + AHEAD {
+                    avx2_ahead(dst, src, len)
+                } else {
+                    len
+                };
+                let done = (len - left) as u64;
+                if left >= 128 && avx2_ascend(dst + done, src + done, left) == 0 {
+                    return;
                 }
+                avx2_ascend(dst + last, src + last, SMALL);
             }
             Simd::Avx512 => {
-                let left = avx512_ascend(dst, src, len);
-                if left != 0 {
-                    avx512_ascend(dst + last, src + last, SMALL);
+                let left = if len >= 256 + AHEAD {
+                    avx512_ahead(dst, src, len)
+                } else {
+                    len
+                };
+                let done = (len - left) as u64;
+                if left >= 256 && avx512_ascend(dst + done, src + done, left) == 0 {
+                    return;
                 }
+                avx512_ascend(dst + last, src + last, SMALL);
             }
         }
     }

@@ -16,7 +16,7 @@ mod flush;
 mod private;
 pub mod sum;
 
-use crate::memory::HostAddr;
+use crate::memory::{HostAddr, hint};
 
 use super::{Backend, Hint, Order};
 use calibrate::{StringFrom, Strings};
@@ -123,10 +123,8 @@ impl Software {
 /// Fetches the lines of a range into the caches; no more than a hint.
 #[inline]
 fn fetch(at: HostAddr, len: usize) {
-    for offset in (0..len).step_by(64) {
-        let line: *const i8 = std::ptr::without_provenance(at.plus(offset).0 as usize);
-        // SAFETY: it accesses nothing, and never faults.
-        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line) };
+    for offset in (0..len).step_by(hint::LINE) {
+        hint::reads_soon(at.plus(offset));
     }
 }
 
