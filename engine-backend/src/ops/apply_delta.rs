@@ -114,7 +114,7 @@ impl ApplyDelta {
                     return Err(failure);
                 }
             }
-            chunk.budget.spend(COST);
+            chunk.budget.spend_slowly(COST);
             self.lowest = word + 1;
             self.done += ENTRY as u32;
         }

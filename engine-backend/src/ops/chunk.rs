@@ -239,7 +239,7 @@ impl<'a, B> Chunk<'a, B> {
     ///
     /// # Errors
     /// As [`Self::page`]; a fault behind the first page only shortens the piece.
-    #[inline]
+    #[inline(always)]
     pub fn forward(
         &mut self,
         target: &Target<'_>,
@@ -248,6 +248,24 @@ impl<'a, B> Chunk<'a, B> {
         access: Access,
     ) -> Result<Piece, Failure> {
         let mut piece = self.page(target, offset, access)?;
+        if piece.len < max {
+            piece = self.extended(target, offset, piece, max, access);
+        }
+        piece.len = piece.len.min(max);
+        Ok(piece)
+    }
+
+    /// A piece that starts at `offset` with what follows it on the host. Comes and goes in registers, as whatever is asked for
+    /// behind a copy should: what goes through memory in parts and is loaded as a whole waits for all stores before it.
+    #[inline(never)]
+    fn extended(
+        &mut self,
+        target: &Target<'_>,
+        offset: u64,
+        mut piece: Piece,
+        max: u64,
+        access: Access,
+    ) -> Piece {
         for _ in 1..PAGES_PER_PIECE {
             if piece.len >= max {
                 break;
@@ -261,8 +279,7 @@ impl<'a, B> Chunk<'a, B> {
             }
             piece.len += next.len;
         }
-        piece.len = piece.len.min(max);
-        Ok(piece)
+        piece
     }
 
     /// The longest piece that ends before `end`, at most `max` bytes.

@@ -109,7 +109,7 @@ impl Device {
         // and was not asked by the other.
         unsafe { chunk.backend.copy(target, source, length as usize, hint) };
         chunk.backend.finish();
-        chunk.budget.spend(length.into());
+        chunk.budget.spend_slowly(length.into());
         let (Some(device), Some(slot)) = (self.dst.device(), self.dst.slot(index)) else {
             return Ok(None);
         };

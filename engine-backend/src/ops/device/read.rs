@@ -174,7 +174,7 @@ impl Device {
             // to which there are no references.
             self.crc = unsafe { chunk.backend.crc32c(piece.host, len as usize, self.crc) };
             self.summed += len as u32;
-            chunk.budget.spend(len);
+            chunk.budget.spend_slowly(len);
         }
         if self.summed == whole && self.crc != expected {
             return Err(Status::ChecksumMismatch.into());

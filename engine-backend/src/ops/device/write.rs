@@ -155,7 +155,7 @@ impl Device {
                     .copy(into, piece.host, piece.len as usize, hint)
             };
             moved += piece.len;
-            chunk.budget.spend(piece.len);
+            chunk.budget.spend_slowly(piece.len);
             if chunk.is_spent() {
                 break;
             }
@@ -179,7 +179,7 @@ impl Device {
             // which there are no references; it is filled up to there.
             self.crc = unsafe { chunk.backend.crc32c(at, len as usize, self.crc) };
             self.summed += len as u32;
-            chunk.budget.spend(len);
+            chunk.budget.spend_slowly(len);
         }
         true
     }

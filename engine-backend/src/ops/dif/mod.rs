@@ -268,7 +268,7 @@ impl Dif {
             }
             (_, Some(second), Some(out)) => self.put(chunk, second, index, good, out),
         };
-        chunk.budget.spend((done * unit) as u64);
+        chunk.budget.spend_slowly((done * unit) as u64);
         self.done += (done * unit) as u32;
         self.check = self.check.after(done);
         self.make = self.make.after(done);

@@ -151,7 +151,7 @@ impl Work<'_, '_> {
             blocks.iv = iv;
             blocks.done += len as u32;
             at += len;
-            chunk.budget.spend(len);
+            chunk.budget.spend_slowly(len);
             if blocks.done == self.wanted.size || chunk.is_spent() {
                 return Ok(());
             }

@@ -274,7 +274,7 @@ impl Message {
             Direction::Encrypt => Phase::Through,
             Direction::Decrypt => Phase::Open,
         };
-        chunk.budget.spend(u64::from(aead.head));
+        chunk.budget.spend_slowly(u64::from(aead.head));
         Ok(())
     }
 
@@ -363,7 +363,7 @@ impl Message {
         }
         self.consumed += progress.consumed as u32;
         self.pending = 0..progress.produced;
-        chunk.budget.spend(cost);
+        chunk.budget.spend_slowly(cost);
         if progress.finished {
             self.phase = if self.aead.is_some() {
                 Phase::Tag
@@ -391,7 +391,7 @@ impl Message {
         chunk.gather(work.src, u64::from(self.consumed - work.from.0), piece)?;
         cipher.apply(piece).map_err(broken)?;
         self.consumed += len;
-        chunk.budget.spend(u64::from(len));
+        chunk.budget.spend_slowly(u64::from(len));
         if len == left {
             let mut tag = [0; TAG_BYTES as usize];
             chunk.gather(work.src, u64::from(self.consumed - work.from.0), &mut tag)?;
@@ -436,7 +436,7 @@ impl Message {
             let (written, result) = work.put(self.produced, &mut rest[..len], chunk);
             self.produced += written as u32;
             self.released += written as u32;
-            chunk.budget.spend(written);
+            chunk.budget.spend_slowly(written);
             result?;
             if self.released == plain {
                 self.phase = Phase::End;
@@ -454,7 +454,7 @@ impl Message {
         let (progress, cost) = run_stream(stream, &rest[..len], last, output, room)?;
         self.released += progress.consumed as u32;
         self.pending = 0..progress.produced;
-        chunk.budget.spend(cost);
+        chunk.budget.spend_slowly(cost);
         if progress.finished {
             self.phase = Phase::End;
         }
