@@ -262,11 +262,7 @@ impl<'t> Table<'t> {
 
     /// The entry in hand, whose number is `index`, and what follows it in its page.
     #[inline(always)]
-    fn find<B: Backend>(
-        &mut self,
-        chunk: &mut Chunk<'_, B>,
-        index: u32,
-    ) -> Result<Piece, Failure> {
+    fn find<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>, index: u32) -> Result<Piece, Failure> {
         if self.page.len == 0 {
             return self.look_up(chunk, index);
         }

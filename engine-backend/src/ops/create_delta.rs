@@ -86,7 +86,9 @@ impl CreateDelta {
             };
             let out = HALF..HALF + found.entries * ENTRY;
             let copied = chunk.copy_out(&delta, u64::from(written), out);
-            chunk.budget.spend_slowly((2 * found.bytes + copied.bytes) as u64);
+            chunk
+                .budget
+                .spend_slowly((2 * found.bytes + copied.bytes) as u64);
             let entries = copied.bytes / ENTRY;
             self.written += (entries * ENTRY) as u32;
             if let Some(failure) = copied.failure {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use byway_protocols::{Descriptor, Status};
+use byway_protocols::{Descriptor, Opcode, Status};
 
 use super::Account;
 use super::away::{Away, Doomed};
@@ -329,7 +329,8 @@ fn burst<'a, B: Backend>(
             complete(served, chunk, ticket, &outcome, interrupt);
             continue;
         }
-        if descriptor.size >= LONG_BYTES {
+        // A batch's size is a number of elements.
+        if descriptor.size >= LONG_BYTES || descriptor.code() == Opcode::Batch as u8 {
             served.prefetch_next();
         }
         // A copy: the original stays in registers, where the short way had it.
