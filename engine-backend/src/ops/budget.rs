@@ -169,11 +169,11 @@ mod tests {
     #[test]
     fn time_ends_it() {
         // The first look may come too late already.
-        let mut b = Budget::new(CHUNK_BYTES, 1000, 5);
+        let mut b = Budget::new(LONE_BYTES, 1000, 5);
         b.spent = LOOK_EVERY;
         b.look(1005);
         assert!(b.is_over());
-        let mut b = Budget::new(CHUNK_BYTES, 1000, 5);
+        let mut b = Budget::new(LONE_BYTES, 1000, 5);
         b.spent = LOOK_EVERY;
         b.look(900);
         assert!(!b.is_over());
@@ -181,6 +181,28 @@ mod tests {
         b.look(1004);
         assert!(!b.is_over());
         b.look(1005);
+        assert!(b.is_over());
+    }
+
+    #[test]
+    fn slow_work_looks_at_the_clock_more_often() {
+        // Any look finds that its time is over.
+        let new = || Budget::new(LONE_BYTES, 0, 0);
+        let mut b = new();
+        b.spend(LOOK_EVERY - 1);
+        assert!(!b.is_over());
+        b.spend(1);
+        assert!(b.is_over());
+        let mut b = new();
+        b.spend_slowly(LOOK_EVERY_SLOW - 1);
+        assert!(!b.is_over());
+        b.spend_slowly(1);
+        assert!(b.is_over());
+        // What was fast before counts.
+        let mut b = new();
+        b.spend(LOOK_EVERY_SLOW);
+        assert!(!b.is_over());
+        b.spend_slowly(1);
         assert!(b.is_over());
     }
 }

@@ -8,6 +8,9 @@ use byway_protocols::operands::DualcastFields;
 const PAGES: u64 = 64;
 /// Where it is written to: after what is read.
 const TO: u64 = VA + 40 * PAGE + 24;
+/// A batch's elements, and their completions: the last in one page, the first in the next.
+const LIST: u64 = VA + 20 * PAGE;
+const RECORDS: u64 = VA + 56 * PAGE - 32;
 
 #[test]
 fn what_was_written_is_in_the_log_when_the_end_is_told() {
@@ -29,6 +32,14 @@ fn what_was_written_is_in_the_log_when_the_end_is_told() {
         ..memmove(VA, TO, 64)
     };
     let cast = cast.with_operands(fields.to_bytes());
+    let batch = Descriptor {
+        status_array: RECORDS,
+        ..memmove(LIST, 0, 2)
+    };
+    let batch = Descriptor {
+        flags_opcode: descriptor(Opcode::Batch, 0, 0).flags_opcode,
+        ..batch
+    };
     for (what, operation, places) in [
         ("a short copy", memmove(VA, TO, 64), [TO, TO]),
         (
@@ -38,9 +49,14 @@ fn what_was_written_is_in_the_log_when_the_end_is_told() {
         ),
         ("a fill", fill, [TO, TO + u64::from(PAGE_AND_MORE)]),
         ("a dualcast", cast, [TO, fields.second]),
+        ("what a batch copies", batch, [TO, TO + 8 * PAGE]),
+        ("what a batch tells", batch, [RECORDS, RECORDS + 32]),
     ] {
         let mut rig = Rig::new();
         fill_noise(&rig.alice, PAGES);
+        for (place, to) in [(LIST, TO), (LIST + 64, TO + 8 * PAGE)] {
+            rig.alice.write(place, &memmove(VA, to, 64).to_bytes());
+        }
         let guest = rig.alice.guest().clone();
         guest.memory().set_dirty_log(true);
         // The rig's chunks are not ended, which would mark what had been left out.
