@@ -57,7 +57,7 @@ pub struct Counters {
 }
 
 /// Longest time that a device is waited for of which leave is taken.
-pub(super) const CLOSE: Duration = Duration::from_secs(2);
+pub(crate) const CLOSE: Duration = Duration::from_secs(2);
 
 struct Driver {
     device: Box<dyn BlockDevice>,

@@ -27,6 +27,8 @@ mod watch;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(test)]
+pub(crate) use attachment::CLOSE;
 pub use attachment::{Attachment, Counters, Refusal};
 pub use config::{EndpointConfig, EndpointError, EndpointKind, is_endpoint_name};
 pub use open_error::OpenError;

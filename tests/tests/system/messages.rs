@@ -178,20 +178,34 @@ fn polled_they_cause_no_exit() -> Result<()> {
         stride: 0,
         samples: 0,
     };
-    for party in [&line.alice, &line.bob] {
-        party.settle()?;
-    }
-    let before = (line.alice.exits()?, line.bob.exits()?);
-    let take = receive(&line.bob, line.port, INBOX);
-    let receiving = line.bob.start_run(APP, &run(take))?;
-    let sent = line.alice.run(APP, &run(send(&line.alice, line.out, 0)))?;
-    let received = line.bob.finish_run(receiving)?;
-    let after = (line.alice.exits()?, line.bob.exits()?);
-    for done in [sent, received] {
-        assert_eq!((done.completed, done.failed, done.kicks), (COUNT, 0, 0));
-    }
-    for delta in [after.0.delta(&before.0), after.1.delta(&before.1)] {
-        assert!(delta.is_quiet(), "{delta:?}");
+    let parties = [&line.alice, &line.bob];
+    let settled = || -> Result<[u64; 2]> {
+        for party in parties {
+            party.settle()?;
+        }
+        Ok(parties.map(|party| party.interrupts()))
+    };
+    // An interrupt that the host brings long after what it tells of is none of theirs; one that comes every time is.
+    const ATTEMPTS: u32 = 10;
+    for attempt in 1..=ATTEMPTS {
+        let interrupts = settled()?;
+        let before = (line.alice.exits()?, line.bob.exits()?);
+        let take = receive(&line.bob, line.port, INBOX);
+        let receiving = line.bob.start_run(APP, &run(take))?;
+        let sent = line.alice.run(APP, &run(send(&line.alice, line.out, 0)))?;
+        let received = line.bob.finish_run(receiving)?;
+        let after = (line.alice.exits()?, line.bob.exits()?);
+        for done in [sent, received] {
+            assert_eq!((done.completed, done.failed, done.kicks), (COUNT, 0, 0));
+        }
+        if settled()? != interrupts && attempt < ATTEMPTS {
+            println!("attempt {attempt}: an interrupt came late");
+            continue;
+        }
+        for delta in [after.0.delta(&before.0), after.1.delta(&before.1)] {
+            assert!(delta.is_quiet(), "{delta:?}");
+        }
+        break;
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ fn config() -> EngineConfig {
 }
 
 /// The queue's header, as the host sees it in guest RAM.
-fn header(guest: &Guest, process: Process) -> Result<QueueHeader> {
+pub fn header(guest: &Guest, process: Process) -> Result<QueueHeader> {
     let at = guest.queue(process)?.gpa;
     let mut bytes = [0; QueueHeader::SIZE];
     let memory = guest.vm().ram().memory();

@@ -78,6 +78,9 @@ pub struct ExitReport {
     pub total: Option<u64>,
     /// Exits but for host interrupts while a guest spun idly for as long as all timed windows took together.
     pub other_idle_same_time: Option<u64>,
+    /// Timed windows that were made again and are in no figure: the queue had parked in them, since a VM was without a core
+    /// for longer than an idle queue is polled, or an interrupt had come late.
+    pub windows_repeated: u64,
 }
 
 impl ExitReport {
@@ -120,6 +123,13 @@ impl fmt::Display for ExitReport {
             figure(self.total),
             figure(self.other_idle_same_time)
         )?;
+        if self.windows_repeated > 0 {
+            writeln!(
+                f,
+                "{} timed windows were made again: the queue had parked in them for want of a core, or an interrupt had come late",
+                self.windows_repeated
+            )?;
+        }
         if !self.counters_not_seen_to_move.is_empty() {
             writeln!(
                 f,

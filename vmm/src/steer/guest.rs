@@ -168,7 +168,7 @@ impl Guest {
             "guest {} {what}; state {:?}, {} interrupts, {:?}",
             self.name,
             self.mailbox.state(),
-            self.mailbox.header().interrupts.load(Ordering::Relaxed),
+            self.interrupts(),
             self.vm.vcpu_exits(0)
         );
         if self.mailbox.is_set_up() && self.mailbox.state() == Some(GuestState::Crashed) {
@@ -310,6 +310,25 @@ impl Guest {
     #[must_use]
     pub fn is_asleep(&self) -> bool {
         self.asleep.get().is_some() && self.mailbox.state() == Some(GuestState::Sleeping)
+    }
+
+    /// Waits until the vCPU is in `hlt` again: an interrupt that comes late makes it look awake for a moment.
+    ///
+    /// # Errors
+    /// When it was not put there, or the guest does not answer.
+    pub fn until_asleep(&self) -> Result<()> {
+        ensure!(
+            self.asleep.get().is_some(),
+            "the vCPU of {} is not in hlt",
+            self.name
+        );
+        self.wait_until(|| self.is_asleep().then_some(()), "sleep")
+    }
+
+    /// Interrupts that the guest's kernel has taken since boot.
+    #[must_use]
+    pub fn interrupts(&self) -> u64 {
+        self.mailbox.header().interrupts.load(Ordering::Relaxed)
     }
 
     /// Puts the vCPU into `hlt` until the next command. Does nothing when it is there.

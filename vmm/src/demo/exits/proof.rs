@@ -99,6 +99,7 @@ impl Proof {
             irq: figure(counted.irq_exits),
             total: figure(counted.exits),
             other_idle_same_time: figure(idle),
+            windows_repeated: 0,
         }
     }
 }

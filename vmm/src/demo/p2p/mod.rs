@@ -10,7 +10,7 @@ mod without_guests;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use byway_agent::{Process, pattern};
@@ -298,10 +298,16 @@ fn timed(
     let tid = stage.engine.worker_tids()[0];
     let (mut ns, mut bytes, mut cpu_s, mut calls) = (0, 0, 0.0, DeviceCalls::default());
     for round in 0..ROUNDS {
-        let before = (cpu_seconds(tid)?, stage.device_calls()?);
-        let started = Instant::now();
-        let done = witness.window(stage, |stage| stage.alice.run(Process::App, &spec))?;
-        let elapsed = started.elapsed();
+        let mut before = (0.0, DeviceCalls::default());
+        let mut elapsed = Duration::ZERO;
+        // Of the attempt that counts.
+        let done = witness.window(stage, |stage| {
+            before = (cpu_seconds(tid)?, stage.device_calls()?);
+            let started = Instant::now();
+            let done = stage.alice.run(Process::App, &spec)?;
+            elapsed = started.elapsed();
+            Ok(done)
+        })?;
         ensure!(
             done.completed == count && done.failed == 0,
             "{from} to {to}: {} of {count} transfers completed, {} not with success (first status {:#04x})",

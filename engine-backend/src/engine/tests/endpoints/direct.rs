@@ -14,6 +14,7 @@ use super::super::world::{PASID, link};
 use super::slow_disk::SlowDisk;
 use super::*;
 use crate::device::tests::driver::region;
+use crate::endpoint::CLOSE;
 use crate::testing::{PageSize, pte};
 
 /// Bytes of memory that is pinned, at the start of the buffer.
@@ -121,6 +122,19 @@ impl World {
         };
         (endpoints[0].direct, endpoints[0].holds)
     }
+}
+
+/// Makes attempts until one comes in time, and says so: the host may keep this thread from its core for longer than what
+/// it looks at lasts.
+fn again_if_too_late<R>(mut attempt: impl FnMut() -> Option<R>) -> R {
+    const ATTEMPTS: u32 = 10;
+    for attempted in 1..=ATTEMPTS {
+        if let Some(done) = attempt() {
+            return done;
+        }
+        println!("attempt {attempted} came too late");
+    }
+    panic!("{ATTEMPTS} attempts were all too late");
 }
 
 fn invalidate(vm: &mut Vm) {
@@ -668,15 +682,18 @@ fn a_link_that_ends_waits_for_devices() {
 
 #[test]
 fn a_device_that_never_answers_is_given_up_and_what_it_has_stays_mapped() {
-    let mut w = World::new(IMPATIENT_MS);
-    w.begin(256 << 10);
-    let body = slot_request(&w.alice, w.memory);
-    let started = Instant::now();
-    post(&mut w.alice, RequestKind::CapRevoke, &body);
-    assert_eq!(answer(&mut w.alice), Err(ControlStatus::DeviceHolds));
-    let took = started.elapsed();
     let bound = Duration::from_millis(u64::from(IMPATIENT_MS) + 3000);
-    assert!(took < bound + Duration::from_secs(1), "{took:?}");
+    let mut w = again_if_too_late(|| {
+        let mut w = World::new(IMPATIENT_MS);
+        w.begin(256 << 10);
+        let body = slot_request(&w.alice, w.memory);
+        let started = Instant::now();
+        post(&mut w.alice, RequestKind::CapRevoke, &body);
+        assert_eq!(answer(&mut w.alice), Err(ControlStatus::DeviceHolds));
+        let took = started.elapsed();
+        println!("answered after {took:?}, of {bound:?}");
+        (took < bound + Duration::from_secs(1)).then_some(w)
+    });
     // The right has ended, and the descriptor.
     let done = w.alice.queue.wait();
     assert!(matches!(done.status(), Some(Status::Revoked)), "{done:?}");
@@ -864,21 +881,30 @@ fn what_a_device_is_in_memory_for_is_not_cancelled() {
 /// A device that is late has what it was lent until it answers, or is given up: until then nobody is told.
 #[test]
 fn a_transfer_ends_when_a_late_device_has_given_back() {
-    let mut w = World::new(IMPATIENT_MS);
     let size = 256 << 10;
-    w.begin(size);
     let is_attached = |w: &World| {
         let Reply::Endpoints { endpoints } = w.engine.act(Action::Endpoints).unwrap() else {
             panic!("another reply");
         };
         endpoints[0].attached
     };
-    until("it is late", || !is_attached(&w));
-    std::thread::sleep(MISTAKE);
-    assert!(w.alice.queue.poll().is_none(), "told of its end too early");
-    assert_eq!(w.counts().1, 2);
-    w.disk.hold(false);
-    let done = w.alice.queue.wait();
+    let (mut w, done) = again_if_too_late(|| {
+        let mut w = World::new(IMPATIENT_MS);
+        let begun = Instant::now();
+        w.begin(size);
+        until("it is late", || !is_attached(&w));
+        std::thread::sleep(MISTAKE);
+        let (early, held) = (w.alice.queue.poll(), w.counts().1);
+        w.disk.hold(false);
+        // It is closed for so long before it is given up.
+        if begun.elapsed() >= CLOSE {
+            return None;
+        }
+        assert!(early.is_none(), "told of its end too early");
+        assert_eq!(held, 2);
+        let done = w.alice.queue.wait();
+        Some((w, done))
+    });
     assert_eq!(done.status(), Some(Status::Success), "{done:?}");
     assert!(w.alice.read(0, size) == pattern(DISK)[..size as usize]);
     assert_eq!(w.counts().1, 0);
