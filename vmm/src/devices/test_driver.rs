@@ -41,6 +41,13 @@ pub struct Driver {
 impl Driver {
     /// Sets queue `index` of `device` up and starts it.
     pub fn new(device: &mut impl VirtioDevice, index: usize, memory: &DeviceMemory) -> Self {
+        let this = Self::apart(index, memory);
+        device.start_queue(index, this.setup()).unwrap();
+        this
+    }
+
+    /// The same for a device to come.
+    pub fn apart(index: usize, memory: &DeviceMemory) -> Self {
         let base = 0x1000 + STRIDE * index as u64;
         let event = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
         let this = Self {
@@ -54,11 +61,10 @@ impl Driver {
         this.memory
             .write_slice(&[0; 0x2000], GuestAddress(base + 0x1000))
             .unwrap();
-        device.start_queue(index, this.setup()).unwrap();
         this
     }
 
-    fn setup(&self) -> QueueSetup {
+    pub fn setup(&self) -> QueueSetup {
         QueueSetup {
             size: SIZE,
             desc_table: self.base,
