@@ -6,6 +6,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::memory::DeviceMemory;
+use super::seat::OwnThread;
 use super::virtio::{QueueSetup, VirtioDevice};
 
 /// Bytes of guest RAM.
@@ -155,8 +156,10 @@ impl Driver {
         Some((word(0), word(4)))
     }
 
-    /// Whether the interrupt was raised since the last look.
-    pub fn interrupted(&self) -> bool {
+    /// Whether the interrupt was raised since the last look, when what `device` is about is done: it tells of requests after
+    /// it has given them back.
+    pub fn interrupted(&self, device: &impl OwnThread) -> bool {
+        device.settle();
         self.call.read().is_ok()
     }
 }
