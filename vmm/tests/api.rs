@@ -525,10 +525,12 @@ fn a_crash_in_a_jail_is_told_in_full() {
         &[("alice", &triple_fault(), ""), ("bob", &SPIN, "")],
         &["--jail"],
     );
+    // All at once, a moment after she has.
+    const FIRST: &str = "vCPU 0 stopped: triple fault";
+    run.until("alice's end is told", || run.stderr().contains(FIRST));
     run.until("alice has ended", || run.state(0) == "ended");
     let told = run.stderr();
     for expected in [
-        "vCPU 0 stopped: triple fault",
         &format!("rax {FAULT_RAX:016x}"),
         "cr3 ",
         "efer ",
@@ -539,7 +541,8 @@ fn a_crash_in_a_jail_is_told_in_full() {
         assert!(told.contains(expected), "{expected} missing in\n{told}");
     }
     assert!(!told.contains("its jail does not permit"), "{told}");
-    assert_eq!(run.state(1), "running");
+    // He may not even have been started when she ended.
+    run.until("bob runs", || run.state(1) == "running");
 }
 
 /// Whoever started it may have closed the terminal, or have stopped to read.

@@ -157,7 +157,13 @@ fn another_user_is_told_that_he_may_not_operate_it() {
     }
     // Where anybody can get at it; the build's folder may be private.
     let program = folder.path().join("byway");
-    std::fs::copy(env!("CARGO_BIN_EXE_byway"), &program).unwrap();
+    // By another process: what one that forks has open to write, another test's child may have open too for
+    // a moment, and a program that somebody may write to cannot be run.
+    let copied = Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_byway"))
+        .arg(&program)
+        .status();
+    assert!(copied.unwrap().success());
     let opened = |path: &Path, mode| {
         std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
     };

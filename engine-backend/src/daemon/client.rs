@@ -27,6 +27,14 @@ pub enum ClientError {
         /// What the host said.
         source: io::Error,
     },
+    /// It has ended, or closed the connection, before it answered: whether it did what it was asked is not known.
+    #[error("no engine answers on {} any more: it ended before it did", path.display())]
+    Gone {
+        /// The socket.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
     /// It does not answer as it should.
     #[error("the engine at {} gives no answer that can be understood", path.display())]
     Answer {
@@ -70,16 +78,22 @@ impl RemoteEngine {
             path: path.clone(),
             source,
         };
-        let wrong = |source: io::Error| ClientError::Answer {
-            path: path.clone(),
-            source: match source.kind() {
+        let wrong = |source: io::Error| {
+            let path = path.clone();
+            match source.kind() {
                 // All that the kernel says of a time that is over.
-                io::ErrorKind::WouldBlock => io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("none has come within {limit:?}: is its process stopped?"),
-                ),
-                _ => source,
-            },
+                io::ErrorKind::WouldBlock => ClientError::Answer {
+                    path,
+                    source: io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        format!("none has come within {limit:?}: is its process stopped?"),
+                    ),
+                },
+                io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::BrokenPipe => ClientError::Gone { path, source },
+                _ => ClientError::Answer { path, source },
+            }
         };
         let mut socket = connect_within(&path, limit).map_err(absent)?;
         socket.set_read_timeout(Some(limit)).map_err(wrong)?;
@@ -123,6 +137,8 @@ mod tests {
     use super::*;
     use crate::vhost_user::listen_at;
     use std::error::Error as _;
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixStream;
 
     #[test]
     fn a_daemon_that_does_not_answer_is_not_waited_for_for_ever() {
@@ -144,5 +160,31 @@ mod tests {
             .find(|error| matches!(error, ClientError::Absent { .. }));
         let why = why(absent.expect("a queue without an end")).unwrap();
         assert!(why.contains("nobody has accepted within 30ms"), "{why}");
+    }
+
+    #[test]
+    fn a_daemon_that_ends_while_it_is_asked_is_told_from_one_that_answers_wrongly() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = listen_at(&folder.path().join("admin.sock"), 0o600).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let engine = RemoteEngine::new(folder.path());
+        let asked = |ends: &dyn Fn(UnixStream)| {
+            std::thread::scope(|scope| {
+                let error = scope.spawn(|| engine.ask(&Action::List).unwrap_err());
+                ends(listener.accept().unwrap().0);
+                error.join().unwrap()
+            })
+        };
+        // With the question unread, and with it read.
+        let unread = asked(&drop);
+        let read = asked(&|mut socket| {
+            assert_ne!(socket.read(&mut [0; 4096]).unwrap(), 0);
+        });
+        for gone in [unread, read] {
+            assert!(matches!(&gone, ClientError::Gone { .. }), "{gone:?}");
+            assert!(gone.to_string().starts_with("no engine answers on "));
+        }
+        let wrong = asked(&|mut socket| socket.write_all(b"well\n").unwrap());
+        assert!(matches!(&wrong, ClientError::Answer { .. }), "{wrong:?}");
     }
 }

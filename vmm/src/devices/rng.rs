@@ -259,7 +259,7 @@ mod tests {
         let mut driver = Driver::new(&mut device, 0, &memory);
         driver.request(&[], &[(DATA, 40), (DATA + 100, 24)]);
         assert_eq!(driver.used(), (0, 64));
-        assert!(driver.interrupted());
+        assert!(driver.interrupted(&device));
         let got = driver.read(DATA, 128);
         assert!(got[..40].iter().any(|byte| *byte != 0));
         assert!(got[40..100].iter().all(|byte| *byte == 0));

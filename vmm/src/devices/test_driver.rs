@@ -6,6 +6,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::memory::DeviceMemory;
+use super::seat::OwnThread;
 use super::virtio::{QueueSetup, VirtioDevice};
 
 /// Bytes of guest RAM.
@@ -41,6 +42,13 @@ pub struct Driver {
 impl Driver {
     /// Sets queue `index` of `device` up and starts it.
     pub fn new(device: &mut impl VirtioDevice, index: usize, memory: &DeviceMemory) -> Self {
+        let this = Self::apart(index, memory);
+        device.start_queue(index, this.setup()).unwrap();
+        this
+    }
+
+    /// The same for a device to come.
+    pub fn apart(index: usize, memory: &DeviceMemory) -> Self {
         let base = 0x1000 + STRIDE * index as u64;
         let event = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
         let this = Self {
@@ -54,11 +62,10 @@ impl Driver {
         this.memory
             .write_slice(&[0; 0x2000], GuestAddress(base + 0x1000))
             .unwrap();
-        device.start_queue(index, this.setup()).unwrap();
         this
     }
 
-    fn setup(&self) -> QueueSetup {
+    pub fn setup(&self) -> QueueSetup {
         QueueSetup {
             size: SIZE,
             desc_table: self.base,
@@ -149,8 +156,10 @@ impl Driver {
         Some((word(0), word(4)))
     }
 
-    /// Whether the interrupt was raised since the last look.
-    pub fn interrupted(&self) -> bool {
+    /// Whether the interrupt was raised since the last look, when what `device` is about is done: it tells of requests after
+    /// it has given them back.
+    pub fn interrupted(&self, device: &impl OwnThread) -> bool {
+        device.settle();
         self.call.read().is_ok()
     }
 }

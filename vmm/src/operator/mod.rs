@@ -261,7 +261,7 @@ fn ask(common: &Common, action: &Action) -> Result<Reply, Failure> {
     RemoteEngine::new(&common.engine)
         .ask(action)
         .map_err(|error| match &error {
-            ClientError::Absent { .. } => Failure::host(error),
+            ClientError::Absent { .. } | ClientError::Gone { .. } => Failure::host(error),
             ClientError::Refused(refusal) => match refusal.error.as_str() {
                 "bad-name" | "bad-quota" | "bad-request" | "exists" | "unknown" => {
                     Failure::usage(error)

@@ -320,11 +320,25 @@ struct Cell {
     control: Mutex<Option<UnixStream>>,
 }
 
+/// With neither, it has not started yet, or is about to start anew.
 #[derive(Default)]
 struct Life {
     pid: Option<u32>,
     /// How the last one ended.
     outcome: Option<String>,
+}
+
+impl Life {
+    /// Where a VM is that nobody answers for.
+    fn state(&self) -> VmState {
+        match self {
+            Self {
+                pid: None,
+                outcome: None,
+            } => VmState::Built,
+            _ => VmState::Ended,
+        }
+    }
 }
 
 impl Cell {
@@ -351,6 +365,11 @@ impl Cell {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// From here on nobody asks the process that it had.
+    fn is_not_asked(&self) {
+        *self.control.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Asks its process.
     fn ask(&self, action: &VmAction) -> Result<VmReply, Refusal> {
         let gone = |why: &dyn std::fmt::Display| {
@@ -360,7 +379,10 @@ impl Cell {
             )
         };
         let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        let socket = control.as_mut().ok_or_else(|| gone(&"it has ended"))?;
+        let socket = control.as_mut().ok_or_else(|| match self.life().state() {
+            VmState::Built => gone(&"it has not started yet"),
+            _ => gone(&"it has ended"),
+        })?;
         let answer = exchange(socket, action);
         answer.unwrap_or_else(|error| {
             let ends = matches!(action, VmAction::Stop { .. } | VmAction::Reboot { .. });
@@ -376,10 +398,11 @@ impl Cell {
 
     /// As much as is known without asking it.
     fn info(&self) -> VmInfo {
+        let life = self.life();
         VmInfo {
             name: self.name().to_owned(),
-            state: VmState::Ended,
-            outcome: self.life().outcome.clone(),
+            state: life.state(),
+            outcome: life.outcome.clone(),
             cpus: self.entry.vm.cpus.into(),
             memory: self.entry.vm.ram.size,
             disks: Vec::new(),
@@ -444,11 +467,12 @@ impl Prison {
             });
         }
         let child = command.spawn()?;
+        // In this order: one that has a process and nobody to ask is taken to have ended.
+        *cell.control.lock().unwrap_or_else(PoisonError::into_inner) = Some(control);
         *cell.life() = Life {
             pid: Some(child.id()),
             outcome: None,
         };
-        *cell.control.lock().unwrap_or_else(PoisonError::into_inner) = Some(control);
         drop((theirs, told));
         let events = self.events.clone();
         std::thread::Builder::new()
@@ -600,13 +624,13 @@ impl Warden<'_> {
 
     fn ended(&mut self, number: usize, status: io::Result<ExitStatus>, denied: Option<Denied>) {
         let cell = &self.prison.cells[number];
-        *cell.control.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        cell.life().pid = None;
         let code = status.as_ref().ok().and_then(ExitStatus::code);
         let name = cell.name();
         let outcome = match (code, denied) {
             (Some(0), _) => "ended".to_owned(),
             (Some(RESET_CODE), _) if self.may_reboot && self.kill_at.is_none() => {
+                *cell.life() = Life::default();
+                cell.is_not_asked();
                 match self.prison.start(number) {
                     Ok(()) => return,
                     Err(error) => format!("cannot start anew: {error}"),
@@ -622,6 +646,12 @@ impl Warden<'_> {
                 Err(error) => format!("cannot be waited for: {error}"),
             },
         };
+        // Before anybody reads of it: whoever has may ask.
+        *cell.life() = Life {
+            pid: None,
+            outcome: Some(outcome.clone()),
+        };
+        cell.is_not_asked();
         if !matches!(code, Some(0 | RESET_CODE)) {
             say(format_args!("{name} {outcome}"));
             let failure = format!("{name} {outcome}");
@@ -631,6 +661,39 @@ impl Warden<'_> {
                 _ => Failure::failed(failure),
             });
         }
-        cell.life().outcome = Some(outcome);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOML: &str = "[[vm]]\nname = \"a\"\nimage = \"byway-guest\"\nmemory = \"64M\"\n";
+
+    /// The socket answers before the first process is started, and between two lives of a VM.
+    #[test]
+    fn a_vm_that_has_not_started_yet_has_not_ended() {
+        let config = RunConfig::parse("vms.toml".as_ref(), TOML).unwrap();
+        let cells = config.vms.into_iter().map(|entry| Cell::new(entry, 1000));
+        let prison = Prison {
+            cells: cells.collect::<io::Result<_>>().unwrap(),
+            sockets: PathBuf::new(),
+            folder: Folder::new().unwrap(),
+            events: mpsc::channel().0,
+        };
+        let told = || match prison.act(VmAction::List {}).unwrap() {
+            VmReply::Vms { mut vms } => vms.remove(0),
+            other => panic!("{other:?}"),
+        };
+        let stop = VmAction::Stop { name: "a".into() };
+        assert_eq!((told().state, told().outcome), (VmState::Built, None));
+        let refusal = prison.act(stop.clone()).unwrap_err().message;
+        assert!(refusal.contains("not started yet"), "{refusal}");
+
+        prison.cells[0].life().outcome = Some("ended".into());
+        assert_eq!(told().state, VmState::Ended);
+        assert_eq!(told().outcome.as_deref(), Some("ended"));
+        let refusal = prison.act(stop).unwrap_err().message;
+        assert!(refusal.contains("it has ended"), "{refusal}");
     }
 }

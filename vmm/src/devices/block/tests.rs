@@ -131,7 +131,7 @@ fn reads_and_writes_reach_the_file_in_parts() {
     ]
     .concat();
     assert_eq!(got, pattern()[1024..2048]);
-    assert!(world.driver.interrupted());
+    assert!(world.driver.interrupted(&world.device));
 
     world.driver.write(BODY, &[7; 1024]);
     assert_eq!(

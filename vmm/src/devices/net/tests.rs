@@ -75,7 +75,7 @@ fn frames_go_out_without_their_header() {
         .request(&[(DATA, 5), (DATA + 5, 30), (DATA + 35, 77)], &[]);
     assert_eq!(world.transmit.used(), (0, 0));
     assert_eq!(heard(&world.host), sent);
-    assert!(world.transmit.interrupted());
+    assert!(world.transmit.interrupted(&world.device));
 }
 
 #[test]
