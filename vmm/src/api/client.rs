@@ -128,7 +128,7 @@ enum VmAnswer {
 /// Carries the command out.
 ///
 /// # Errors
-/// [`Failure::Host`] when nobody answers, [`Failure::Usage`] when there is no such VM or the disk cannot be, else
+/// [`Failure::Host`] when nobody answers, or no more, [`Failure::Usage`] when there is no such VM or the disk cannot be, else
 /// [`Failure::Failed`].
 pub fn run(args: &VmArgs) -> Result<(), Failure> {
     let reply = ask(&args.api, &args.verb.action()?)?;
@@ -157,11 +157,17 @@ pub fn ask(path: &Path, action: &VmAction) -> Result<VmReply, Failure> {
             path.display()
         ))
     })?;
-    let wrong = |error: io::Error| {
-        Failure::failed(format!(
+    let wrong = |error: io::Error| match error.kind() {
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe => Failure::host(format!(
+            "the `byway run` on {} has ended before it answered; what was asked for may be done",
+            path.display()
+        )),
+        _ => Failure::failed(format!(
             "no answer on {} that can be understood: {error}",
             path.display()
-        ))
+        )),
     };
     match exchange(&mut socket, action).map_err(wrong)? {
         Ok(reply) => Ok(reply),
@@ -225,4 +231,36 @@ fn listing(vms: &[VmInfo]) -> Table {
         ]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_run_that_ends_while_it_is_asked_is_told_from_one_that_answers_wrongly() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("api");
+        let listener = UnixListener::bind(&path).unwrap();
+        let asked = |ends: &dyn Fn(UnixStream)| {
+            std::thread::scope(|scope| {
+                let failure = scope.spawn(|| ask(&path, &VmAction::List {}).unwrap_err());
+                ends(listener.accept().unwrap().0);
+                failure.join().unwrap()
+            })
+        };
+        // With the question unread, and with it read.
+        let unread = asked(&drop);
+        let read = asked(&|mut socket| {
+            assert_ne!(socket.read(&mut [0; 4096]).unwrap(), 0);
+        });
+        for gone in [unread, read] {
+            assert_eq!(gone.code(), 3, "{gone:?}");
+        }
+        let wrong = asked(&|mut socket| socket.write_all(b"well\n").unwrap());
+        assert_eq!(wrong.code(), 1, "{wrong:?}");
+    }
 }

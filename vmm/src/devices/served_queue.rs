@@ -155,8 +155,19 @@ impl ServedQueue {
         let _ = self.kick.read();
     }
 
-    /// The next request, if there is one; malformed ones are given back at once.
+    /// The next request, if there is one; malformed ones are given back at once, and the guest is told of them by whoever
+    /// serves the next, or here.
     pub fn pop(&mut self) -> Option<Chain> {
+        let mut is_owed = false;
+        let chain = self.well_formed(&mut is_owed);
+        if is_owed && chain.is_none() {
+            self.signal();
+        }
+        chain
+    }
+
+    /// The next request; `gave_back` says whether there were malformed ones before.
+    fn well_formed(&mut self, gave_back: &mut bool) -> Option<Chain> {
         // Bounded, so that a ring full of rubbish costs no more than a ring full of requests.
         for _ in 0..self.queue.size() {
             let memory = self.memory.snapshot();
@@ -170,6 +181,7 @@ impl ServedQueue {
                 });
             }
             self.give_back(head, 0);
+            *gave_back = true;
         }
         None
     }
@@ -299,6 +311,7 @@ mod tests {
         queue.clear_kick();
         assert!(queue.arm_empty().is_none());
         assert_eq!(driver.used(), (0, 0));
+        assert!(driver.is_called(), "the driver is told");
         // Whoever waits looks again.
         assert!(queue.kick().read().is_ok());
         driver.request(&[(DATA, 5)], &[]);

@@ -160,6 +160,11 @@ impl Driver {
     /// it has given them back.
     pub fn interrupted(&self, device: &impl OwnThread) -> bool {
         device.settle();
+        self.is_called()
+    }
+
+    /// Whether the interrupt was raised since the last look.
+    pub fn is_called(&self) -> bool {
         self.call.read().is_ok()
     }
 }
