@@ -397,42 +397,44 @@ pub(super) unsafe fn long(simd: Simd, dst: u64, src: u64, len: usize, order: Ord
     }
 }
 
-/// Copies at least [`SMALL`] bytes upwards between ranges that share no byte: the last step, with the same vectors as all
-/// others, ends where the range does.
+/// Copies at least [`SMALL`] bytes upwards between ranges that share no byte.
 ///
 /// # Safety
 /// See the module.
 unsafe fn disjoint(simd: Simd, dst: u64, src: u64, len: usize) {
-    // SAFETY: the caller's guarantee, over parts of the ranges; [`SMALL`] is as long as the longest step.
+    // SAFETY: the caller's guarantee; the steps are those of the loops.
     unsafe {
-        let last = (len - SMALL) as u64;
         match simd {
             Simd::Sse2 => ascend(simd, dst, src, len),
-            Simd::Avx2 => {
-                let left = if len >= 128 + AHEAD {
-                    avx2_ahead(dst, src, len)
-                } else {
-                    len
-                };
-                let done = (len - left) as u64;
-                if left >= 128 && avx2_ascend(dst + done, src + done, left) == 0 {
-                    return;
-                }
-                avx2_ascend(dst + last, src + last, SMALL);
-            }
-            Simd::Avx512 => {
-                let left = if len >= 256 + AHEAD {
-                    avx512_ahead(dst, src, len)
-                } else {
-                    len
-                };
-                let done = (len - left) as u64;
-                if left >= 256 && avx512_ascend(dst + done, src + done, left) == 0 {
-                    return;
-                }
-                avx512_ascend(dst + last, src + last, SMALL);
-            }
+            Simd::Avx2 => in_steps(4 * 32, avx2_ahead, avx2_ascend, dst, src, len),
+            Simd::Avx512 => in_steps(4 * 64, avx512_ahead, avx512_ascend, dst, src, len),
         }
+    }
+}
+
+/// A loop upwards; what is left is at the end.
+type Loop = unsafe fn(u64, u64, usize) -> usize;
+
+/// The same in steps of `step` bytes, at most [`SMALL`], by a loop that asks ahead for the destination's lines and one that does not. The last
+/// step, with the same vectors as all others, ends where the range does.
+///
+/// # Safety
+/// See the module; `len` is at least [`SMALL`].
+#[inline(always)]
+unsafe fn in_steps(step: usize, ahead: Loop, plain: Loop, dst: u64, src: u64, len: usize) {
+    // SAFETY: the caller's guarantee, over parts of the ranges.
+    unsafe {
+        let left = if len >= step + AHEAD {
+            ahead(dst, src, len)
+        } else {
+            len
+        };
+        let done = (len - left) as u64;
+        if left >= step && plain(dst + done, src + done, left) == 0 {
+            return;
+        }
+        let last = (len - SMALL) as u64;
+        plain(dst + last, src + last, SMALL);
     }
 }
 
