@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::line::{ANSWER_BYTES_MAX, Answer, Refusal, read_line, write_line};
+use super::line::{ANSWER_BYTES_MAX, Answer, Refusal, ask_line, has_ended};
 use crate::interface::{Action, Admin, AdminError, Domain, Reply};
 use crate::vhost_user::{RemoteDomain, connect_within};
 
@@ -80,30 +80,22 @@ impl RemoteEngine {
         };
         let wrong = |source: io::Error| {
             let path = path.clone();
-            match source.kind() {
-                // All that the kernel says of a time that is over.
-                io::ErrorKind::WouldBlock => ClientError::Answer {
-                    path,
-                    source: io::Error::new(
-                        io::ErrorKind::TimedOut,
-                        format!("none has come within {limit:?}: is its process stopped?"),
-                    ),
-                },
-                io::ErrorKind::UnexpectedEof
-                | io::ErrorKind::ConnectionReset
-                | io::ErrorKind::BrokenPipe => ClientError::Gone { path, source },
-                _ => ClientError::Answer { path, source },
+            if has_ended(&source) {
+                return ClientError::Gone { path, source };
             }
+            let source = match source.kind() {
+                // All that the kernel says of a time that is over.
+                io::ErrorKind::WouldBlock => io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("none has come within {limit:?}: is its process stopped?"),
+                ),
+                _ => source,
+            };
+            ClientError::Answer { path, source }
         };
         let mut socket = connect_within(&path, limit).map_err(absent)?;
         socket.set_read_timeout(Some(limit)).map_err(wrong)?;
-        // One that refuses may have said so and closed already: its answer counts.
-        let asked = write_line(&mut socket, action);
-        let line = read_line(&mut socket, &mut Vec::new(), ANSWER_BYTES_MAX).map_err(wrong)?;
-        let Some(line) = line else {
-            asked.map_err(wrong)?;
-            return Err(wrong(io::ErrorKind::UnexpectedEof.into()));
-        };
+        let line = ask_line(&mut socket, action, ANSWER_BYTES_MAX).map_err(wrong)?;
         let answer = serde_json::from_slice(&line).map_err(|e| wrong(e.into()))?;
         match answer {
             Answer::Reply(reply) => Ok(reply),

@@ -109,6 +109,33 @@ pub(super) fn write_bytes(socket: &mut UnixStream, mut line: Vec<u8>) -> io::Res
     socket.write_all(&line)
 }
 
+/// Asks, and returns the line of at most `most` bytes that is answered.
+///
+/// # Errors
+/// As the socket says; one of those that [`has_ended`] knows when the other side ends before it answers.
+pub fn ask_line(
+    socket: &mut UnixStream,
+    question: &impl Serialize,
+    most: usize,
+) -> io::Result<Vec<u8>> {
+    // One that refuses may have said so and closed already: its answer counts.
+    let asked = write_line(socket, question);
+    if let Some(line) = read_line(socket, &mut Vec::new(), most)? {
+        return Ok(line);
+    }
+    asked?;
+    Err(io::ErrorKind::UnexpectedEof.into())
+}
+
+/// Whether that is what [`ask_line`] says when the other side ends before it answers.
+#[must_use]
+pub fn has_ended(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    )
+}
+
 /// What is answered, as a line without its end.
 pub fn to_line(answer: &impl Serialize) -> Vec<u8> {
     // Answers are plain data with text for keys: nothing that JSON could not say.

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use byway_engine::daemon::{Refusal, read_line, write_line};
+use byway_engine::daemon::{Refusal, ask_line, has_ended};
 use byway_engine::vhost_user::connect_within;
 use clap::{Args, Subcommand};
 use comfy_table::Table;
@@ -157,17 +157,17 @@ pub fn ask(path: &Path, action: &VmAction) -> Result<VmReply, Failure> {
             path.display()
         ))
     })?;
-    let wrong = |error: io::Error| match error.kind() {
-        io::ErrorKind::UnexpectedEof
-        | io::ErrorKind::ConnectionReset
-        | io::ErrorKind::BrokenPipe => Failure::host(format!(
-            "the `byway run` on {} has ended before it answered; what was asked for may be done",
-            path.display()
-        )),
-        _ => Failure::failed(format!(
+    let wrong = |error: io::Error| {
+        if has_ended(&error) {
+            return Failure::host(format!(
+                "the `byway run` on {} has ended before it answered; what was asked for may be done",
+                path.display()
+            ));
+        }
+        Failure::failed(format!(
             "no answer on {} that can be understood: {error}",
             path.display()
-        )),
+        ))
     };
     match exchange(&mut socket, action).map_err(wrong)? {
         Ok(reply) => Ok(reply),
@@ -187,13 +187,7 @@ pub(crate) fn exchange(
     action: &VmAction,
 ) -> io::Result<Result<VmReply, Refusal>> {
     socket.set_read_timeout(Some(ANSWER_MAX))?;
-    // One that refuses may have said so and closed already: its answer counts.
-    let asked = write_line(socket, action);
-    let line = read_line(socket, &mut Vec::new(), ANSWER_BYTES_MAX)?;
-    let Some(line) = line else {
-        asked?;
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    };
+    let line = ask_line(socket, action, ANSWER_BYTES_MAX)?;
     Ok(match serde_json::from_slice(&line)? {
         VmAnswer::Reply(reply) => Ok(reply),
         VmAnswer::Error(refusal) => Err(refusal),
