@@ -20,22 +20,29 @@ pub(super) struct Information {
 }
 
 impl Information {
+    /// Of a block that has none.
+    pub(super) const NONE: Self = Self {
+        guard: 0,
+        app_tag: 0,
+        ref_tag: 0,
+    };
+
     /// From its 8 bytes.
-    pub(super) fn from_bytes(bytes: &[u8]) -> Self {
+    #[inline]
+    pub(super) fn from_bytes(bytes: [u8; BYTES]) -> Self {
+        let word = u64::from_be_bytes(bytes);
         Self {
-            guard: u16::from_be_bytes([bytes[0], bytes[1]]),
-            app_tag: u16::from_be_bytes([bytes[2], bytes[3]]),
-            ref_tag: u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
+            guard: (word >> 48) as u16,
+            app_tag: (word >> 32) as u16,
+            ref_tag: word as u32,
         }
     }
 
     /// As its 8 bytes.
+    #[inline]
     pub(super) fn to_bytes(self) -> [u8; BYTES] {
-        let mut bytes = [0; BYTES];
-        bytes[..2].copy_from_slice(&self.guard.to_be_bytes());
-        bytes[2..4].copy_from_slice(&self.app_tag.to_be_bytes());
-        bytes[4..].copy_from_slice(&self.ref_tag.to_be_bytes());
-        bytes
+        let tags = u64::from(self.app_tag) << 32 | u64::from(self.ref_tag);
+        (u64::from(self.guard) << 48 | tags).to_be_bytes()
     }
 }
 
@@ -85,6 +92,7 @@ impl Tags {
     }
 
     /// The tags of the block `blocks` further on.
+    #[inline]
     pub(super) fn after(mut self, blocks: usize) -> Self {
         if self.flags & checked::APP_TAG_INCREMENTS != 0 {
             self.app_tag = self.app_tag.wrapping_add(blocks as u16);
@@ -95,9 +103,22 @@ impl Tags {
         self
     }
 
+    /// Whether the guard counts where these are checked.
+    #[inline]
+    pub(super) fn checks_guard(self) -> bool {
+        self.flags & checked::GUARD_CHECK_DISABLE == 0
+    }
+
+    /// Whether a new guard is made where these are written.
+    #[inline]
+    pub(super) fn makes_guard(self) -> bool {
+        self.flags & made::GUARD_PASS == 0
+    }
+
     /// Whether a block's information is as it should be: the bits of `dif_mismatch`.
-    /// `guard` is asked for only if it counts.
-    pub(super) fn check(self, found: Information, guard: impl FnOnce() -> u16) -> u8 {
+    /// `guard` is the data's, or anything where [`Self::checks_guard`] says that it does not count.
+    #[inline]
+    pub(super) fn check(self, found: Information, guard: u16) -> u8 {
         let has = |flag: u8| self.flags & flag != 0;
         let app_f = found.app_tag == 0xffff;
         let tags_f = app_f && found.ref_tag == 0xffff_ffff;
@@ -112,7 +133,7 @@ impl Tags {
             return 0;
         }
         let mut wrong = 0;
-        if !has(checked::GUARD_CHECK_DISABLE) && found.guard != guard() {
+        if self.checks_guard() && found.guard != guard {
             wrong |= dif_mismatch::GUARD;
         }
         if (found.app_tag ^ self.app_tag) & !self.app_mask != 0 {
@@ -124,15 +145,16 @@ impl Tags {
         wrong
     }
 
-    /// The information that a block gets, `source` being what it had (all 0: none).
-    /// `guard` is asked for only if it is not the source's.
-    pub(super) fn make(self, source: Information, guard: impl FnOnce() -> u16) -> Information {
+    /// The information that a block gets, `source` being what it had.
+    /// `guard` is the data's, or anything where [`Self::makes_guard`] says that the source's is passed on.
+    #[inline]
+    pub(super) fn make(self, source: Information, guard: u16) -> Information {
         let passes = |flag: u8| self.flags & flag != 0;
         Information {
-            guard: if passes(made::GUARD_PASS) {
-                source.guard
+            guard: if self.makes_guard() {
+                guard
             } else {
-                guard()
+                source.guard
             },
             app_tag: if passes(made::APP_TAG_PASS) {
                 source.app_tag
@@ -193,7 +215,7 @@ mod tests {
     #[test]
     fn information_is_stored_most_significant_byte_first() {
         let bytes = [1, 2, 3, 4, 5, 6, 7, 8];
-        let found = Information::from_bytes(&bytes);
+        let found = Information::from_bytes(bytes);
         assert_eq!(
             (found.guard, found.app_tag, found.ref_tag),
             (0x0102, 0x0304, 0x0506_0708)
@@ -203,7 +225,7 @@ mod tests {
 
     #[test]
     fn all_ones_are_treated_as_asked() {
-        let ones = Information::from_bytes(&[0xff; 8]);
+        let ones = Information::from_bytes([0xff; 8]);
         let tagged = Information { guard: 1, ..ones };
         let escaped = Information {
             ref_tag: 1,
@@ -225,14 +247,14 @@ mod tests {
                 flags,
                 ..Tags::default()
             };
-            assert_eq!(tags.check(found, || 0), wrong, "{flags:#x} {found:?}");
+            assert_eq!(tags.check(found, 0), wrong, "{flags:#x} {found:?}");
         }
         let masked = Tags {
             app_mask: 0xff00,
             app_tag: 0x12ff,
             ..Tags::default()
         };
-        assert_eq!(masked.check(ones, || 0xffff), dif_mismatch::REF_TAG);
+        assert_eq!(masked.check(ones, 0xffff), dif_mismatch::REF_TAG);
     }
 
     #[test]

@@ -25,6 +25,9 @@ const PIECE: usize = 16 << 10;
 const SPARE: usize = PIECE;
 const _: () = assert!(SPARE + 4104 + BYTES <= HALF);
 
+/// Most blocks in a piece: of 512 bytes, the shortest.
+const BLOCKS_MAX: usize = PIECE / 512;
+
 /// Bytes of the widest vectors in which the checksum reads.
 const VECTOR: usize = 64;
 
@@ -148,6 +151,11 @@ impl Dif {
             tags.destination_app_tag = self.make.app_tag;
         }
         completion.with_operands(tags.to_bytes())
+    }
+
+    /// Whether anybody asks for the checksum of a block.
+    fn needs_guards(&self) -> bool {
+        self.kind.checks() && self.check.checks_guard() || self.makes() && self.make.makes_guard()
     }
 
     fn makes(&self) -> bool {
@@ -331,9 +339,7 @@ impl Dif {
             ..rows
         };
         chunk.rows_out_with(second, at, rows, SPARE, |block, data| {
-            let made = self.make.after(block);
-            let source = Information::from_bytes(&[0; BYTES]);
-            made.make(source, || guard(data, self.flags)).to_bytes()
+            self.made(block, Information::NONE, guard(data, self.flags))
         })
     }
 
@@ -359,35 +365,71 @@ impl Dif {
     /// Checks blocks in the first half of the staging and makes what follows from them: where they
     /// are, or in the second half. Gives how many were good, and what was wrong with the next.
     fn work(&self, staging: &mut Staging, blocks: usize) -> (usize, u8) {
-        let (block, unit, stride) = (self.block(), self.unit(), self.stride());
+        let (block, stride) = (self.block(), self.stride());
         let (first, second) = staging.split();
-        for i in 0..blocks {
-            let (check, make) = (self.check.after(i), self.make.after(i));
-            let (data, behind) = first[i * stride..][..unit].split_at(block);
-            // Taken once at most, whoever asks for it.
-            let mut taken = None;
-            let mut guard = || *taken.get_or_insert_with(|| guard(data, self.flags));
-            let source = match self.kind {
-                Kind::Insert | Kind::Generate | Kind::GenerateApart => [0; BYTES].as_slice(),
-                Kind::VerifyApart => &second[i * BYTES..][..BYTES],
-                Kind::Check | Kind::Strip | Kind::Update => behind,
-            };
-            let source = Information::from_bytes(source);
-            if self.kind.checks() {
-                let wrong = check.check(source, &mut guard);
-                if wrong != 0 {
-                    return (i, wrong);
+        let mut guards = [0; BLOCKS_MAX];
+        if self.needs_guards() {
+            // In a loop of their own: between two checksums nothing else waits for its turn in the processor.
+            let data = first.chunks(stride).map(|block_and_rest| &block_and_rest[..block]);
+            for (to, data) in guards[..blocks].iter_mut().zip(data) {
+                *to = guard(data, self.flags);
+            }
+        }
+        let guards = guards[..blocks].iter().copied().enumerate();
+        let (apart, _) = second.as_chunks_mut();
+        match self.kind {
+            Kind::GenerateApart | Kind::Generate => {
+                for ((i, guard), to) in guards.zip(apart) {
+                    *to = self.made(i, Information::NONE, guard);
                 }
             }
-            if self.makes() {
-                let made = make.make(source, &mut guard).to_bytes();
-                let into = match self.kind {
-                    Kind::Insert | Kind::Update => &mut first[i * stride + block..],
-                    _ => &mut second[i * BYTES..],
-                };
-                into[..BYTES].copy_from_slice(&made);
+            Kind::VerifyApart => {
+                for ((i, guard), &mut found) in guards.zip(apart) {
+                    match self.wrong(i, found, guard) {
+                        0 => {}
+                        wrong => return (i, wrong),
+                    }
+                }
+            }
+            Kind::Insert => {
+                for ((i, guard), row) in guards.zip(first.chunks_mut(stride)) {
+                    *behind(row, block) = self.made(i, Information::NONE, guard);
+                }
+            }
+            Kind::Check | Kind::Strip | Kind::Update => {
+                for ((i, guard), row) in guards.zip(first.chunks_mut(stride)) {
+                    let place = behind(row, block);
+                    match self.wrong(i, *place, guard) {
+                        0 => {}
+                        wrong => return (i, wrong),
+                    }
+                    if self.kind == Kind::Update {
+                        *place = self.made(i, Information::from_bytes(*place), guard);
+                    }
+                }
             }
         }
         (blocks, 0)
     }
+
+    /// What is wrong with the information found with the block that has `i` before it in this piece, as `dif_mismatch`.
+    #[inline]
+    fn wrong(&self, i: usize, found: [u8; BYTES], guard: u16) -> u8 {
+        let found = Information::from_bytes(found);
+        self.check.after(i).check(found, guard)
+    }
+
+    /// What that block gets, which has had `source`.
+    #[inline]
+    fn made(&self, i: usize, source: Information, guard: u16) -> [u8; BYTES] {
+        self.make.after(i).make(source, guard).to_bytes()
+    }
+}
+
+/// The place behind the `block` bytes of data of a row in the staging.
+#[inline]
+fn behind(row: &mut [u8], block: usize) -> &mut [u8; BYTES] {
+    row[block..]
+        .first_chunk_mut()
+        .expect("a row has room for it")
 }
