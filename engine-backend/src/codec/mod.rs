@@ -13,7 +13,7 @@ pub mod deflate;
 pub mod lz4;
 pub mod stream;
 
-pub use cipher::{Cipher, CipherError, Direction};
+pub use cipher::{Cipher, CipherError, Direction, KeyName};
 pub use stream::{Stream, StreamKind};
 
 /// What one call of a stream did.

@@ -7,7 +7,9 @@
 //!
 //! A job is leased to an operation and comes back when that is dropped, wherever this
 //! happens: on the worker, or on a control thread that aborts a queue. Keys that were
-//! expanded into it are overwritten then.
+//! expanded into it are overwritten then. One whose operation has ended well is kept for the next of the
+//! same chunk, which may have the same key: at the chunk's end, and so before anybody has taken the key away, what
+//! was kept is overwritten ([`Codecs::end_chunk`]).
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -176,7 +178,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// The job; `None` never, while there is a lease.
+    /// The job; `None` once it was [kept](Codecs::keep).
     pub fn job(&mut self) -> Option<&mut Job> {
         self.job.as_deref_mut()
     }
@@ -203,6 +205,10 @@ pub struct Codecs {
     /// Ciphers within a chunk, for modes that keep nothing but an initialisation vector.
     ciphers: [Option<Cipher>; 3],
     jobs: Jobs,
+    /// The job of an operation that has ended in this chunk, and whose it was.
+    kept: Option<(u32, Lease)>,
+    /// Whether anything has a key that is to be overwritten at the chunk's end.
+    is_keyed: bool,
     /// Room for operations on what devices read.
     pub chains: Chains,
 }
@@ -226,6 +232,8 @@ impl Codecs {
                 Some(Cipher::new(KeyAlgorithm::AesCbc256)?),
             ],
             jobs,
+            kept: None,
+            is_keyed: false,
             chains: Chains::new(),
         })
     }
@@ -233,7 +241,13 @@ impl Codecs {
     /// A job for an operation of this domain, if there is one and the domain has not too
     /// many.
     #[must_use]
-    pub fn lease(&self, domain: u32) -> Option<Lease> {
+    pub fn lease(&mut self, domain: u32) -> Option<Lease> {
+        // Anybody else's goes back to the others.
+        if let Some((owner, lease)) = self.kept.take()
+            && owner == domain
+        {
+            return Some(lease);
+        }
         let pool = &self.jobs.0;
         let users = &pool.users;
         let has = users
@@ -251,8 +265,49 @@ impl Codecs {
         })
     }
 
-    /// The cipher of a mode that works on blocks, to be put back within the chunk; `None`
-    /// for GCM.
+    /// Keeps the job of an operation of this domain that has ended well, to the chunk's end.
+    pub fn keep(&mut self, domain: u32, lease: &mut Lease) {
+        if let Some(job) = lease.job.take() {
+            let pool = Arc::clone(&lease.pool);
+            self.kept = Some((domain, Lease { job: Some(job), pool }));
+            self.is_keyed = true;
+        }
+    }
+
+    /// Overwrites every key that was kept in case of another operation with it. To be called before a chunk is
+    /// over for those who take keys away.
+    #[inline(always)]
+    pub fn end_chunk(&mut self) {
+        if self.is_keyed {
+            self.forget();
+        }
+    }
+
+    #[cold]
+    fn forget(&mut self) {
+        self.kept = None;
+        self.ciphers.iter_mut().flatten().for_each(Cipher::forget);
+        self.is_keyed = false;
+    }
+
+    /// Whether a key is in anything that is not in an operation's hands.
+    #[cfg(test)]
+    pub(crate) fn has_keys(&self) -> bool {
+        let free = &self.jobs.0.free;
+        let is_keyed = |job: &Job| job.ciphers.iter().any(Cipher::has_key);
+        let in_pool = free.iter().any(|place| {
+            let job = place.pop();
+            let found = job.as_deref().is_some_and(is_keyed);
+            job.is_some_and(|job| place.push(job).is_err()) || found
+        });
+        let kept = self.kept.as_ref().and_then(|(_, lease)| lease.job.as_deref());
+        in_pool
+            || kept.is_some_and(is_keyed)
+            || self.ciphers.iter().flatten().any(Cipher::has_key)
+    }
+
+    /// The cipher of a mode that works on blocks, to be put back within the chunk, with the key that it may have from an
+    /// operation before; `None` for GCM.
     #[must_use]
     pub fn take(&mut self, algorithm: KeyAlgorithm) -> Option<Cipher> {
         let is_it = |cipher: &Cipher| cipher.algorithm() == algorithm;
@@ -262,8 +317,9 @@ impl Codecs {
             .take()
     }
 
-    /// Puts it back.
+    /// Puts it back, as it is: what key it has is overwritten at the chunk's end.
     pub fn put_back(&mut self, cipher: Cipher) {
+        self.is_keyed = true;
         if let Some(place) = self.ciphers.iter_mut().find(|place| place.is_none()) {
             *place = Some(cipher);
         }
@@ -276,10 +332,11 @@ const _: () = assert!(AAD_BYTES_MAX as usize <= super::buffer::BUFFER_BYTES);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::{Direction, KeyName};
 
     #[test]
     fn one_domain_leaves_some_to_others() {
-        let codecs = Codecs::new(Jobs::all());
+        let mut codecs = Codecs::new(Jobs::all());
         let mine: Vec<_> = (0..JOBS_PER_DOMAIN)
             .map(|_| codecs.lease(1).unwrap())
             .collect();
@@ -295,8 +352,43 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_is_for_the_same_domain_and_the_same_chunk() {
+        let mut codecs = Codecs::new(Jobs::all());
+        let name = KeyName {
+            id: 1,
+            object: None,
+        };
+        let mut ended = |codecs: &mut Codecs| {
+            let mut lease = codecs.lease(1).unwrap();
+            let Parts { cipher, .. } = lease.job().unwrap().parts(KeyAlgorithm::AesGcm256);
+            let started = cipher.start_named(name, || Ok([5; 32]), &[0; 16], Direction::Encrypt);
+            started.unwrap();
+            codecs.keep(1, &mut lease);
+            assert!(lease.job().is_none());
+        };
+        ended(&mut codecs);
+        let mut again = codecs.lease(1).unwrap();
+        let Parts { cipher, .. } = again.job().unwrap().parts(KeyAlgorithm::AesGcm256);
+        assert!(cipher.has_key());
+        drop(again);
+        assert!(!codecs.has_keys());
+        // Another domain finds no key, nor is what was kept lost to it.
+        ended(&mut codecs);
+        let mut other = codecs.lease(2).unwrap();
+        let Parts { cipher, .. } = other.job().unwrap().parts(KeyAlgorithm::AesGcm256);
+        assert!(!cipher.has_key() && !codecs.has_keys());
+        drop(other);
+        ended(&mut codecs);
+        assert!(codecs.has_keys());
+        codecs.end_chunk();
+        assert!(!codecs.has_keys());
+        assert!(codecs.jobs.0.free.iter().all(ArrayQueue::is_full));
+        assert_eq!(codecs.jobs.0.used(), 0);
+    }
+
+    #[test]
     fn a_lease_may_outlive_its_worker() {
-        let codecs = Codecs::new(Jobs::all());
+        let mut codecs = Codecs::new(Jobs::all());
         let lease = codecs.lease(1).unwrap();
         drop(codecs);
         drop(lease);
@@ -305,7 +397,7 @@ mod tests {
     #[test]
     fn there_is_a_job_for_each_queue_and_for_what_one_has_taken_along() {
         let jobs = Jobs::none();
-        let codecs = Codecs::new(jobs.clone());
+        let mut codecs = Codecs::new(jobs.clone());
         assert!(codecs.lease(1).is_none());
         jobs.provide_for(1);
         let along = codecs.lease(1).unwrap();

@@ -86,6 +86,7 @@ impl Stepper {
                 },
             };
             chunk.backend.finish();
+            chunk.codecs.end_chunk();
             drop(guard);
             match (step, &mut execution) {
                 (Step::Done(outcome), _) => return outcome,

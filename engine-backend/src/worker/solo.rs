@@ -48,6 +48,12 @@ impl Solo {
         Self { inbox, thread }
     }
 
+    /// Whether some key is left in what operations are given.
+    #[cfg(test)]
+    pub(super) fn has_keys(&self) -> bool {
+        self.thread.has_keys()
+    }
+
     /// Hands it a queue.
     ///
     /// # Panics

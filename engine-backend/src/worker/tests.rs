@@ -1,6 +1,7 @@
 //! Workers on in-memory guests: real threads, real rings.
 
 mod bursts;
+mod keys;
 mod several;
 
 use std::sync::Arc;

@@ -237,6 +237,7 @@ impl<B: Backend> Thread<B> {
             self.tools.iotlb.catch_up(&self.invalidations, self.index);
             let next = queue.serve(&mut self.tools, &guard, &mut budget, changes);
             self.tools.iotlb.end_chunk();
+            self.tools.codecs.end_chunk();
             next
         };
         let after = queue.progress();
@@ -293,6 +294,12 @@ impl<B: Backend> Thread<B> {
             self.parked.remove(queue.domain(), key);
             self.schedule.add(queue.domain(), key, queue.account());
         }
+    }
+
+    /// Whether some key is left in what operations are given.
+    #[cfg(test)]
+    pub(super) fn has_keys(&self) -> bool {
+        self.tools.codecs.has_keys()
     }
 
     #[inline]

@@ -297,3 +297,67 @@ fn what_was_not_started_or_was_forgotten_does_nothing() {
         assert_ne!(first, second, "{algorithm:?}");
     }
 }
+
+/// What a piece becomes under the key of `started`.
+fn applied(cipher: &mut Cipher, started: Result<(), CipherError>) -> Vec<u8> {
+    started.unwrap();
+    let mut data = vec![0x3c; 64];
+    cipher.apply(&mut data).unwrap();
+    data
+}
+
+#[test]
+fn a_key_is_expanded_anew_only_where_it_is_another_one() {
+    let unasked = || -> Result<Vec<u8>, CipherError> { panic!("the key is there") };
+    for &algorithm in KeyAlgorithm::ALL {
+        let keys = [1, 101].map(|first| (first..).take(algorithm.key_bytes()).collect::<Vec<u8>>());
+        let [one, other] = [7, 8].map(|id| KeyName { id, object: None });
+        let derived = KeyName {
+            object: Some([0; 12]),
+            ..one
+        };
+        let ivs = [[1; BLOCK_BYTES], [2; BLOCK_BYTES]];
+        let fresh = |key: &[u8], iv, direction| {
+            let mut cipher = Cipher::new(algorithm).unwrap();
+            let started = cipher.start(key, iv, direction);
+            applied(&mut cipher, started)
+        };
+        for (there, back) in [
+            (Direction::Encrypt, Direction::Decrypt),
+            (Direction::Decrypt, Direction::Encrypt),
+        ] {
+            let mut cipher = Cipher::new(algorithm).unwrap();
+            let asked = || Ok(keys[0].clone());
+            let started = cipher.start_named(one, asked, &ivs[0], there);
+            assert_eq!(applied(&mut cipher, started), fresh(&keys[0], &ivs[0], there));
+            if algorithm.is_aead() {
+                // A whole message lies between, and its tag.
+                cipher.seal().ok();
+            }
+            let started = cipher.start_named(one, unasked, &ivs[1], there);
+            assert_eq!(
+                applied(&mut cipher, started),
+                fresh(&keys[0], &ivs[1], there),
+                "{algorithm:?} {there:?}"
+            );
+            // One of another name, or for the other direction, or after it was forgotten, or one without a name.
+            for (name, direction) in [(other, there), (other, back), (one, back), (derived, back)] {
+                let asked = || Ok(keys[1].clone());
+                let started = cipher.start_named(name, asked, &ivs[0], direction);
+                assert_eq!(
+                    applied(&mut cipher, started),
+                    fresh(&keys[1], &ivs[0], direction),
+                    "{algorithm:?} {name:?} {direction:?}"
+                );
+            }
+            cipher.start(&keys[0], &ivs[0], back).unwrap();
+            let failing = || Err::<Vec<u8>, _>(CipherError);
+            let started = cipher.start_named(derived, failing, &ivs[0], back);
+            assert_eq!(started, Err(CipherError));
+            cipher.start_named(derived, asked, &ivs[0], back).unwrap();
+            cipher.forget();
+            let started = cipher.start_named(derived, failing, &ivs[0], back);
+            assert_eq!(started, Err(CipherError));
+        }
+    }
+}

@@ -45,6 +45,7 @@ pub(super) struct Rig {
     iotlb: Iotlb,
     backend: Software,
     staging: Staging,
+    /// Their keys stay from one descriptor to the next, as they do within a chunk: each finds what the one before has left.
     pub(super) codecs: Codecs,
     /// Work per chunk.
     pub(super) chunk_bytes: u64,

@@ -1,5 +1,6 @@
 //! AES-XTS and AES-CBC: piece by piece, each data unit or block on its own but for an
-//! initialisation vector. The key is looked up, expanded and overwritten in every chunk.
+//! initialisation vector. The key is looked up, expanded and overwritten in every chunk, for all operations of the chunk
+//! with the same key.
 
 use byway_protocols::Status;
 use byway_protocols::codec::{KeyAlgorithm, XTS_UNIT_LOG2_MAX, XTS_UNIT_LOG2_MIN};
@@ -8,7 +9,7 @@ use super::{Action, Crypt, Ended, Wanted, broken, is_xts, overlap};
 use crate::backend::Backend;
 use crate::capability::Key;
 use crate::codec::cipher::BLOCK_BYTES;
-use crate::codec::{Cipher, CipherError, Direction};
+use crate::codec::{Cipher, CipherError, Direction, KeyName};
 use crate::context::Target;
 use crate::ops::buffer::{BUFFER_BYTES, Buffer};
 use crate::ops::chunk::{Chunk, Failure};
@@ -91,8 +92,12 @@ impl Blocks {
             .codecs
             .take(self.algorithm)
             .ok_or_else(|| broken(()))?;
+        let name = KeyName {
+            id: self.key,
+            object: None,
+        };
         let result = cipher
-            .start(key.key.bytes(), &self.iv, crypt.direction)
+            .start_named(name, || Ok(key.key.bytes()), &self.iv, crypt.direction)
             .map_err(broken)
             .and_then(|()| {
                 let mut work = Work {
@@ -105,7 +110,6 @@ impl Blocks {
                 };
                 work.pieces(self, chunk)
             });
-        cipher.forget();
         chunk.codecs.put_back(cipher);
         chunk.codecs.buffer = buffer;
         let moved = u64::from(self.done - before);

@@ -16,7 +16,7 @@ use super::{Action, Crypt, Ended, Wanted, broken, input_max, overlap};
 use crate::backend::Backend;
 use crate::capability::Key;
 use crate::codec::stream::StreamError;
-use crate::codec::{Direction, Progress, Stream, StreamKind, channel};
+use crate::codec::{Direction, KeyName, Progress, Stream, StreamKind, channel};
 use crate::context::{KeyUse, Target};
 use crate::ops::buffer::Buffer;
 use crate::ops::chunk::{Chunk, Failure};
@@ -87,7 +87,7 @@ impl Message {
         wanted: &Wanted,
         kind: Option<StreamKind>,
         crypt: Option<(&Crypt, Arc<Key>)>,
-        chunk: &Chunk<'_, B>,
+        chunk: &mut Chunk<'_, B>,
         src: &Target<'_>,
         dst: &Target<'_>,
     ) -> Result<Self, Failure> {
@@ -201,6 +201,9 @@ impl Message {
         chunk.settle(&[(&src, Access::Read, read), (&dst, Access::Write, written)])?;
         result?;
         let is_over = self.phase == Phase::End && self.pending.is_empty();
+        if is_over {
+            chunk.codecs.keep(chunk.context.domain(), &mut self.lease);
+        }
         Ok(is_over.then_some(Ended {
             consumed: self.consumed,
             produced: self.produced,
@@ -265,8 +268,12 @@ impl Message {
         }
         let job = self.lease.job().ok_or_else(|| broken(()))?;
         let Parts { cipher, .. } = job.parts(aead.algorithm);
+        let name = KeyName {
+            id: aead.key,
+            object: None,
+        };
         cipher
-            .start(key.key.bytes(), &crypt.iv, aead.direction)
+            .start_named(name, || Ok(key.key.bytes()), &crypt.iv, aead.direction)
             .and_then(|()| cipher.authenticate(data))
             .map_err(broken)?;
         self.consumed = aead.head;
@@ -303,11 +310,15 @@ impl Message {
                 header
             }
         };
-        let derived = channel::derive(key.key.bytes(), &header.object).map_err(broken)?;
+        let name = KeyName {
+            id: aead.key,
+            object: Some(header.object),
+        };
+        let derived = || channel::derive(key.key.bytes(), &header.object);
         let job = self.lease.job().ok_or_else(|| broken(()))?;
         let Parts { cipher, output, .. } = job.parts(aead.algorithm);
         cipher
-            .start(derived.as_slice(), &channel::iv(&header), aead.direction)
+            .start_named(name, derived, &channel::iv(&header), aead.direction)
             .and_then(|()| cipher.authenticate(label))
             .map_err(broken)?;
         self.number = header.number;

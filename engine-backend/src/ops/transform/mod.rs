@@ -229,7 +229,7 @@ struct Ended {
 }
 
 /// Checks what depends on operands and key.
-fn begin<B>(wanted: &Wanted, chunk: &Chunk<'_, B>) -> Result<State, Failure> {
+fn begin<B>(wanted: &Wanted, chunk: &mut Chunk<'_, B>) -> Result<State, Failure> {
     let (src, dst) = wanted.resolve(chunk, 0, 0)?;
     let (kind, crypt) = match &wanted.action {
         Action::Stream(kind) => (Some(*kind), None),
