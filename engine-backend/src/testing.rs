@@ -11,6 +11,7 @@ mod process;
 mod stepper;
 mod submitter;
 
+pub use crate::ops::Aligned;
 pub use blk_peer::{BlkPeer, BlkPlan, Mischief};
 pub use guest::Guest;
 pub use nvme_peer::{NvmeMischief, NvmePeer, NvmePlan};

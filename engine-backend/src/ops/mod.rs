@@ -69,6 +69,7 @@ use rare::Rare;
 use transform::Transform;
 use validate::Request;
 
+pub use aligned::Aligned;
 pub use budget::Budget;
 pub use lease::{Codecs, JOBS, Jobs};
 pub use missing::Verdict;

@@ -21,8 +21,10 @@ use crate::stage2::Access;
 /// Bytes of each half: one for what goes in, one for what comes out.
 pub const HALF: usize = 32 << 10;
 
-/// Both halves, aligned for the widest vectors.
-#[repr(align(64))]
+/// Both halves, each of which begins a page, as most of guests' buffers do: a copy between two places of which one begins a
+/// little later in its page than the other loads what looks, for as far as the processor compares addresses at first, as if
+/// it had just been stored.
+#[repr(align(4096))]
 struct Halves([u8; 2 * HALF]);
 
 /// A worker's private memory.

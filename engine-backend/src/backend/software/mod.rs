@@ -43,6 +43,12 @@ const STREAM_PIECE: usize = 4096;
 /// the library has gone over them.
 const SCRATCH: usize = 8 << 10;
 
+/// They begin where most of guests' buffers do: vectors that are loaded lie across no two lines, and the stores to them look like
+/// stores to what is loaded next, for as far as the processor compares addresses at first, no sooner than they have to.
+#[derive(Debug)]
+#[repr(align(4096))]
+struct Scratch([u8; SCRATCH]);
+
 /// Bytes of a part of a long checksummed copy. So short that reading the next one, writing the last one and computing go on
 /// at the same time: memory is never idle while the library computes.
 const FUSED_PART: usize = 1 << 10;
@@ -66,7 +72,7 @@ pub struct Software {
     private: Private,
     flush: Flush,
     /// Where checksums are taken; holds nothing between two calls that is read again.
-    scratch: Box<[u8; SCRATCH]>,
+    scratch: Box<Scratch>,
 }
 
 impl Default for Software {
@@ -87,7 +93,7 @@ impl Software {
             streamed: false,
             private: Private::new(),
             flush: Flush::detect(),
-            scratch: Box::new([0; SCRATCH]),
+            scratch: Box::new(Scratch([0; SCRATCH])),
         }
     }
 
@@ -109,7 +115,7 @@ impl Software {
 
     /// The scratch as a source of the copy kernels.
     fn scratch(&mut self) -> HostAddr {
-        HostAddr(self.scratch.as_mut_ptr().expose_provenance() as u64)
+        HostAddr(self.scratch.0.as_mut_ptr().expose_provenance() as u64)
     }
 
     fn streams(&self, len: usize, hint: Hint) -> bool {
@@ -185,7 +191,7 @@ impl Backend for Software {
         while at < len {
             let part = SCRATCH.min(len - at);
             // SAFETY: a part of the source.
-            unsafe { self.private.load(&mut self.scratch[..part], src.plus(at)) };
+            unsafe { self.private.load(&mut self.scratch.0[..part], src.plus(at)) };
             let scratch = self.scratch();
             for to in dst {
                 // SAFETY: a part of the destination; nothing refers to the scratch now.
@@ -199,7 +205,7 @@ impl Backend for Software {
         let mut sum = Crc32c::after(crc);
         let mut at = 0;
         while at < len {
-            let part = &mut self.scratch[..SCRATCH.min(len - at)];
+            let part = &mut self.scratch.0[..SCRATCH.min(len - at)];
             // SAFETY: a part of the source.
             unsafe { self.private.load(part, src.plus(at)) };
             sum.update(part);
@@ -231,8 +237,8 @@ impl Backend for Software {
                 );
             }
             // SAFETY: a part of the source.
-            unsafe { self.private.load(&mut self.scratch[..part], src.plus(at)) };
-            sum.update(&self.scratch[..part]);
+            unsafe { self.private.load(&mut self.scratch.0[..part], src.plus(at)) };
+            sum.update(&self.scratch.0[..part]);
             let scratch = self.scratch();
             let dst = dst.plus(at);
             // SAFETY: a part of the destination; nothing refers to the scratch now.

@@ -8,6 +8,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use byway_engine::codec::{Cipher, Direction};
+use byway_engine::testing::Aligned;
 use byway_protocols::codec::{KEY_BYTES_MAX, KeyAlgorithm};
 use crc_fast::{CrcAlgorithm, Digest};
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into};
@@ -16,7 +17,8 @@ use zlib_rs::{Deflate, DeflateConfig, DeflateFlush, Inflate, InflateFlush};
 /// Called once an operation.
 pub(super) type Work = Box<dyn FnMut() + Send>;
 
-/// Bytes of the buffer through which staged operations go.
+/// Bytes of the buffer through which staged operations go. It lies as well as the engine's do: a library is not made to look slow by
+/// where the heap happens to put a buffer.
 const STAGE: usize = 16 << 10;
 
 /// A range of a guest's RAM, as the host sees it.
@@ -75,7 +77,7 @@ type Take<'t> = &'t mut dyn FnMut(usize, &mut [u8]);
 
 /// Hands the source over piece by piece, each copied into a buffer first.
 fn staged(src: Range) -> impl FnMut(Take<'_>) {
-    let mut buffer = vec![0; STAGE];
+    let mut buffer = Aligned::zeroed(STAGE);
     move |take| {
         for (i, piece) in src.bytes().chunks(STAGE).enumerate() {
             let copy = &mut buffer[..piece.len()];
@@ -191,7 +193,7 @@ pub(super) fn dif(
     dst: Option<(Range, usize)>,
     make: fn(&mut [u8], &[u8], [u8; 8]),
 ) -> Work {
-    let mut buffer = vec![0; STAGE];
+    let mut buffer = Aligned::zeroed(STAGE);
     Box::new(move || {
         let mut out = dst.map(|(range, bytes)| range.bytes_mut().chunks_exact_mut(bytes));
         let pieces = src.bytes().chunks(STAGE / unit * unit);
@@ -215,7 +217,7 @@ pub(super) fn dif(
 
 /// The same in place: only the information is written.
 pub(super) fn dif_in_place(blocks: Range, (block, unit): (usize, usize)) -> Work {
-    let mut buffer = vec![0; STAGE];
+    let mut buffer = Aligned::zeroed(STAGE);
     Box::new(move || {
         for piece in blocks.bytes_mut().chunks_mut(STAGE / unit * unit) {
             let copy = &mut buffer[..piece.len()];
@@ -290,8 +292,8 @@ pub(super) fn lz4_compress(src: Range, dst: Range) -> Work {
 
 /// The inverse of [`lz4_compress`], of what that made: blocks behind a length each.
 pub(super) fn lz4_decompress(blocks: Vec<u8>, dst: Range) -> Work {
-    let mut buffer = vec![0; 2 * STAGE];
-    let mut made = vec![0; STAGE];
+    let mut buffer = Aligned::zeroed(2 * STAGE);
+    let mut made = Aligned::zeroed(STAGE);
     Box::new(move || {
         let mut rest = &blocks[..];
         for to in dst.bytes_mut().chunks_mut(STAGE) {
@@ -391,7 +393,7 @@ pub(super) fn cipher(
 pub(super) fn open(algorithm: KeyAlgorithm, src: Range, dst: Range) -> Work {
     let mut cipher = Cipher::new(algorithm).expect("memory for a cipher");
     let key = key(algorithm);
-    let mut message = vec![0; src.len];
+    let mut message = Aligned::zeroed(src.len);
     Box::new(move || {
         cipher
             .start(
