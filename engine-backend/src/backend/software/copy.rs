@@ -152,10 +152,10 @@ pub(super) unsafe fn small(dst: u64, src: u64, len: usize) {
     }
 }
 
-/// So far ahead of its stores a copy asks for the destination's lines, in bytes. A store to a line that the second cache holds
+/// So far ahead of its stores a copy or a fill asks for the destination's lines, in bytes. A store to a line that the second cache holds
 /// for reading or for another core waits for it, and few stores may wait; whoever asks for it by name waits for nothing. Further
-/// ahead gains no more, and the last so many bytes of each copy go without: no line beyond its end is taken from anybody.
-const AHEAD: usize = 256;
+/// ahead gains no more, and the last so many bytes of each go without: no line beyond its end is taken from anybody.
+pub(super) const AHEAD: usize = 256;
 
 /// A loop upwards, four vectors to a step. Whole steps are done while `more` bytes beyond the step are left, `len` being at least
 /// that; returns what is left at the end, for [`small`]. Each step begins with `first`.

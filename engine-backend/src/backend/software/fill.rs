@@ -6,6 +6,7 @@
 use std::arch::asm;
 use std::arch::x86_64::__m128i;
 
+use super::copy::AHEAD;
 use super::cpu::Simd;
 
 /// Longest range that is written without a loop, in bytes.
@@ -65,32 +66,39 @@ unsafe fn short(mut dst: u64, mut len: usize, pattern: u128) {
     unsafe { tail(dst, len, pattern) };
 }
 
+/// Whole steps are written while `more` bytes beyond the step are left; each begins with `first`.
 macro_rules! fill_loop {
     ($name:ident, $bytes:literal, $widen:literal, $v:tt, $store:literal, $end:literal) => {
+        fill_loop!($name, $bytes, $widen, $v, $store, $end, more 0, first []);
+    };
+    (
+        $name:ident, $bytes:literal, $widen:literal, $v:tt, $store:literal, $end:literal,
+        more $more:expr, first [$($first:literal)*]
+    ) => {
         /// Writes whole steps of four vectors, `len` being at least one, and gives back
         /// what is left.
         ///
         /// # Safety
         /// See the module; for a streaming store `dst` is a multiple of 64.
         unsafe fn $name(dst: u64, len: usize, pattern: u128) -> usize {
-            debug_assert!(len >= 4 * $bytes);
+            debug_assert!(len >= 4 * $bytes + $more);
             let mut left = len;
             // SAFETY: the loop writes whole steps inside `len`.
             unsafe {
                 asm!(
-                    concat!(
-                        $widen, "\n",
-                        "2:\n",
-                        $store, " [rdi], ", $v, "\n",
-                        $store, " [rdi + ", $bytes, "], ", $v, "\n",
-                        $store, " [rdi + 2*", $bytes, "], ", $v, "\n",
-                        $store, " [rdi + 3*", $bytes, "], ", $v, "\n",
-                        "add rdi, 4*", $bytes, "\n",
-                        "sub rcx, 4*", $bytes, "\n",
-                        "cmp rcx, 4*", $bytes, "\n",
-                        "jae 2b\n",
-                        $end,
-                    ),
+                    $widen,
+                    "2:",
+                    $($first,)*
+                    concat!($store, " [rdi], ", $v),
+                    concat!($store, " [rdi + ", $bytes, "], ", $v),
+                    concat!($store, " [rdi + 2*", $bytes, "], ", $v),
+                    concat!($store, " [rdi + 3*", $bytes, "], ", $v),
+                    concat!("add rdi, 4*", $bytes),
+                    concat!("sub rcx, 4*", $bytes),
+                    concat!("cmp rcx, 4*", $bytes, " + {more}"),
+                    "jae 2b",
+                    $end,
+                    more = const $more,
                     inout("rdi") dst => _, inout("rcx") left,
                     inout("xmm0") vector(pattern) => _, out($v) _,
                     options(nostack),
@@ -112,6 +120,10 @@ fill_loop!(
     "vzeroupper"
 );
 fill_loop!(
+    avx2_ahead, 32, "vinserti128 ymm1, ymm0, xmm0, 1", "ymm1", "vmovdqu", "vzeroupper",
+    more AHEAD, first ["prefetchw [rdi + {more}]" "prefetchw [rdi + {more} + 64]"]
+);
+fill_loop!(
     avx2_stream,
     32,
     "vinserti128 ymm1, ymm0, xmm0, 1",
@@ -128,6 +140,13 @@ fill_loop!(
     ""
 );
 fill_loop!(
+    avx512_ahead, 64, "vshufi32x4 zmm16, zmm0, zmm0, 0", "zmm16", "vmovdqu64", "",
+    more AHEAD, first [
+        "prefetchw [rdi + {more}]" "prefetchw [rdi + {more} + 64]"
+        "prefetchw [rdi + {more} + 128]" "prefetchw [rdi + {more} + 192]"
+    ]
+);
+fill_loop!(
     avx512_stream,
     64,
     "vshufi32x4 zmm16, zmm0, zmm0, 0",
@@ -135,6 +154,37 @@ fill_loop!(
     "vmovntdq",
     ""
 );
+
+/// A loop: where it begins, bytes, and the pattern; what it has left.
+type Loop = unsafe fn(u64, usize, u128) -> usize;
+
+/// Whole steps of `step` bytes, `len` being at least one, by a loop that asks ahead for the lines and one that does not.
+/// Gives back what is left.
+///
+/// # Safety
+/// See the module.
+#[inline(always)]
+unsafe fn in_steps(
+    step: usize,
+    ahead: Loop,
+    plain: Loop,
+    dst: u64,
+    len: usize,
+    pattern: u128,
+) -> usize {
+    // SAFETY: the caller's guarantee, over parts of the range; steps are multiples of 16, so the pattern's phase is kept.
+    unsafe {
+        let left = if len >= step + AHEAD {
+            ahead(dst, len, pattern)
+        } else {
+            len
+        };
+        if left < step {
+            return left;
+        }
+        plain(dst + (len - left) as u64, left, pattern)
+    }
+}
 
 /// Fills with the processor's own loop, of words that are one half of the pattern each: its halves are the same.
 ///
@@ -173,9 +223,9 @@ pub(super) unsafe fn fill(simd: Simd, dst: u64, len: usize, pattern: u128, strea
         let left = match (simd, stream) {
             (Simd::Sse2, false) => sse2(dst, len, turned),
             (Simd::Sse2, true) => sse2_stream(dst, len, turned),
-            (Simd::Avx2, false) => avx2(dst, len, turned),
+            (Simd::Avx2, false) => in_steps(4 * 32, avx2_ahead, avx2, dst, len, turned),
             (Simd::Avx2, true) => avx2_stream(dst, len, turned),
-            (Simd::Avx512, false) => avx512(dst, len, turned),
+            (Simd::Avx512, false) => in_steps(4 * 64, avx512_ahead, avx512, dst, len, turned),
             (Simd::Avx512, true) => avx512_stream(dst, len, turned),
         };
         // Steps are multiples of 16, so the pattern's phase is kept.
