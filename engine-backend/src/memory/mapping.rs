@@ -1,6 +1,8 @@
 //! The engine's own mapping of one region of guest RAM.
 
+use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
@@ -45,6 +47,7 @@ impl Mapping {
                     sigbus::REGION_BYTES_MAX
                 ))
             })?;
+        fits_pages(region)?;
         sigbus::install().map_err(host("cannot install the SIGBUS handler"))?;
         let base = map_congruent(region, len).map_err(host("cannot map guest RAM"))?;
         // From here on the drop of `mapping` unmaps it.
@@ -101,6 +104,43 @@ impl Drop for Mapping {
     }
 }
 
+/// Checks that a region of a file of hugetlbfs begins and ends with a page of that. The kernel maps no part of one: what it maps
+/// beyond the region would take the place of whatever lies there, the engine's own memory included.
+fn fits_pages(region: &MemoryRegion) -> Result<(), MemoryError> {
+    let Some(page) = huge_page_bytes(&region.file).map_err(|source| MemoryError::Host {
+        what: "cannot tell which file system the file behind guest RAM is on",
+        source,
+    })?
+    else {
+        return Ok(());
+    };
+    let MemoryRegion {
+        guest_addr,
+        size,
+        file_offset,
+        ..
+    } = *region;
+    let numbers = [guest_addr, size, file_offset];
+    if page > CONGRUENCE as u64 || !numbers.iter().all(|number| number.is_multiple_of(page)) {
+        return Err(MemoryError::BadArgument(format!(
+            "region {guest_addr:#x}+{size:#x} at file offset {file_offset:#x}: the file has huge pages of {page:#x} bytes; \
+             expected multiples of that, and pages of at most {CONGRUENCE:#x} bytes"
+        )));
+    }
+    Ok(())
+}
+
+/// How large a file's pages are, if it is one of hugetlbfs. Asked of the file system: a file of tmpfs may have huge pages, too,
+/// and be mapped in parts of them all the same.
+fn huge_page_bytes(file: &File) -> io::Result<Option<u64>> {
+    let mut found = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: the buffer is a `statfs`, which the call fills when it succeeds.
+    check(unsafe { libc::fstatfs(file.as_raw_fd(), found.as_mut_ptr()) })?;
+    // SAFETY: just filled.
+    let found = unsafe { found.assume_init() };
+    Ok((found.f_type == libc::HUGETLBFS_MAGIC).then_some(found.f_bsize as u64))
+}
+
 /// Maps the file at an address congruent to the region's guest-physical address: reserves
 /// enough address space, maps over the right part of it and gives back the rest.
 fn map_congruent(region: &MemoryRegion, len: usize) -> io::Result<NonNull<u8>> {
@@ -152,10 +192,14 @@ fn map_congruent(region: &MemoryRegion, len: usize) -> io::Result<NonNull<u8>> {
         Ok(_) => (base.wrapping_add(len), CONGRUENCE - before),
         Err(_) => (base, reserved - before),
     };
-    for (at, len) in [(start, before), (tail, tail_len)] {
-        if len != 0 {
-            // SAFETY: a part of the reservation that the region does not use.
-            check(unsafe { libc::munmap(at.cast(), len) })?;
+    let end = start.addr() + reserved;
+    for (at, len, rest) in [(start, before, start), (tail, tail_len, base)] {
+        // SAFETY: a part of the reservation that the region does not use.
+        if len != 0 && unsafe { libc::munmap(at.cast(), len) } < 0 {
+            let refused = io::Error::last_os_error();
+            // SAFETY: all that there still is of the reservation, of which nobody has been told.
+            unsafe { libc::munmap(rest.cast(), end - rest.addr()) };
+            return Err(refused);
         }
     }
     result

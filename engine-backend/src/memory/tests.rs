@@ -1,5 +1,8 @@
 //! Tests of regions, spans and the survival of lost backing.
 
+use std::fs::File;
+use std::os::fd::FromRawFd;
+
 use proptest::prelude::*;
 
 use super::test_ram::{TestRam, memfd};
@@ -67,6 +70,50 @@ fn bad_regions_are_refused_and_change_nothing() {
     assert!(bad(&|r| r.guest_addr = !0xfff).contains("48 bits"));
     assert_eq!(memory.regions(), [(MIB, MIB)]);
     assert_eq!(memory.stage2().epoch(), 0);
+}
+
+/// An empty file with pages of 2 MiB, of which the host need not have any; `None` where it knows none.
+fn huge_memfd(bytes: u64) -> Option<Arc<File>> {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_HUGETLB | libc::MFD_HUGE_2MB;
+    // SAFETY: the name is a C string; the descriptor is new and owned alone.
+    let file = unsafe {
+        let fd = libc::memfd_create(c"huge".as_ptr(), flags);
+        (fd >= 0).then(|| File::from_raw_fd(fd))?
+    };
+    file.set_len(bytes).unwrap();
+    Some(Arc::new(file))
+}
+
+/// The kernel maps whole huge pages: what lies behind a part of one would be mapped over.
+#[test]
+fn no_part_of_a_huge_page_is_mapped() {
+    let Some(file) = huge_memfd(4 * MIB) else {
+        println!("SKIPPED: this kernel has no hugetlbfs");
+        return;
+    };
+    let memory = GuestMemory::new();
+    let huge = |guest_addr, size, file_offset| MemoryRegion {
+        file: Arc::clone(&file),
+        file_offset,
+        ..region(guest_addr, size)
+    };
+    for refused in [
+        huge(0, 4096, 0),
+        huge(GIB - 2 * MIB, 4096, 0),
+        huge(4096, 2 * MIB, 0),
+        huge(0, 2 * MIB, 4096),
+    ] {
+        let message = memory.add_region(refused).unwrap_err().to_string();
+        assert!(
+            message.contains("huge pages of 0x200000 bytes"),
+            "{message}"
+        );
+    }
+    assert!(SharedLog::new(file.try_clone().unwrap(), 0, 4096).is_err());
+    memory
+        .add_region(huge(GIB - 2 * MIB, 2 * MIB, 2 * MIB))
+        .unwrap();
+    assert_eq!(memory.regions(), [(GIB - 2 * MIB, 2 * MIB)]);
 }
 
 #[test]
