@@ -77,21 +77,30 @@ impl Job {
         })
     }
 
+    /// Overwrites the keys of other ciphers.
+    fn forget_all_but(&mut self, algorithm: Option<KeyAlgorithm>) {
+        let used = algorithm.map(cipher_of);
+        for (index, cipher) in self.ciphers.iter_mut().enumerate() {
+            if used != Some(index) {
+                cipher.forget();
+            }
+        }
+    }
+
     /// The cipher for an algorithm of GCM, with what else is needed at the same time.
     pub fn parts(&mut self, algorithm: KeyAlgorithm) -> Parts<'_> {
-        let [short, long] = &mut self.ciphers;
-        let cipher = if algorithm == KeyAlgorithm::AesGcm128 {
-            short
-        } else {
-            long
-        };
         Parts {
             stream: &mut self.stream,
-            cipher,
+            cipher: &mut self.ciphers[cipher_of(algorithm)],
             message: &mut self.message,
             output: &mut self.output,
         }
     }
+}
+
+/// Which of a job's ciphers is for an algorithm of GCM: that for short keys, or for long ones.
+fn cipher_of(algorithm: KeyAlgorithm) -> usize {
+    usize::from(algorithm != KeyAlgorithm::AesGcm128)
 }
 
 /// Jobs that are free, and whose the others are.
@@ -187,9 +196,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(mut job) = self.job.take() {
-            for cipher in &mut job.ciphers {
-                cipher.forget();
-            }
+            job.forget_all_but(None);
             self.pool.users[job.index].store(NOBODY, Ordering::Relaxed);
             // Its place is empty while it is away.
             let _ = self.pool.free[job.index].push(job);
@@ -239,13 +246,17 @@ impl Codecs {
     }
 
     /// A job for an operation of this domain, if there is one and the domain has not too
-    /// many.
+    /// many; with the key that it may have from an operation before, if it is one for the cipher that is `wanted`.
     #[must_use]
-    pub fn lease(&mut self, domain: u32) -> Option<Lease> {
+    pub fn lease(&mut self, domain: u32, wanted: Option<KeyAlgorithm>) -> Option<Lease> {
         // Anybody else's goes back to the others.
-        if let Some((owner, lease)) = self.kept.take()
+        if let Some((owner, mut lease)) = self.kept.take()
             && owner == domain
         {
+            // What its operation does not use may be in its hands for longer than whoever takes the key away waits.
+            if let Some(job) = lease.job() {
+                job.forget_all_but(wanted);
+            }
             return Some(lease);
         }
         let pool = &self.jobs.0;
@@ -269,7 +280,13 @@ impl Codecs {
     pub fn keep(&mut self, domain: u32, lease: &mut Lease) {
         if let Some(job) = lease.job.take() {
             let pool = Arc::clone(&lease.pool);
-            self.kept = Some((domain, Lease { job: Some(job), pool }));
+            self.kept = Some((
+                domain,
+                Lease {
+                    job: Some(job),
+                    pool,
+                },
+            ));
             self.is_keyed = true;
         }
     }
@@ -300,10 +317,11 @@ impl Codecs {
             let found = job.as_deref().is_some_and(is_keyed);
             job.is_some_and(|job| place.push(job).is_err()) || found
         });
-        let kept = self.kept.as_ref().and_then(|(_, lease)| lease.job.as_deref());
-        in_pool
-            || kept.is_some_and(is_keyed)
-            || self.ciphers.iter().flatten().any(Cipher::has_key)
+        let kept = self
+            .kept
+            .as_ref()
+            .and_then(|(_, lease)| lease.job.as_deref());
+        in_pool || kept.is_some_and(is_keyed) || self.ciphers.iter().flatten().any(Cipher::has_key)
     }
 
     /// The cipher of a mode that works on blocks, to be put back within the chunk, with the key that it may have from an
@@ -338,15 +356,15 @@ mod tests {
     fn one_domain_leaves_some_to_others() {
         let mut codecs = Codecs::new(Jobs::all());
         let mine: Vec<_> = (0..JOBS_PER_DOMAIN)
-            .map(|_| codecs.lease(1).unwrap())
+            .map(|_| codecs.lease(1, None).unwrap())
             .collect();
-        assert!(codecs.lease(1).is_none());
+        assert!(codecs.lease(1, None).is_none());
         let yours: Vec<_> = (0..JOBS - JOBS_PER_DOMAIN)
-            .map(|_| codecs.lease(2).unwrap())
+            .map(|_| codecs.lease(2, None).unwrap())
             .collect();
-        assert!(codecs.lease(3).is_none());
+        assert!(codecs.lease(3, None).is_none());
         drop(mine);
-        assert!(codecs.lease(3).is_some());
+        assert!(codecs.lease(3, None).is_some());
         drop(yours);
         assert!(codecs.jobs.0.free.iter().all(ArrayQueue::is_full));
     }
@@ -354,12 +372,13 @@ mod tests {
     #[test]
     fn what_is_kept_is_for_the_same_domain_and_the_same_chunk() {
         let mut codecs = Codecs::new(Jobs::all());
+        const GCM: Option<KeyAlgorithm> = Some(KeyAlgorithm::AesGcm256);
         let name = KeyName {
             id: 1,
             object: None,
         };
         let mut ended = |codecs: &mut Codecs| {
-            let mut lease = codecs.lease(1).unwrap();
+            let mut lease = codecs.lease(1, GCM).unwrap();
             let Parts { cipher, .. } = lease.job().unwrap().parts(KeyAlgorithm::AesGcm256);
             let started = cipher.start_named(name, || Ok([5; 32]), &[0; 16], Direction::Encrypt);
             started.unwrap();
@@ -367,17 +386,23 @@ mod tests {
             assert!(lease.job().is_none());
         };
         ended(&mut codecs);
-        let mut again = codecs.lease(1).unwrap();
+        let mut again = codecs.lease(1, GCM).unwrap();
         let Parts { cipher, .. } = again.job().unwrap().parts(KeyAlgorithm::AesGcm256);
         assert!(cipher.has_key());
         drop(again);
         assert!(!codecs.has_keys());
         // Another domain finds no key, nor is what was kept lost to it.
         ended(&mut codecs);
-        let mut other = codecs.lease(2).unwrap();
+        let mut other = codecs.lease(2, GCM).unwrap();
         let Parts { cipher, .. } = other.job().unwrap().parts(KeyAlgorithm::AesGcm256);
         assert!(!cipher.has_key() && !codecs.has_keys());
         drop(other);
+        // Nor does an operation that has no use for it take it along, beyond the chunk.
+        for wanted in [None, Some(KeyAlgorithm::AesGcm128)] {
+            ended(&mut codecs);
+            let mut other = codecs.lease(1, wanted).unwrap();
+            assert!(!other.job().unwrap().ciphers.iter().any(Cipher::has_key));
+        }
         ended(&mut codecs);
         assert!(codecs.has_keys());
         codecs.end_chunk();
@@ -389,7 +414,7 @@ mod tests {
     #[test]
     fn a_lease_may_outlive_its_worker() {
         let mut codecs = Codecs::new(Jobs::all());
-        let lease = codecs.lease(1).unwrap();
+        let lease = codecs.lease(1, None).unwrap();
         drop(codecs);
         drop(lease);
     }
@@ -398,13 +423,13 @@ mod tests {
     fn there_is_a_job_for_each_queue_and_for_what_one_has_taken_along() {
         let jobs = Jobs::none();
         let mut codecs = Codecs::new(jobs.clone());
-        assert!(codecs.lease(1).is_none());
+        assert!(codecs.lease(1, None).is_none());
         jobs.provide_for(1);
-        let along = codecs.lease(1).unwrap();
-        assert!(codecs.lease(1).is_none());
+        let along = codecs.lease(1, None).unwrap();
+        assert!(codecs.lease(1, None).is_none());
         // Its queue has gone to another worker, and one of another domain comes.
         jobs.provide_for(1);
-        assert!(codecs.lease(2).is_some());
+        assert!(codecs.lease(2, None).is_some());
         drop(along);
         // Nothing grows without end.
         for _ in 0..3 {

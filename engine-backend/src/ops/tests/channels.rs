@@ -470,7 +470,7 @@ fn jobs_come_back_however_it_ends() {
     }
     let domain = rig.alice.context().domain();
     let taken: Vec<_> = (0..JOBS_PER_DOMAIN)
-        .map(|_| rig.codecs.lease(domain).unwrap())
+        .map(|_| rig.codecs.lease(domain, None).unwrap())
         .collect();
     let busy = rig.complete(&seal(slot, 64, 4096));
     assert_eq!(short_form(&busy), (Status::EngineBusy, false, 0));

@@ -133,7 +133,8 @@ impl Message {
         if wanted.capacity < least.saturating_add(seal) {
             return Err(Status::Overflow.into());
         }
-        let lease = chunk.codecs.lease(chunk.context.domain());
+        let algorithm = aead.map(|aead| aead.algorithm);
+        let lease = chunk.codecs.lease(chunk.context.domain(), algorithm);
         let mut lease = lease.ok_or(Status::EngineBusy)?;
         if let (Some(kind), Some(job)) = (kind, lease.job()) {
             job.stream.start(kind);
