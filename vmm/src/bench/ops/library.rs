@@ -60,7 +60,7 @@ impl Range {
         unsafe { self.bytes().align_to().1 }
     }
 
-    fn words_mut<'r>(self) -> &'r mut [u64] {
+    pub(super) fn words_mut<'r>(self) -> &'r mut [u64] {
         // SAFETY: as above.
         unsafe { self.bytes_mut().align_to_mut().1 }
     }
