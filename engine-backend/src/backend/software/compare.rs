@@ -58,6 +58,10 @@ macro_rules! ranges_loop {
                     a = in(reg) a, b = in(reg) b, len = in(reg) len,
                     done = out(reg) done, mask = out(reg) mask, next = out(reg) _,
                     out("xmm0") _, out("xmm1") _,
+                    out("xmm2") _, out("xmm3") _, out("xmm4") _, out("xmm5") _,
+                    out("xmm6") _, out("xmm7") _, out("xmm8") _, out("xmm9") _,
+                    out("xmm10") _, out("xmm11") _, out("xmm12") _, out("xmm13") _,
+                    out("xmm14") _, out("xmm15") _,
                     options(nostack, readonly),
                 );
             }
@@ -134,6 +138,9 @@ macro_rules! step_loop {
                     m0 = out(reg) m0, m1 = out(reg) m1, m2 = out(reg) m2, m3 = out(reg) m3,
                     out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
                     out("xmm4") _, out("xmm5") _, out("xmm6") _,
+                    out("xmm7") _, out("xmm8") _, out("xmm9") _, out("xmm10") _,
+                    out("xmm11") _, out("xmm12") _, out("xmm13") _, out("xmm14") _,
+                    out("xmm15") _,
                     options(nostack, readonly),
                 );
             }

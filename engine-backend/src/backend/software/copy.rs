@@ -201,6 +201,9 @@ macro_rules! ascending_loop {
                     more = const $more,
                     inout("rdi") dst => _, inout("rsi") src => _, inout("rcx") left,
                     out($r0) _, out($r1) _, out($r2) _, out($r3) _,
+                    out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
+                    out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
+                    out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
                     options(nostack),
                 );
             }
@@ -240,6 +243,9 @@ macro_rules! descending_loop {
                     $end,
                     in("rdi") dst, in("rsi") src, inout("rcx") left,
                     out($r0) _, out($r1) _, out($r2) _, out($r3) _,
+                    out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
+                    out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
+                    out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
                     options(nostack),
                 );
             }
@@ -334,6 +340,9 @@ pub(super) unsafe fn dual(dst: [u64; 2], src: u64, len: usize) -> usize {
             s = inout(reg) src => _, d = inout(reg) dst[0] => _, e = inout(reg) dst[1] => _,
             n = inout(reg) left,
             out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+            out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
+            out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
+            out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
             options(nostack),
         );
     }

@@ -7,7 +7,8 @@ use std::arch::x86_64::{__cpuid, __cpuid_count};
 pub(super) enum Simd {
     /// 16 bytes; every x86-64 processor.
     Sse2,
-    /// 32 bytes.
+    /// 32 bytes. Whatever ends with `vzeroupper` names all of the first 16 registers as clobbered: it clears their upper halves, in
+    /// which a compiler that is allowed to use AVX may keep something.
     Avx2,
     /// 64 bytes.
     Avx512,

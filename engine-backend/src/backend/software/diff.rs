@@ -69,6 +69,8 @@ unsafe fn avx2_steps(a: u64, b: u64, len: usize, found: &mut [u8; STEP]) -> (usi
             m0 = out(reg) m0, m1 = out(reg) m1, m2 = out(reg) m2, m3 = out(reg) m3,
             out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _, out("xmm4") _,
             out("xmm5") _, out("xmm6") _, out("xmm7") _, out("xmm8") _, out("xmm9") _,
+            out("xmm10") _, out("xmm11") _, out("xmm12") _, out("xmm13") _,
+            out("xmm14") _, out("xmm15") _,
             options(nostack),
         );
     }

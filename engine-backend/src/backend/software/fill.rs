@@ -101,6 +101,10 @@ macro_rules! fill_loop {
                     more = const $more,
                     inout("rdi") dst => _, inout("rcx") left,
                     inout("xmm0") vector(pattern) => _, out($v) _,
+                    out("xmm2") _, out("xmm3") _, out("xmm4") _, out("xmm5") _,
+                    out("xmm6") _, out("xmm7") _, out("xmm8") _, out("xmm9") _,
+                    out("xmm10") _, out("xmm11") _, out("xmm12") _, out("xmm13") _,
+                    out("xmm14") _, out("xmm15") _,
                     options(nostack),
                 );
             }
