@@ -29,6 +29,7 @@ pub mod memory;
 pub mod ops;
 pub mod port;
 pub mod queue;
+pub mod seldom;
 pub mod stage1;
 pub mod stage2;
 pub mod stats;

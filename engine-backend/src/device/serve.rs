@@ -12,6 +12,7 @@ use super::{Device, State};
 use crate::control;
 use crate::domain::Stopwatch;
 use crate::endpoint::{Reached, Reaching};
+use crate::seldom::Seldom;
 
 /// Requests carried out before the next domain has its turn.
 const REQUESTS_PER_TURN: usize = 16;
@@ -280,11 +281,14 @@ impl Device {
     }
 
     fn give_up(&self, vring: &mut Running, which: &str, why: &Broken) {
+        static TOLD: Seldom = Seldom::new();
         vring.break_off();
-        tracing::warn!(
-            domain = self.domain.name(),
-            "{which} virtqueue is broken and waits for a reset: {why}"
-        );
+        TOLD.tell(|| {
+            tracing::warn!(
+                domain = self.domain.name(),
+                "{which} virtqueue is broken and waits for a reset: {why}"
+            );
+        });
     }
 
     /// A region lost its backing: the engine's pages are not the guest's any more.

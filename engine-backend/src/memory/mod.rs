@@ -39,6 +39,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::interface::MemoryRegion;
+use crate::seldom::Seldom;
 use crate::stage2::{Access, LastLeaf, RetiredTables, Stage2, Stage2Error, Stage2Fault};
 use mapping::Mapping;
 
@@ -324,12 +325,15 @@ fn check_file(region: &MemoryRegion) -> Result<(), MemoryError> {
     // SAFETY: asks for the seals of an open file.
     let seals = unsafe { libc::fcntl(region.file.as_raw_fd(), libc::F_GET_SEALS) };
     if seals < 0 || seals & libc::F_SEAL_SHRINK == 0 {
-        tracing::warn!(
-            guest_addr,
-            size,
-            "the file behind guest RAM is not sealed with F_SEAL_SHRINK; if it shrinks, the \
-             domain is detached"
-        );
+        static TOLD: Seldom = Seldom::new();
+        TOLD.tell(|| {
+            tracing::warn!(
+                guest_addr,
+                size,
+                "the file behind guest RAM is not sealed with F_SEAL_SHRINK; if it shrinks, the \
+                 domain is detached"
+            );
+        });
     }
     Ok(())
 }

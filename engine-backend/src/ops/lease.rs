@@ -377,7 +377,7 @@ mod tests {
             id: 1,
             object: None,
         };
-        let mut ended = |codecs: &mut Codecs| {
+        let ended = |codecs: &mut Codecs| {
             let mut lease = codecs.lease(1, GCM).unwrap();
             let Parts { cipher, .. } = lease.job().unwrap().parts(KeyAlgorithm::AesGcm256);
             let started = cipher.start_named(name, || Ok([5; 32]), &[0; 16], Direction::Encrypt);

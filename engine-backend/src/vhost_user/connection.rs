@@ -12,6 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::session::Session;
 use super::wait::{is_writable, wait};
+use crate::seldom::Seldom;
 
 /// How often the front end's log is brought up to date while it is on.
 const LOG_EVERY: Duration = Duration::from_millis(50);
@@ -139,7 +140,8 @@ impl Connection {
             Ok(()) => Ok(()),
             Err(Error::Disconnected) => Err(End::Closed),
             Err(Error::ReqHandlerError(why)) if told => {
-                tracing::warn!("refused, and told so: {why}");
+                static TOLD: Seldom = Seldom::new();
+                TOLD.tell(|| tracing::warn!("refused, and told so: {why}"));
                 Ok(())
             }
             Err(error) => Err(End::Refused(error)),

@@ -16,14 +16,13 @@ use super::folder::{FolderError, SocketFolder};
 use super::peer::Peer;
 use super::session::Session;
 use crate::interface::Admin;
+use crate::seldom::Seldom;
 
 /// How long a station may take to end before it is left to itself.
 const END_MAX: Duration = Duration::from_secs(2);
 /// Modes of a socket: for this process' user, and for those that are asked who they are.
 const PRIVATE: u32 = 0o600;
 const PUBLIC: u32 = 0o666;
-/// How often a refusal is told: anybody may knock, and as often as he likes.
-const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How long to wait before looking again, where nothing tells.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
@@ -45,8 +44,10 @@ struct Shared {
     doorway: Doorway,
     /// The front end's socket, to end whatever the thread waits for on it.
     current: Mutex<Option<UnixStream>>,
-    /// When a refusal was last told.
-    told: Mutex<Option<Instant>>,
+    /// Anybody may knock, and as often as he likes.
+    told: Seldom,
+    /// The same of whoever was let in and then asked for what cannot be.
+    ended: Seldom,
 }
 
 impl Station {
@@ -71,7 +72,8 @@ impl Station {
             uid: Mutex::default(),
             doorway: Doorway::new(listener).map_err(host)?,
             current: Mutex::default(),
-            told: Mutex::default(),
+            told: Seldom::new(),
+            ended: Seldom::new(),
         });
         let thread = std::thread::Builder::new()
             .name(format!("vu-{name}"))
@@ -169,9 +171,9 @@ impl Shared {
                         End::Closed | End::Stopped => {
                             tracing::info!(domain = self.name, %peer, "detached: {end}");
                         }
-                        End::Refused(_) | End::Host(_) => {
-                            tracing::warn!(domain = self.name, %peer, "detached: {end}");
-                        }
+                        End::Refused(_) | End::Host(_) => self
+                            .ended
+                            .tell(|| tracing::warn!(domain = self.name, %peer, "detached: {end}")),
                     }
                 }
                 Err(why) => self.tell_refusal(peer, &why.to_string()),
@@ -181,11 +183,8 @@ impl Shared {
     }
 
     fn tell_refusal(&self, peer: Peer, why: &str) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
-            *told = Some(Instant::now());
-            tracing::warn!(domain = self.name, %peer, "refused: {why}");
-        }
+        self.told
+            .tell(|| tracing::warn!(domain = self.name, %peer, "refused: {why}"));
     }
 
     /// Whether processes of this user are let in; a refusal is told.

@@ -3,6 +3,7 @@
 //! Everything in guest memory is hostile. Each descriptor is read once, into a [`Chain`] that is bounded and whose
 //! parts are checked to lie in RAM; a device sees nothing but that copy.
 
+use byway_engine::seldom::Seldom;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::eventfd::EventFd;
@@ -282,10 +283,13 @@ impl ServedQueue {
     }
 
     fn break_off(&mut self, why: &str) {
+        static TOLD: Seldom = Seldom::new();
         if !std::mem::replace(&mut self.is_broken, true) {
-            tracing::warn!(
-                "a guest broke a virtqueue, which is left alone until it is reset: {why}"
-            );
+            TOLD.tell(|| {
+                tracing::warn!(
+                    "a guest broke a virtqueue, which is left alone until it is reset: {why}"
+                );
+            });
         }
     }
 }

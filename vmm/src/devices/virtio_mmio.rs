@@ -18,6 +18,7 @@
 
 use std::io;
 
+use byway_engine::seldom::Seldom;
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK,
     VIRTIO_CONFIG_S_FAILED, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET,
@@ -76,6 +77,9 @@ struct TransportQueue {
     /// Whether the device serves it.
     running: bool,
 }
+
+/// A guest writes its registers as often as it likes.
+static TOLD: Seldom = Seldom::new();
 
 /// One virtio-mmio register window.
 pub struct VirtioMmio<D> {
@@ -249,7 +253,9 @@ impl<D: VirtioDevice> VirtioMmio<D> {
         match offset {
             VIRTIO_MMIO_QUEUE_NUM => match u16::try_from(value) {
                 Ok(size) => queue.set_size(size),
-                Err(_) => tracing::warn!(value, "guest set an impossible virtqueue size"),
+                Err(_) => TOLD.tell(|| {
+                    tracing::warn!(value, "guest set an impossible virtqueue size");
+                }),
             },
             VIRTIO_MMIO_QUEUE_DESC_LOW => queue.set_desc_table_address(Some(value), None),
             VIRTIO_MMIO_QUEUE_DESC_HIGH => queue.set_desc_table_address(None, Some(value)),
@@ -276,7 +282,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
             let queue = &mut self.queues[index].config;
             queue.set_ready(true);
             if !queue.is_valid(&*self.memory.snapshot()) {
-                tracing::warn!(index, "guest set up a virtqueue outside its RAM");
+                TOLD.tell(|| tracing::warn!(index, "guest set up a virtqueue outside its RAM"));
                 queue.set_ready(false);
             }
         }
@@ -289,11 +295,14 @@ impl<D: VirtioDevice> VirtioMmio<D> {
             return;
         }
         if self.status & !value & !NEEDS_RESET != 0 {
-            tracing::warn!(
-                old = self.status,
-                new = value,
-                "guest cleared a virtio status bit without a reset"
-            );
+            let old = self.status;
+            TOLD.tell(|| {
+                tracing::warn!(
+                    old,
+                    new = value,
+                    "guest cleared a virtio status bit without a reset"
+                );
+            });
             return;
         }
         let added = value & !self.status;
@@ -319,11 +328,13 @@ impl<D: VirtioDevice> VirtioMmio<D> {
         let taken = self.driver_features;
         let required = 1 << VIRTIO_F_VERSION_1;
         if taken & !self.offered() != 0 || taken & required == 0 {
-            tracing::warn!(
-                taken = format_args!("{taken:#x}"),
-                offered = format_args!("{:#x}", self.offered()),
-                "guest chose virtio features that cannot be"
-            );
+            TOLD.tell(|| {
+                tracing::warn!(
+                    taken = format_args!("{taken:#x}"),
+                    offered = format_args!("{:#x}", self.offered()),
+                    "guest chose virtio features that cannot be"
+                );
+            });
             return;
         }
         match self.device.set_features(taken & self.device.features()) {
@@ -437,7 +448,7 @@ fn half(features: u64, selector: u32) -> u32 {
 
 fn report(what: &str, error: &dyn std::error::Error) {
     let cause = error.source().map(ToString::to_string).unwrap_or_default();
-    tracing::warn!("{what}: {error}: {cause}");
+    TOLD.tell(|| tracing::warn!("{what}: {error}: {cause}"));
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use byway_engine::seldom::Seldom;
+
 use super::SECTOR_BYTES;
 use super::overlay::Overlay;
 use super::request::{Range, Status};
@@ -208,8 +210,9 @@ impl Disk {
 
     /// The host's operator learns why, the guest that it failed.
     pub(super) fn told(&self, done: io::Result<()>) -> Result<(), Status> {
+        static TOLD: Seldom = Seldom::new();
         done.map_err(|error| {
-            tracing::warn!("disk {}: {error}", self.settings.path.display());
+            TOLD.tell(|| tracing::warn!("disk {}: {error}", self.settings.path.display()));
             Status::Error
         })
     }
