@@ -42,7 +42,7 @@ enum Command {
     Endpoint(operator::EndpointArgs),
     /// Create and remove an engine's domains, and say who may attach to them
     Domain(operator::DomainArgs),
-    /// Boot two VMs, exchange memory between them, and show and check everything that is promised
+    /// Boot two VMs that exchange memory, and show and check everything that is promised
     Demo(demo::DemoArgs),
     /// Measure the project's figures side by side in one run
     Bench(bench::BenchArgs),

@@ -19,10 +19,10 @@ pub struct Common {
     #[arg(long, value_name = "DIR", global = true, display_order = LAST)]
     engine: Option<PathBuf>,
     /// Ask the engine of a `byway run` instead, by the socket that was given to `byway run --api`
-    #[arg(long, value_name = "PATH", global = true, display_order = LAST)]
+    #[arg(long, value_name = "PATH", global = true, display_order = LAST + 1)]
     api: Option<PathBuf>,
     /// Print JSON, for programs
-    #[arg(long, global = true, display_order = LAST)]
+    #[arg(long, global = true, display_order = LAST + 2)]
     pub(super) json: bool,
 }
 

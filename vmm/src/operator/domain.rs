@@ -127,3 +127,43 @@ impl Create {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        create: Create,
+    }
+
+    /// Each option is a key, and each key an option.
+    #[test]
+    fn options_become_the_quotas_that_a_file_would_have() {
+        let mut quotas = serde_json::to_value(Quotas::default()).unwrap();
+        let share = quotas.as_object_mut().unwrap().remove("share").unwrap();
+        let keys = |value: &serde_json::Value| -> Vec<String> {
+            value.as_object().unwrap().keys().cloned().collect()
+        };
+        let (own, shared) = (keys(&quotas), keys(&share));
+        for key in own.iter().chain(&shared) {
+            let option = format!("--{}", key.replace('_', "-"));
+            let line = Line::try_parse_from(["create", "carol", &option, "64"]).unwrap();
+            let mut expected = (quotas.clone(), share.clone());
+            let part = if own.contains(key) {
+                &mut expected.0
+            } else {
+                &mut expected.1
+            };
+            part[key] = 64.into();
+            let mut all = expected.0;
+            all["share"] = expected.1;
+            let action =
+                serde_json::json!({"action": "create-domain", "name": "carol", "quotas": all});
+            let said = line.create.action().unwrap();
+            assert_eq!(said, serde_json::from_value(action).unwrap(), "{option}");
+        }
+    }
+}

@@ -124,10 +124,7 @@ pub fn endpoint(args: &EndpointArgs) -> Result<(), Failure> {
             let table = tables::endpoint_list(&listing.endpoints);
             show(common, &listing, &table)
         }
-        Verb::Attach(attach) => {
-            let limit = ANSWER_MAX + TALKS * Duration::from_millis(attach.timeout_ms.into());
-            done_within(common, &attach.action()?, limit)
-        }
+        Verb::Attach(attach) => done_within(common, &attach.action()?, attach.limit()),
         Verb::Detach { name } => {
             let name = name.0.clone();
             done(common, &Action::DetachEndpoint { name })
@@ -149,6 +146,11 @@ impl Attach {
             read_only: self.read_only,
             timeout_ms: self.timeout_ms,
         }))
+    }
+
+    /// How long the engine may take, which waits for the device.
+    fn limit(&self) -> Duration {
+        ANSWER_MAX + TALKS * Duration::from_millis(self.timeout_ms.into())
     }
 }
 
@@ -181,4 +183,61 @@ fn timeout_ms(text: &str) -> Result<u32, String> {
     let range = EndpointConfig::TIMEOUT_MS;
     let number = text.parse().ok().filter(|number| range.contains(number));
     number.ok_or_else(|| format!("use {} to {} milliseconds", range.start(), range.end()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: EndpointArgs,
+    }
+
+    fn verb(arguments: &str) -> Verb {
+        let all = "byway ".to_owned() + arguments;
+        Line::try_parse_from(all.split(' ')).unwrap().args.verb
+    }
+
+    #[test]
+    fn a_device_that_may_take_long_is_waited_for_longer() {
+        for (timeout, least) in [("10", 30_000), ("30000", 120_000), ("600000", 1_800_000)] {
+            let line = format!("attach a --kind file --path a --timeout-ms {timeout}");
+            let Verb::Attach(attach) = verb(&line) else {
+                panic!("{line}");
+            };
+            assert!(attach.limit() >= Duration::from_millis(least), "{timeout}");
+        }
+    }
+
+    #[test]
+    fn options_become_what_a_file_would_say() {
+        for (line, json) in [
+            (
+                "attach disk --kind vhost-user-blk --path /d --read-only",
+                r#"{"action":"attach-endpoint","name":"disk","kind":"vhost-user-blk","path":"/d","read_only":true}"#,
+            ),
+            (
+                "grant disk alice --write --trusted --first 4K --bytes 1M",
+                r#"{"action":"grant-endpoint","endpoint":"disk","domain":"alice","first":4096,"bytes":1048576,"write":true,"trusted":true}"#,
+            ),
+            (
+                "grant disk alice --read",
+                r#"{"action":"grant-endpoint","endpoint":"disk","domain":"alice","read":true}"#,
+            ),
+        ] {
+            let action = match verb(line) {
+                Verb::Attach(attach) => attach.action(),
+                Verb::Grant(grant) => grant.action(),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(
+                action.unwrap(),
+                serde_json::from_str(json).unwrap(),
+                "{line}"
+            );
+        }
+    }
 }
