@@ -38,7 +38,11 @@ enum Command {
     Quota(operator::QuotaArgs),
     /// Tell who was given what over a domain's memory
     Audit(operator::AuditArgs),
-    /// Boot two VMs, exchange memory between them, and show and check everything that is promised
+    /// List, attach, detach and grant the block devices that an engine drives
+    Endpoint(operator::EndpointArgs),
+    /// Create and remove an engine's domains, and say who may attach to them
+    Domain(operator::DomainArgs),
+    /// Boot two VMs that exchange memory, and show and check everything that is promised
     Demo(demo::DemoArgs),
     /// Measure the project's figures side by side in one run
     Bench(bench::BenchArgs),
@@ -66,6 +70,8 @@ impl Cli {
             Command::Unlink(args) => operator::unlink(&args),
             Command::Quota(args) => operator::quota(&args),
             Command::Audit(args) => operator::audit(&args),
+            Command::Endpoint(args) => operator::endpoint(&args),
+            Command::Domain(args) => operator::domain(&args),
             Command::Demo(args) => Ok(demo::run(&args)?),
             Command::Bench(args) => Ok(bench::run(&args)?),
             Command::Stress(args) => Ok(stress::run(&args)?),

@@ -289,6 +289,14 @@ fn nobody_there_is_code_3_and_a_place_that_is_taken_code_2() {
     let (code, _, stderr) = vm_at(&nowhere, &["list"]);
     assert_eq!(code, Some(3));
     assert!(stderr.contains("byway run --api"), "{stderr}");
+    let asked = Command::new(env!("CARGO_BIN_EXE_byway"))
+        .args(["endpoint", "list", "--api"])
+        .arg(&nowhere)
+        .output()
+        .unwrap();
+    assert_eq!(asked.status.code(), Some(3));
+    let stderr = String::from_utf8(asked.stderr).unwrap();
+    assert!(stderr.contains("byway run --api"), "{stderr}");
     if !kvm_is_here() {
         return;
     }
@@ -446,6 +454,72 @@ fn a_jail_leaves_nobody_without_the_files_endpoints() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("cannot open"), "{stderr}");
+}
+
+/// What asks an engine that is a daemon asks that of a `byway run --api`, too.
+#[test]
+fn the_engine_of_vms_is_operated_by_the_daemons_commands() {
+    if !kvm_is_here() {
+        return;
+    }
+    let disk = tempfile::NamedTempFile::new().unwrap();
+    disk.as_file().set_len(1 << 20).unwrap();
+    let disk = disk.path().to_str().unwrap();
+    for (more, admits) in [(&[][..], 1), (&["--jail"], 0)] {
+        let run = Run::start(&[("alice", &SPIN, ""), ("bob", &SPIN, "")], more);
+        run.until("alice runs", || run.state(0) == "running");
+        let asked = |arguments: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_byway"));
+            let output = command.args(arguments).arg("--api").arg(run.api()).output();
+            let output = output.unwrap();
+            let said = String::from_utf8(output.stdout).unwrap();
+            (
+                output.status.code(),
+                said,
+                String::from_utf8(output.stderr).unwrap(),
+            )
+        };
+        let done = |arguments: &[&str]| {
+            assert_eq!(
+                asked(arguments),
+                (Some(0), String::new(), String::new()),
+                "{arguments:?}"
+            );
+        };
+        let endpoints = |command: &[&str]| {
+            let (_, said, _) = asked(&[command, &["--json"]].concat());
+            let listed: Value = serde_json::from_str(&said).unwrap();
+            listed["endpoints"].clone()
+        };
+        let listed = || endpoints(&["endpoint", "list"]);
+        let attach = [
+            "endpoint", "attach", "disk", "--kind", "file", "--path", disk,
+        ];
+        done(&attach);
+        done(&[
+            "endpoint", "grant", "disk", "alice", "--read", "--bytes", "64K",
+        ]);
+        let found = listed();
+        assert_eq!(
+            (&found[0]["attached"], &found[0]["path"]),
+            (&true.into(), &disk.into())
+        );
+        assert_eq!(found[0]["users"][0]["bytes"], 64 << 10);
+        assert_eq!(endpoints(&["ps"]), found);
+        done(&["endpoint", "ungrant", "disk", "alice"]);
+        assert_eq!(listed()[0]["users"], serde_json::json!([]));
+        done(&["endpoint", "detach", "disk"]);
+        assert_eq!(listed()[0]["attached"], false);
+        done(&["link", "alice", "bob", "--read"]);
+        done(&["domain", "create", "carol"]);
+        let (code, _, stderr) = asked(&["domain", "admit", "carol"]);
+        assert_eq!(code, Some(admits), "{more:?}: {stderr}");
+        assert_eq!(stderr.contains("has no sockets"), admits == 1, "{stderr}");
+        done(&["domain", "remove", "carol"]);
+        let (code, _, stderr) = asked(&["endpoint", "detach", "tape"]);
+        assert_eq!(code, Some(2), "{stderr}");
+        assert!(stderr.contains("no endpoint named \"tape\""), "{stderr}");
+    }
 }
 
 /// A socket that is open when byway starts is its VM's, after a reboot too, and no other VM's.

@@ -66,6 +66,10 @@ fn wrong_usage_is_code_2() {
         &["doctor", "--wrong"],
         &["stress", "--case", "peace"],
         &["stress", "--seconds", "0"],
+        &[
+            "endpoint", "attach", "disk", "--kind", "tape", "--path", "x",
+        ],
+        &["domain", "create"],
     ] {
         let (code, _, stderr) = output(arguments);
         assert_eq!(code, Some(2), "{arguments:?}");
@@ -131,7 +135,7 @@ fn every_command_has_examples() {
         .lines()
         .map(|line| line.split_whitespace().next().unwrap());
     let commands: Vec<&str> = commands.filter(|command| *command != "help").collect();
-    assert!(commands.len() >= 14, "{help}");
+    assert!(commands.len() >= 16, "{help}");
     for command in commands {
         let (code, stdout, _) = output(&[command, "--help"]);
         assert_eq!(code, Some(0), "{command}");

@@ -1,84 +1,16 @@
 //! `byway engine` and the commands that ask it, as programs: answers, exit codes, signals. Only
 //! `byway run --engine` needs KVM.
 
+mod common;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const CONFIG: &str = r#"
-[[domain]]
-name = "alice"
-[domain.quotas.share]
-weight = 3
-[[domain]]
-name = "bob"
-[[link]]
-from = "alice"
-to = "bob"
-read = true
-"#;
-
-fn byway(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_byway"));
-    command.args(args).output().unwrap()
-}
-
-#[track_caller]
-fn ok(args: &[&str]) -> String {
-    let output = byway(args);
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{args:?}: {error}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-#[track_caller]
-fn fails(code: i32, says: &str, args: &[&str]) {
-    let output = byway(args);
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
-    assert!(error.contains(says), "{args:?}: {error}");
-}
-
-/// A running engine; killed when a test fails.
-struct Engine(Child);
-
-impl Engine {
-    fn start(folder: &Path) -> Self {
-        let config = folder.join("engine.toml");
-        std::fs::write(&config, CONFIG).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_byway"))
-            .args(["engine", "--socket", sockets(folder).as_str()])
-            .arg("--config")
-            .arg(config)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let this = Self(child);
-        let first = lines.next().unwrap().unwrap();
-        assert!(first.contains("engine ready"), "{first}");
-        // From here on nobody reads what it logs, which is no concern of its.
-        this
-    }
-    fn signal(&self, signal: i32) {
-        // SAFETY: sends a signal to a child that was not waited for yet.
-        assert_eq!(unsafe { libc::kill(self.0.id() as i32, signal) }, 0);
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn sockets(folder: &Path) -> String {
-    folder.join("s").to_str().unwrap().to_owned()
-}
+use common::engine::{CONFIG, Engine, byway, fails, ok, sockets};
 
 #[test]
 fn an_engine_is_operated_by_commands() {

@@ -8,8 +8,8 @@ use super::line::{ANSWER_BYTES_MAX, Answer, Refusal, ask_line, has_ended};
 use crate::interface::{Action, Admin, AdminError, Domain, Reply};
 use crate::vhost_user::{RemoteDomain, connect_within};
 
-/// How long the daemon may take to answer.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// How long a daemon may take to answer.
+pub const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// Why a daemon did not do something.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +72,11 @@ impl RemoteEngine {
         self.ask_within(action, ANSWER_MAX)
     }
 
-    fn ask_within(&self, action: &Action, limit: Duration) -> Result<Reply, ClientError> {
+    /// The same, with another limit than [`ANSWER_MAX`].
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn ask_within(&self, action: &Action, limit: Duration) -> Result<Reply, ClientError> {
         let path = self.folder.join("admin.sock");
         let absent = |source| ClientError::Absent {
             path: path.clone(),

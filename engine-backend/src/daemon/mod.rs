@@ -9,7 +9,7 @@ mod client;
 mod line;
 mod line_server;
 pub use admin_socket::AdminSocket;
-pub use client::{ClientError, RemoteEngine};
+pub use client::{ANSWER_MAX, ClientError, RemoteEngine};
 pub use line::{
     ANSWER_BYTES_MAX, Answer, REQUEST_BYTES_MAX, Refusal, ask_line, has_ended, read_line, to_line,
     write_line,

@@ -1,7 +1,9 @@
 //! [`EndpointConfig`]: what the operator says of an endpoint.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use byway_protocols::operands::ENDPOINT_NAME_BYTES;
 use serde::{Deserialize, Serialize};
@@ -21,6 +23,9 @@ pub enum EndpointKind {
 }
 
 impl EndpointKind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::File, Self::VhostUserBlk, Self::Nvme, Self::NvmeModel];
+
     /// As in TOML and on the admin socket.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -30,6 +35,19 @@ impl EndpointKind {
             Self::Nvme => "nvme",
             Self::NvmeModel => "nvme-model",
         }
+    }
+}
+
+/// By [`EndpointKind::name`].
+impl FromStr for EndpointKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = Self::ALL.into_iter().find(|kind| kind.name() == text);
+        named.ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            format!("no kind of endpoint {text:?}; use one of {names}")
+        })
     }
 }
 
@@ -46,14 +64,14 @@ pub struct EndpointConfig {
     /// Nobody may write to it.
     #[serde(default)]
     pub read_only: bool,
-    /// How long the device may take for a request before it counts as gone, in milliseconds; 10 to
-    /// 600000.
+    /// How long the device may take for a request before it counts as gone, in milliseconds; in
+    /// [`Self::TIMEOUT_MS`].
     #[serde(default = "default_timeout_ms")]
     pub timeout_ms: u32,
 }
 
 fn default_timeout_ms() -> u32 {
-    30_000
+    EndpointConfig::TIMEOUT_MS_DEFAULT
 }
 
 /// Why there is no such endpoint.
@@ -63,7 +81,10 @@ pub enum EndpointError {
     #[error("endpoint name {0:?}: use 1 to 32 characters of a-z, 0-9 and '-'")]
     BadName(String),
     /// A time-out that is out of range.
-    #[error("endpoint {name}: timeout_ms = {timeout_ms}: expected 10 to 600000")]
+    #[error(
+        "endpoint {name}: timeout_ms = {timeout_ms}: expected {} to {}",
+        EndpointConfig::TIMEOUT_MS.start(), EndpointConfig::TIMEOUT_MS.end()
+    )]
     BadTimeout {
         /// Which.
         name: String,
@@ -74,7 +95,10 @@ pub enum EndpointError {
     #[error("endpoint {0:?} is attached already; choose another name, or detach it first")]
     Exists(String),
     /// It was another one before.
-    #[error("endpoint {0:?} was attached with other settings before; use those, or another name")]
+    #[error(
+        "endpoint {0:?} was attached with other settings before; use those, which \
+         `byway endpoint list --json` tells, or another name"
+    )]
     Changed(String),
     /// There are as many as there can be.
     #[error("an engine has at most 32 endpoints")]
@@ -109,6 +133,11 @@ pub fn is_endpoint_name(name: &str) -> bool {
 }
 
 impl EndpointConfig {
+    /// What `timeout_ms` can be.
+    pub const TIMEOUT_MS: RangeInclusive<u32> = 10..=600_000;
+    /// What it is where nothing is said.
+    pub const TIMEOUT_MS_DEFAULT: u32 = 30_000;
+
     /// Whether it can be opened at all.
     ///
     /// # Errors
@@ -117,12 +146,28 @@ impl EndpointConfig {
         if !is_endpoint_name(&self.name) {
             return Err(EndpointError::BadName(self.name.clone()));
         }
-        if !(10..=600_000).contains(&self.timeout_ms) {
+        if !Self::TIMEOUT_MS.contains(&self.timeout_ms) {
             return Err(EndpointError::BadTimeout {
                 name: self.name.clone(),
                 timeout_ms: self.timeout_ms,
             });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_read_by_the_names_that_json_has() {
+        for kind in EndpointKind::ALL {
+            let name = serde_json::to_string(&kind).unwrap();
+            assert_eq!(name, format!("{:?}", kind.name()));
+            assert_eq!(kind.name().parse(), Ok(kind));
+        }
+        let refused = "tape".parse::<EndpointKind>().unwrap_err();
+        assert!(refused.contains("vhost-user-blk, nvme,"), "{refused}");
     }
 }

@@ -150,6 +150,7 @@ fn info(endpoint: &Endpoint, name_of: impl Fn(u32) -> Option<String>) -> Endpoin
         name: config.name.clone(),
         kind: config.kind.name().to_owned(),
         path: config.path.display().to_string(),
+        read_only: config.read_only,
         attached: attachment.is_some_and(|a| !a.is_gone()),
         reason,
         block_bytes: geometry.block_bytes,

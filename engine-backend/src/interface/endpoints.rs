@@ -55,6 +55,9 @@ pub struct EndpointInfo {
     pub kind: String,
     /// The file, device or socket.
     pub path: String,
+    /// Whether the operator attached it so that nobody may write to it.
+    #[serde(default)]
+    pub read_only: bool,
     /// Whether its device is there.
     pub attached: bool,
     /// Why it is not.

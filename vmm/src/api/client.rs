@@ -9,7 +9,8 @@ use byway_engine::daemon::{Refusal, ask_line, has_ended};
 use byway_engine::vhost_user::connect_within;
 use clap::{Args, Subcommand};
 use comfy_table::Table;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::{VmAction, VmInfo, VmReply};
 use crate::config::ByteSize;
@@ -19,8 +20,8 @@ use crate::operator::{print, table};
 
 /// How long an answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
-/// Longest answer in bytes.
-const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// Longest answer about VMs in bytes.
+const VM_ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Arguments of `byway vm`.
 #[derive(Debug, Clone, Args)]
@@ -120,8 +121,8 @@ fn absolute(disk: &DiskSettings) -> Result<DiskSettings, Failure> {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum VmAnswer {
-    Reply(VmReply),
+enum Answer<R> {
+    Reply(R),
     Error(Refusal),
 }
 
@@ -150,14 +151,31 @@ pub fn run(args: &VmArgs) -> Result<(), Failure> {
 /// # Errors
 /// As [`run`].
 pub fn ask(path: &Path, action: &VmAction) -> Result<VmReply, Failure> {
-    let mut socket = connect_within(path, ANSWER_MAX).map_err(|error| {
+    let answer = ask_at(path, action, ANSWER_MAX, VM_ANSWER_BYTES_MAX)?;
+    answer.map_err(|refusal: Refusal| match refusal.error.as_str() {
+        "unknown" | "bad-disk" | "bad-request" => Failure::usage(refusal.message),
+        _ => Failure::failed(refusal.message),
+    })
+}
+
+/// Asks it for anything that it takes, its engine's actions too. What it refuses is inside of the result.
+///
+/// # Errors
+/// [`Failure::Host`] when nobody answers, or no more, [`Failure::Failed`] when the answer is none.
+pub(crate) fn ask_at<R: DeserializeOwned>(
+    path: &Path,
+    action: &impl Serialize,
+    limit: Duration,
+    bytes_max: usize,
+) -> Result<Result<R, Refusal>, Failure> {
+    let mut socket = connect_within(path, limit).map_err(|error| {
         Failure::host(format!(
             "nobody answers on {}: {error} (is `byway run --api {}` running, and may this user open its socket?)",
             path.display(),
             path.display()
         ))
     })?;
-    let wrong = |error: io::Error| {
+    exchange_within(&mut socket, action, limit, bytes_max).map_err(|error| {
         if has_ended(&error) {
             return Failure::host(format!(
                 "the `byway run` on {} has ended before it answered; what was asked for may be done",
@@ -168,17 +186,10 @@ pub fn ask(path: &Path, action: &VmAction) -> Result<VmReply, Failure> {
             "no answer on {} that can be understood: {error}",
             path.display()
         ))
-    };
-    match exchange(&mut socket, action).map_err(wrong)? {
-        Ok(reply) => Ok(reply),
-        Err(refusal) => Err(match refusal.error.as_str() {
-            "unknown" | "bad-disk" | "bad-request" => Failure::usage(refusal.message),
-            _ => Failure::failed(refusal.message),
-        }),
-    }
+    })
 }
 
-/// One action, and its answer.
+/// One action of a VM, and its answer.
 ///
 /// # Errors
 /// As the socket says, or when the answer is none.
@@ -186,11 +197,20 @@ pub(crate) fn exchange(
     socket: &mut UnixStream,
     action: &VmAction,
 ) -> io::Result<Result<VmReply, Refusal>> {
-    socket.set_read_timeout(Some(ANSWER_MAX))?;
-    let line = ask_line(socket, action, ANSWER_BYTES_MAX)?;
+    exchange_within(socket, action, ANSWER_MAX, VM_ANSWER_BYTES_MAX)
+}
+
+fn exchange_within<R: DeserializeOwned>(
+    socket: &mut UnixStream,
+    action: &impl Serialize,
+    limit: Duration,
+    bytes_max: usize,
+) -> io::Result<Result<R, Refusal>> {
+    socket.set_read_timeout(Some(limit))?;
+    let line = ask_line(socket, action, bytes_max)?;
     Ok(match serde_json::from_slice(&line)? {
-        VmAnswer::Reply(reply) => Ok(reply),
-        VmAnswer::Error(refusal) => Err(refusal),
+        Answer::Reply(reply) => Ok(reply),
+        Answer::Error(refusal) => Err(refusal),
     })
 }
 

@@ -13,7 +13,7 @@ use toml::Spanned;
 use super::devices::{Claims, devices};
 use super::file::{EndpointTable, EngineTable, FileConfig, LinkTable, QuotaTable, VmTable};
 use super::{
-    ByteSize, ConfigError, DaemonConfig, DomainEntry, EngineSettings, RunConfig, SPIN_US_MAX,
+    ByteSize, ConfigError, DaemonConfig, DomainEntry, EngineSettings, Name, RunConfig, SPIN_US_MAX,
     VMS_MAX, VmEntry, WORKERS_MAX,
 };
 use crate::devices::block::DiskStore;
@@ -31,8 +31,6 @@ const OPERATOR: &str = "admin";
 const BUILT_IN: &str = "byway-guest";
 /// Least RAM for the built-in image: its own, the mailbox and something to work with.
 const BUILT_IN_RAM_MIN: u64 = 64 << 20;
-/// Most bytes in a VM's name.
-const NAME_MAX: usize = 32;
 /// Highest virtio device id.
 const DEVICE_ID_MAX: u64 = 0xffff;
 
@@ -360,15 +358,9 @@ fn quotas(place: &Place<'_>, table: &QuotaTable, vm: Range<usize>) -> Result<Quo
 
 fn name(place: &Place<'_>, value: &Spanned<String>) -> Result<String, ConfigError> {
     let name = value.get_ref();
-    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if name.is_empty() || name.len() > NAME_MAX || !name.chars().all(good) {
-        return Err(place.wrong(
-            value.span(),
-            format!("{name:?} is not a name"),
-            format!("use 1 to {NAME_MAX} characters of a-z, 0-9 and '-'"),
-        ));
-    }
-    Ok(name.clone())
+    name.parse()
+        .map(|Name(name)| name)
+        .map_err(|help: String| place.wrong(value.span(), format!("{name:?} is not a name"), help))
 }
 
 /// The kernel, and whether it is the built-in image.
@@ -533,6 +525,12 @@ fn links(
     Ok(links)
 }
 
+/// As `byway endpoint attach` would say it, so that either can attach again what the other has.
+fn whole(path: PathBuf) -> PathBuf {
+    // None for an empty path, which nothing can be at either.
+    std::path::absolute(&path).unwrap_or(path)
+}
+
 /// Endpoints, each followed by what is granted of it.
 fn endpoints(
     place: &Place<'_>,
@@ -545,16 +543,17 @@ fn endpoints(
         let table = table.into_inner();
         let endpoint = name(place, &table.name)?;
         known.add(place, &table.name)?;
+        let (least, most) = EndpointConfig::TIMEOUT_MS.into_inner();
+        let timeouts = least.into()..=most.into();
         let timeout_ms = table
             .timeout_ms
-            .map(|value| place.number(&value, 10..=600_000, "milliseconds for a device"))
+            .map(|value| place.number(&value, timeouts, "milliseconds for a device"))
             .transpose()?
-            .unwrap_or(30_000) as u32;
-        let folder = place.path.parent().unwrap_or(Path::new(""));
+            .map_or(EndpointConfig::TIMEOUT_MS_DEFAULT, |value| value as u32);
         actions.push(Action::AttachEndpoint(EndpointConfig {
             name: endpoint.clone(),
             kind: table.kind,
-            path: folder.join(table.path.get_ref()),
+            path: whole(place.relative(table.path.get_ref())),
             read_only: table.read_only,
             timeout_ms,
         }));

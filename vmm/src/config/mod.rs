@@ -9,12 +9,14 @@ mod command_line;
 mod devices;
 mod error;
 mod file;
+mod name;
 mod quotas;
 mod size;
 
 pub use command_line::COMMAND_LINE_PATH;
 pub use devices::check_devices;
 pub use error::ConfigError;
+pub use name::Name;
 pub use size::ByteSize;
 
 use std::fs;

@@ -372,6 +372,25 @@ fn links_lead_from_one_vm_to_another() {
     refused("[[link]]", second, 31, "a second link");
 }
 
+/// The engine takes a device back only from who says the same of it, whoever says it.
+#[test]
+fn paths_of_endpoints_are_whole_whatever_the_files_path_is() {
+    let file = "[[endpoint]]\nname = \"disk\"\nkind = \"file\"\npath = \"disk.img\"\n";
+    let here = std::env::current_dir().unwrap();
+    for (at, folder) in [
+        ("engine.toml", here.clone()),
+        ("a/engine.toml", here.join("a")),
+        ("/b/engine.toml", "/b".into()),
+    ] {
+        let config = DaemonConfig::parse(Path::new(at), file).unwrap();
+        let [Action::AttachEndpoint(endpoint)] = &config.endpoints[..] else {
+            panic!("{config:?}");
+        };
+        assert_eq!(endpoint.path, folder.join("disk.img"), "{at}");
+        assert_eq!(endpoint.timeout_ms, 30_000);
+    }
+}
+
 #[test]
 fn devices_are_trusted_with_memory_by_name_alone_and_may_not_take_long() {
     let endpoint = |timeout: &str, grant: &str| {

@@ -1,37 +1,31 @@
-//! `byway ps`, `link`, `unlink`, `quota`, `audit`: what the operator asks of a running daemon.
+//! `byway ps`, `link`, `unlink`, `quota`, `audit`, `endpoint`, `domain`: what the operator asks of a running engine.
 //!
-//! Each is one [`Action`] sent to the admin socket and its answer shown, as a table for people or
-//! as JSON for programs. Nothing is kept here.
+//! Each is one [`Action`] sent to the admin socket, or to that of a `byway run --api`, and its answer shown, as a table for
+//! people or as JSON for programs. Nothing is kept here.
 
+mod ask;
+mod domain;
+mod endpoint;
+mod share;
 mod tables;
 mod watch;
 
+pub use ask::Common;
+pub(crate) use ask::print;
+pub use domain::{DomainArgs, domain};
+pub use endpoint::{EndpointArgs, endpoint};
 pub(crate) use tables::table;
 
-use std::io::{self, Write};
-use std::path::PathBuf;
 use std::time::Duration;
 
-use byway_engine::daemon::{ClientError, RemoteEngine};
-use byway_engine::interface::{
-    Action, AuditBooks, DomainInfo, EndpointInfo, LinkPolicy, Reply, Share,
-};
+use byway_engine::interface::{Action, AuditBooks, DomainInfo, EndpointInfo, LinkPolicy, Reply};
 use clap::Args;
 use serde::Serialize;
 
 use crate::config::ByteSize;
 use crate::exit_status::Failure;
-
-/// Which daemon, and for whom the answer is.
-#[derive(Debug, Clone, Args)]
-pub struct Common {
-    /// Folder with the engine's sockets, as given to `byway engine --socket`
-    #[arg(long, value_name = "DIR", default_value = "/run/byway")]
-    pub engine: PathBuf,
-    /// Print JSON, for programs
-    #[arg(long)]
-    pub json: bool,
-}
+use ask::{ask, domains, done, endpoints, show, unexpected};
+use share::ShareOptions;
 
 /// Arguments of `byway ps`.
 #[derive(Debug, Clone, Args)]
@@ -98,18 +92,8 @@ pub struct UnlinkArgs {
 pub struct QuotaArgs {
     /// The domain
     name: String,
-    /// Weight beside others with work, 1 to 256
-    #[arg(long)]
-    weight: Option<u32>,
-    /// Bytes a second over all workers; 0: no limit
-    #[arg(long)]
-    bytes_per_s: Option<u64>,
-    /// Operations a second over all workers; 0: no limit
-    #[arg(long)]
-    operations_per_s: Option<u64>,
-    /// How much of a rate may be used at once, in microseconds, up to 1000000
-    #[arg(long)]
-    burst_us: Option<u32>,
+    #[command(flatten)]
+    share: ShareOptions,
     #[command(flatten)]
     common: Common,
 }
@@ -149,11 +133,10 @@ pub fn ps(args: &PsArgs) -> Result<(), Failure> {
 }
 
 fn look(common: &Common) -> Result<Use, Failure> {
-    let domains = domains(common)?;
-    match ask(common, &Action::Endpoints)? {
-        Reply::Endpoints { endpoints } => Ok(Use { domains, endpoints }),
-        _ => Err(unexpected()),
-    }
+    Ok(Use {
+        domains: domains(common)?,
+        endpoints: endpoints(common)?,
+    })
 }
 
 /// Permits capabilities along a link.
@@ -205,12 +188,7 @@ pub fn quota(args: &QuotaArgs) -> Result<(), Failure> {
             ))
         })?
         .share;
-    let share = Share {
-        weight: args.weight.unwrap_or(now.weight),
-        bytes_per_s: args.bytes_per_s.unwrap_or(now.bytes_per_s),
-        operations_per_s: args.operations_per_s.unwrap_or(now.operations_per_s),
-        burst_us: args.burst_us.unwrap_or(now.burst_us),
-    };
+    let share = args.share.instead_of(now);
     if share != now {
         let action = Action::Quota {
             name: args.name.clone(),
@@ -235,58 +213,4 @@ pub fn audit(args: &AuditArgs) -> Result<(), Failure> {
         _ => return Err(unexpected()),
     };
     show(&args.common, &books, &tables::books(&books))
-}
-
-fn domains(common: &Common) -> Result<Vec<DomainInfo>, Failure> {
-    match ask(common, &Action::List)? {
-        Reply::Domains { domains } => Ok(domains),
-        _ => Err(unexpected()),
-    }
-}
-
-fn done(common: &Common, action: &Action) -> Result<(), Failure> {
-    let reply = ask(common, action)?;
-    if common.json {
-        return print(&serde_json::to_string(&reply).map_err(Failure::failed)?);
-    }
-    Ok(())
-}
-
-/// Asks the daemon.
-///
-/// # Errors
-/// [`Failure::Host`] when none is there, [`Failure::Usage`] when it knows nothing by that name or a
-/// value is out of range, [`Failure::Failed`] for anything else.
-fn ask(common: &Common, action: &Action) -> Result<Reply, Failure> {
-    RemoteEngine::new(&common.engine)
-        .ask(action)
-        .map_err(|error| match &error {
-            ClientError::Absent { .. } | ClientError::Gone { .. } => Failure::host(error),
-            ClientError::Refused(refusal) => match refusal.error.as_str() {
-                "bad-name" | "bad-quota" | "bad-request" | "exists" | "unknown" => {
-                    Failure::usage(error)
-                }
-                _ => Failure::failed(error),
-            },
-            ClientError::Answer { .. } => Failure::failed(error),
-        })
-}
-
-fn unexpected() -> Failure {
-    Failure::failed("the engine answers something else than it was asked; is it of this version?")
-}
-
-fn show(common: &Common, value: &impl Serialize, table: &str) -> Result<(), Failure> {
-    if common.json {
-        return print(&serde_json::to_string_pretty(value).map_err(Failure::failed)?);
-    }
-    print(table)
-}
-
-pub(crate) fn print(text: &str) -> Result<(), Failure> {
-    match writeln!(io::stdout(), "{text}") {
-        // Whoever read it has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(Failure::failed),
-    }
 }

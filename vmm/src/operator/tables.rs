@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use byway_engine::interface::{
-    AuditBooks, AuditEnding, AuditParty, AuditRecord, DomainInfo, EndpointInfo, Share,
+    AuditBooks, AuditEnding, AuditParty, AuditRecord, DomainInfo, EndpointInfo, EndpointUser, Share,
 };
 use comfy_table::{CellAlignment, Row, Table, presets};
 
 use super::Use;
+use crate::config::ByteSize;
 
 /// An empty table whose columns from `numbers_from` on are numbers.
 pub(crate) fn table(header: impl Into<Row>, numbers_from: usize) -> Table {
@@ -131,6 +132,63 @@ fn endpoints(endpoints: &[EndpointInfo]) -> String {
     table.to_string()
 }
 
+/// Endpoints as `byway endpoint list` has them: what was said of each, and a line for each of its users.
+pub(super) fn endpoint_list(endpoints: &[EndpointInfo]) -> String {
+    let header = [
+        "endpoint",
+        "kind",
+        "device",
+        "state",
+        "used by",
+        "bytes",
+        "requests",
+        "failed",
+        "read",
+        "written",
+        "under way",
+    ];
+    let mut table = table(header, 5);
+    for e in endpoints {
+        let users: Vec<_> = e.users.iter().map(user).collect();
+        let size = ByteSize(e.blocks.saturating_mul(e.block_bytes.into()));
+        table.add_row([
+            e.name.clone(),
+            e.kind.clone(),
+            format!(
+                "{}{}",
+                e.path,
+                if e.read_only { " (read-only)" } else { "" }
+            ),
+            match &e.reason {
+                Some(reason) => format!("gone: {reason}"),
+                None if e.attached => "attached".to_owned(),
+                None => "gone".to_owned(),
+            },
+            users.join("\n"),
+            size.to_string(),
+            e.requests.to_string(),
+            e.failures.to_string(),
+            e.bytes_read.to_string(),
+            e.bytes_written.to_string(),
+            e.under_way.to_string(),
+        ]);
+    }
+    table.to_string()
+}
+
+/// A domain, its rights (`t`: trusted), how much of it and from where.
+fn user(user: &EndpointUser) -> String {
+    let rights = letters([(user.read, 'r'), (user.write, 'w'), (user.trusted, 't')]);
+    let (bytes, first) = (ByteSize(user.bytes), ByteSize(user.first));
+    format!("{} {rights} {bytes} from {first}", user.domain)
+}
+
+/// One letter for each right that somebody has, and a dash for each other.
+fn letters(rights: [(bool, char); 3]) -> String {
+    let letters = rights.map(|(has, letter)| if has { letter } else { '-' });
+    letters.iter().collect()
+}
+
 /// One domain's share.
 pub(super) fn share(name: &str, share: &Share) -> String {
     let limit = |rate: u64| match rate {
@@ -168,10 +226,7 @@ pub(super) fn books(books: &AuditBooks) -> String {
 }
 
 fn row(record: &AuditRecord) -> [String; 10] {
-    let rights: String = [(record.read, 'r'), (record.write, 'w'), (record.grant, 'g')]
-        .map(|(has, letter)| if has { letter } else { '-' })
-        .iter()
-        .collect();
+    let rights = letters([(record.read, 'r'), (record.write, 'w'), (record.grant, 'g')]);
     let end = record.end.as_ref().map_or_else(
         || "lives".to_owned(),
         |end| match &end.how {

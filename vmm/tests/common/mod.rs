@@ -1,6 +1,8 @@
-//! Tiny guests for tests of the VMM itself: a few bytes of 32-bit code in a PVH ELF.
+//! Tiny guests for tests of the VMM itself: a few bytes of 32-bit code in a PVH ELF; and [`engine`].
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
+
+pub mod engine;
 
 use byway_vmm::devices::block::DiskStore;
 use byway_vmm::devices::byway::DEFAULT_DEVICE_ID;
