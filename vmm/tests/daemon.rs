@@ -47,12 +47,16 @@ struct Engine(Child);
 
 impl Engine {
     fn start(folder: &Path) -> Self {
+        Self::start_with(folder, &[])
+    }
+    fn start_with(folder: &Path, more: &[&str]) -> Self {
         let config = folder.join("engine.toml");
         std::fs::write(&config, CONFIG).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_byway"))
             .args(["engine", "--socket", sockets(folder).as_str()])
             .arg("--config")
             .arg(config)
+            .args(more)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -222,6 +226,118 @@ fn an_engine_that_was_killed_is_followed_by_another() {
     assert_eq!(engine.0.wait().unwrap().code(), Some(0));
     assert!(since.elapsed() < Duration::from_secs(60));
     drop(idle);
+}
+
+/// What the host's kernel says of each thread of a process: its name and, from its status, whether it may get new privileges, the
+/// mode of its system calls (2: filtered) and the number of its filters.
+fn threads(pid: u32) -> Vec<(String, [u32; 3])> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let status = |task: std::io::Result<std::fs::DirEntry>| {
+        // One that has ended meanwhile has none.
+        let text = std::fs::read_to_string(task.ok()?.path().join("status")).ok()?;
+        let value = |key| Some(text.lines().find_map(|l| l.strip_prefix(key))?.trim());
+        let number = |key| value(key)?.parse().ok();
+        let numbers = [
+            number("NoNewPrivs:")?,
+            number("Seccomp:")?,
+            number("Seccomp_filters:")?,
+        ];
+        Some((value("Name:")?.to_owned(), numbers))
+    };
+    tasks.filter_map(status).collect()
+}
+
+fn own_filters() -> u32 {
+    let [_, _, filters] = threads(std::process::id())[0].1;
+    filters
+}
+
+/// Each thread has more than the filter of all: those that were there at first, and those that come with an operator's wishes.
+#[test]
+fn every_thread_of_an_engine_is_confined() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = &sockets(folder.path());
+    let engine = Engine::start(folder.path());
+    let disk = folder.path().join("disk.img");
+    std::fs::write(&disk, [7; 1 << 16]).unwrap();
+    let mut operator =
+        std::os::unix::net::UnixStream::connect(Path::new(dir).join("admin.sock")).unwrap();
+    let mut answers = BufReader::new(operator.try_clone().unwrap()).lines();
+    let mut ask = |what: serde_json::Value| {
+        writeln!(operator, "{what}").unwrap();
+        let answer = answers.next().unwrap().unwrap();
+        assert_eq!(answer, r#"{"reply":"done"}"#, "{what}");
+    };
+    ask(serde_json::json!({"action": "create-domain", "name": "carol"}));
+    ask(serde_json::json!({"action": "admit", "name": "carol", "uid": 1}));
+    for kind in ["file", "nvme-model"] {
+        ask(
+            serde_json::json!({"action": "attach-endpoint", "name": kind, "kind": kind, "path": disk}),
+        );
+    }
+    byway_engine::vhost_user::RemoteDomain::connect(&Path::new(dir).join("bob.sock")).unwrap();
+    let all = [
+        "byway",
+        "byway-worker-0",
+        "byway-control",
+        "byway-admin",
+        "byway-operator",
+        "byway-blk-watch",
+        "byway-nvme-mode",
+        "vu-alice",
+        "vu-bob",
+        "vu-carol",
+    ];
+    // Whoever runs this test may have a filter of his own on everything.
+    let own = own_filters();
+    // One that was just started has yet to come so far.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let found = threads(engine.0.id());
+        let is_confined = |(_, [privileges, mode, filters]): &(String, [u32; 3])| {
+            (*privileges, *mode) == (1, 2) && *filters >= own + 2
+        };
+        let is_there = |name: &&str| found.iter().any(|(found, _)| found == name);
+        if found.iter().all(is_confined) && all.iter().all(is_there) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{found:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for name in ["file", "nvme-model"] {
+        ask(serde_json::json!({"action": "detach-endpoint", "name": name}));
+    }
+    ask(serde_json::json!({"action": "remove-domain", "name": "carol"}));
+    engine.signal(libc::SIGTERM);
+    let mut engine = engine;
+    assert_eq!(engine.0.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn an_engine_without_filters_is_to_be_had() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = Engine::start_with(folder.path(), &["--no-seccomp"]);
+    let found = threads(engine.0.id());
+    let own = own_filters();
+    let has_none = |(_, [_, _, filters]): &(String, [u32; 3])| *filters == own;
+    assert!(found.iter().all(has_none), "{found:?}");
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn a_system_call_that_an_engine_is_denied_is_told_and_ends_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = &sockets(folder.path());
+    let test = "--test-denied-call";
+    // 128 and the number of SIGSYS.
+    fails(
+        159,
+        "a worker's thread made the system call socket (41), which its filter does not permit",
+        &["engine", "--socket", dir, test],
+    );
+    // What it left behind keeps nobody from being the next.
+    let _engine = Engine::start_with(folder.path(), &["--no-seccomp", test]);
+    ok(&["ps", "--engine", dir]);
 }
 
 /// `byway ps --watch` until it has said `what` for a second time.

@@ -68,6 +68,8 @@ impl Drop for Engine {
 /// An engine for alice and bob, until it is killed.
 fn be_an_engine(folder: &Path) -> Result<()> {
     let names = ["alice", "bob"];
+    // As `byway engine` is: whatever a VM has of it, it has from threads behind their filters.
+    byway_vmm::daemon::confine()?;
     let engine: Arc<dyn Admin> = Arc::new(engine(EngineConfig::default(), &[])?);
     let daemon = Daemon::new(engine, folder)?;
     for name in names {

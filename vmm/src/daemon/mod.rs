@@ -1,13 +1,16 @@
 //! `byway engine`: an engine for VMs of other processes, until a signal ends it.
 //!
 //! This module turns a file into actions and signals into an end; what the daemon is, the engine's
-//! crate knows ([`byway_engine::daemon`]).
+//! crate knows ([`byway_engine::daemon`]). And it confines the process: what its threads may ask the host for, `filters` says.
+
+mod filters;
 
 use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use byway_engine::daemon::Daemon;
+use byway_engine::threads::{self, HookError};
 use byway_engine::vhost_user::wait;
 use clap::Parser;
 
@@ -15,6 +18,7 @@ use crate::config::DaemonConfig;
 use crate::exit_status::Failure;
 use crate::run::{act, embedded_engine};
 use crate::say::say;
+use crate::seccomp::{self, Kind, SeccompError, Told};
 use crate::signals::SignalSocket;
 
 /// Arguments of `byway engine`.
@@ -32,13 +36,42 @@ pub struct Args {
     /// Check the file and do nothing else
     #[arg(long)]
     pub check: bool,
+    /// Put no filters of system calls on its threads: for a host whose kernel or C library needs one that they do not
+    /// know. A denied one ends the process with code 159 and a line that names it
+    #[arg(long)]
+    pub no_seccomp: bool,
+    /// Has a thread that is confined as a worker make a denied system call. For tests of debug builds alone
+    #[cfg(debug_assertions)]
+    #[arg(long, hide = true)]
+    pub test_denied_call: bool,
+}
+
+/// Why an engine could not be confined.
+#[derive(Debug, thiserror::Error)]
+#[error("this engine has no filters of system calls (--no-seccomp does without)")]
+pub enum ConfineError {
+    /// It cannot have them.
+    Seccomp(#[from] SeccompError),
+    /// Its threads would not put them on.
+    Threads(#[from] HookError),
+}
+
+/// Gives this process no new privileges, and each thread of its engines a filter of system calls of its kind. To be called before the
+/// first of them starts.
+///
+/// # Errors
+/// When a step fails; no engine must be started then.
+pub fn confine() -> Result<(), ConfineError> {
+    let filters = filters::filters().map_err(SeccompError::from)?;
+    threads::on_start(|thread| seccomp::narrow(filters::kind_of(thread)))?;
+    Ok(seccomp::enter(filters, Told::Stderr)?)
 }
 
 /// Carries the command out.
 ///
 /// # Errors
 /// [`Failure::Usage`] when the file is wrong, [`Failure::Host`] when the backend that it asks for
-/// is not there, [`Failure::Failed`] when the sockets cannot be had.
+/// is not there or the host has no filters of system calls, [`Failure::Failed`] when the sockets cannot be had.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let config = match &args.config {
         Some(path) => DaemonConfig::load(path).map_err(Failure::usage)?,
@@ -53,12 +86,21 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return Ok(());
     }
     let signals = SignalSocket::install().map_err(Failure::failed)?;
+    if !args.no_seccomp {
+        confine().map_err(Failure::host)?;
+    }
     let engine = embedded_engine(&config.engine)?;
     let daemon = Daemon::new(engine, &args.socket).map_err(Failure::failed)?;
     for action in config.actions() {
         act(&daemon, action)?;
     }
     let operator = daemon.serve_operator().map_err(Failure::failed)?;
+    #[cfg(debug_assertions)]
+    if args.test_denied_call {
+        make_denied_call();
+    }
+    // Everything is open that it needs itself.
+    seccomp::narrow(Kind::Main);
     say(format_args!("engine ready in {}", args.socket.display()));
     until_told(&signals).map_err(Failure::failed)?;
     say("stopping");
@@ -67,7 +109,109 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
+#[cfg(debug_assertions)]
+fn make_denied_call() {
+    let _ = std::thread::spawn(|| {
+        seccomp::narrow(filters::kind_of(threads::ThreadKind::Worker));
+        // SAFETY: makes a socket, if it may, and closes it.
+        unsafe { libc::close(libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)) };
+    })
+    .join();
+}
+
 fn until_told(signals: &SignalSocket) -> io::Result<()> {
     while !wait(&[signals.as_fd()], None)?.has(0) {}
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::seccomp::DENIED_CODE;
+
+    /// Which of the system calls below this program makes, when a test has started it again, and as which kind of thread.
+    const ROLE: &str = "BYWAY_TEST_ROLE";
+    const TEST: &str = "daemon::tests::a_thread_that_goes_beyond_its_kind_ends_the_process";
+
+    fn make(call: &str) {
+        let path = c"/dev/null".as_ptr();
+        let none = std::ptr::null::<libc::c_char>();
+        // SAFETY: calls that are denied, and do no harm where they are not.
+        unsafe {
+            match call {
+                "openat" => libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, libc::O_RDONLY),
+                "socket" => libc::syscall(libc::SYS_socket, libc::AF_INET, libc::SOCK_DGRAM, 0),
+                "connect" => libc::syscall(libc::SYS_connect, -1, none, 0),
+                "execve" => libc::syscall(libc::SYS_execve, path, none, none),
+                "ptrace" => libc::syscall(libc::SYS_ptrace, libc::PTRACE_TRACEME, 0, none, none),
+                "clone" => libc::syscall(libc::SYS_clone, libc::SIGCHLD, none, none, none, 0),
+                "clone3" => libc::syscall(libc::SYS_clone3, none, 0),
+                "io_uring_setup" => libc::syscall(libc::SYS_io_uring_setup, 0, none),
+                "io_uring_register" => libc::syscall(libc::SYS_io_uring_register, -1, 4, none, 0),
+                "rt_sigaction" => {
+                    libc::syscall(libc::SYS_rt_sigaction, libc::SIGSYS, none, none, 8)
+                }
+                "mmap" => {
+                    let (code, anyhow) = (libc::PROT_EXEC, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+                    libc::syscall(libc::SYS_mmap, none, 4096, code, anyhow, -1, 0)
+                }
+                "mprotect" => libc::syscall(libc::SYS_mprotect, none, 4096, libc::PROT_EXEC),
+                other => panic!("{other}"),
+            }
+        };
+    }
+
+    fn play(role: &str) {
+        let (kind, call) = role.split_once(' ').unwrap();
+        let kind = match kind {
+            "worker" => Kind::Worker,
+            "control" => Kind::Control,
+            "session" => Kind::Session,
+            "main" => Kind::Main,
+            "operator" => Kind::Operator,
+            other => panic!("{other}"),
+        };
+        confine().unwrap();
+        let begins = move |call: &str| {
+            seccomp::narrow(kind);
+            make(call);
+        };
+        let call = call.to_owned();
+        let _ = std::thread::spawn(move || begins(&call)).join();
+    }
+
+    #[test]
+    fn a_thread_that_goes_beyond_its_kind_ends_the_process() {
+        if let Ok(role) = std::env::var(ROLE) {
+            return play(&role);
+        }
+        let narrow = "openat socket connect execve ptrace clone clone3 io_uring_setup io_uring_register \
+            rt_sigaction mmap mprotect";
+        let operator = "socket execve ptrace clone io_uring_register rt_sigaction mmap mprotect";
+        for (kind, thread, calls) in [
+            ("worker", "a worker's", narrow),
+            ("control", "the control", narrow),
+            ("session", "a front end's", narrow),
+            ("main", "the main", narrow),
+            ("operator", "an operator's", operator),
+        ] {
+            for call in calls.split_whitespace() {
+                let output = Command::new(std::env::current_exe().unwrap())
+                    .args([TEST, "--exact", "--nocapture"])
+                    .env(ROLE, format!("{kind} {call}"))
+                    .output()
+                    .unwrap();
+                let said = String::from_utf8_lossy(&output.stderr);
+                assert_eq!(
+                    output.status.code(),
+                    Some(DENIED_CODE),
+                    "{kind} {call}: {said}"
+                );
+                let told = format!("byway: {thread} thread made the system call {call} (");
+                assert!(said.contains(&told), "{kind} {call}: {said}");
+            }
+        }
+    }
 }
