@@ -5,7 +5,7 @@ use byway_engine::daemon::Refusal;
 use super::{DiskAdded, VmAction, VmDisk, VmInfo, VmReply};
 use crate::control::{ControlError, VmHandle};
 use crate::exit_status::Failure;
-use crate::seccomp;
+use crate::jail;
 use crate::vm::{DiskInfo, Vm};
 
 /// VMs, of this process or of others.
@@ -71,7 +71,7 @@ impl VmControl for LocalVms {
                 });
                 made.map(|()| VmReply::Done).map_err(refusal)
             }
-            VmAction::AddDisk { .. } if seccomp::is_entered() => Err(Refusal::new(
+            VmAction::AddDisk { .. } if jail::is_entered() => Err(Refusal::new(
                 "jailed",
                 "a VM in a jail opens no files: add its disks to its configuration, or run it without --jail",
             )),

@@ -233,6 +233,25 @@ mod tests {
     }
 
     #[test]
+    fn all_calls_have_names() {
+        let all = [
+            COMMON,
+            SOCKETS,
+            WORKER,
+            CONTROL,
+            SESSION,
+            MAIN,
+            OPERATOR,
+            MODEL,
+            START,
+            START_THREADS,
+        ];
+        for call in all.concat() {
+            assert!(crate::seccomp::name_of(call as i32).is_some(), "{call}");
+        }
+    }
+
+    #[test]
     fn nobody_runs_programs_or_reaches_into_processes() {
         let all = [
             COMMON,

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use byway_engine::daemon::Daemon;
-use byway_engine::threads::{self, HookError};
+use byway_engine::threads::{self, HookError, ThreadKind};
 use byway_engine::vhost_user::wait;
 use clap::Parser;
 
@@ -63,8 +63,23 @@ pub enum ConfineError {
 /// When a step fails; no engine must be started then.
 pub fn confine() -> Result<(), ConfineError> {
     let filters = filters::filters().map_err(SeccompError::from)?;
-    threads::on_start(|thread| seccomp::narrow(filters::kind_of(thread)))?;
+    threads::on_start(begins)?;
     Ok(seccomp::enter(filters, Told::Stderr)?)
+}
+
+/// Confines the threads of this process' engines as [`confine`] does, and nothing else: for tests whose VMs are in the same process.
+///
+/// # Errors
+/// As [`confine`].
+pub fn confine_threads() -> Result<(), ConfineError> {
+    let filters = filters::filters().map_err(SeccompError::from)?;
+    threads::on_start(begins)?;
+    Ok(seccomp::prepare(filters, Told::Stderr)?)
+}
+
+/// What a thread of the engine does first.
+fn begins(thread: ThreadKind) {
+    seccomp::narrow(filters::kind_of(thread));
 }
 
 /// Carries the command out.
@@ -112,7 +127,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 #[cfg(debug_assertions)]
 fn make_denied_call() {
     let _ = std::thread::spawn(|| {
-        seccomp::narrow(filters::kind_of(threads::ThreadKind::Worker));
+        begins(ThreadKind::Worker);
         // SAFETY: makes a socket, if it may, and closes it.
         unsafe { libc::close(libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)) };
     })

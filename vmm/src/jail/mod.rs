@@ -10,8 +10,11 @@ use std::fs;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::seccomp::{self, SeccompError, Told};
+
+static ENTERED: AtomicBool = AtomicBool::new(false);
 
 /// Why a process could not be confined.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +74,14 @@ pub fn enter(user: User, empty: &Path, report: OwnedFd) -> Result<(), JailError>
             return Err(host(what)(io::Error::last_os_error()));
         }
     }
+    ENTERED.store(true, Ordering::Relaxed);
     Ok(seccomp::enter(filters, Told::Parent(report))?)
+}
+
+/// Whether this process is the jail of a VM.
+#[must_use]
+pub fn is_entered() -> bool {
+    ENTERED.load(Ordering::Relaxed)
 }
 
 fn host(what: &'static str) -> impl Fn(io::Error) -> JailError {

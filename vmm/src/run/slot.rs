@@ -8,8 +8,8 @@ use vmm_sys_util::eventfd::EventFd;
 use super::launch::Plan;
 use crate::control::{ControlError, VmState};
 use crate::exit_status::Failure;
+use crate::jail;
 use crate::say::say;
-use crate::seccomp;
 use crate::vm::Vm;
 
 /// First and longest time between two attempts to attach to an engine that is gone.
@@ -120,7 +120,7 @@ impl Slot {
             return;
         }
         vm.report_lost_engine();
-        if seccomp::is_entered() {
+        if jail::is_entered() {
             // Nothing can be connected to from in there.
             say(format_args!(
                 "{} has lost its engine; it attaches again when it is rebooted",

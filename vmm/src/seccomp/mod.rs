@@ -122,8 +122,7 @@ impl Kind {
 /// When a step fails; the process must not go on then.
 pub fn enter(filters: Filters, told: Told) -> Result<(), SeccompError> {
     let base = filters.base().clone();
-    FILTERS.set(filters).map_err(|_| SeccompError::Twice)?;
-    report::install(told).map_err(host("catch denied system calls"))?;
+    prepare(filters, told)?;
     // As wide as the kernel reads them.
     let (yes, none): (libc::c_ulong, libc::c_ulong) = (1, 0);
     // SAFETY: takes numbers only.
@@ -134,10 +133,31 @@ pub fn enter(filters: Filters, told: Told) -> Result<(), SeccompError> {
     Ok(apply_filter_all_threads(&base)?)
 }
 
-/// Whether this process is confined.
-#[must_use]
-pub fn is_entered() -> bool {
-    FILTERS.get().is_some()
+/// The part of [`enter`] that leaves the process as free as it is: threads can be narrowed then.
+///
+/// # Errors
+/// As [`enter`].
+pub(crate) fn prepare(filters: Filters, told: Told) -> Result<(), SeccompError> {
+    FILTERS.set(filters).map_err(|_| SeccompError::Twice)?;
+    report::install(told).map_err(host("catch denied system calls"))
+}
+
+/// Keeps to the calling thread what its kind needs, if this process is confined and has a filter for that kind. Without that the process
+/// must not go on, and does not.
+pub fn narrow(kind: Kind) {
+    let Some(filters) = FILTERS.get() else { return };
+    report::set_kind(kind);
+    let Some(filter) = filters.of(kind) else {
+        return;
+    };
+    if let Err(error) = apply_filter(filter) {
+        say(format_args!("a thread cannot be confined: {error}"));
+        std::process::exit(1);
+    }
+}
+
+fn host(what: &'static str) -> impl Fn(io::Error) -> SeccompError {
+    move |source| SeccompError::Host { what, source }
 }
 
 /// Panics are told without the backtrace that RUST_BACKTRACE asks for: the library would open this program for it.
@@ -147,21 +167,6 @@ fn panic_plainly() {
         let name = thread.name().unwrap_or("without a name");
         say(format_args!("thread {name} {info}"));
     }));
-}
-
-fn host(what: &'static str) -> impl Fn(io::Error) -> SeccompError {
-    move |source| SeccompError::Host { what, source }
-}
-
-/// Keeps to the calling thread what its kind needs, if this process is confined. Without that the process
-/// must not go on, and does not.
-pub fn narrow(kind: Kind) {
-    let Some(filters) = FILTERS.get() else { return };
-    report::set_kind(kind);
-    if let Err(error) = apply_filter(filters.of(kind)) {
-        say(format_args!("a thread cannot be confined: {error}"));
-        std::process::exit(1);
-    }
 }
 
 #[cfg(test)]

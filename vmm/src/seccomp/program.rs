@@ -106,10 +106,10 @@ impl Filters {
         &self.base
     }
 
-    /// The filter of a kind of thread; of those that are not listed, that of all.
-    pub(super) fn of(&self, kind: Kind) -> &BpfProgram {
+    /// The filter of a kind of thread, if there is one beside that of all.
+    pub(super) fn of(&self, kind: Kind) -> Option<&BpfProgram> {
         let found = self.kinds.iter().find(|(listed, _)| *listed == kind);
-        found.map_or(&self.base, |(_, program)| program)
+        found.map(|(_, program)| program)
     }
 }
 
