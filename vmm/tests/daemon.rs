@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use byway_vmm::seccomp::{DENIED_CODE, Kind};
+
 const CONFIG: &str = r#"
 [[domain]]
 name = "alice"
@@ -304,9 +306,8 @@ fn every_thread_of_an_engine_is_confined() {
         assert!(Instant::now() < deadline, "{found:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
-    for name in ["file", "nvme-model"] {
-        ask(serde_json::json!({"action": "detach-endpoint", "name": name}));
-    }
+    // What an operator takes away, and what goes with the engine.
+    ask(serde_json::json!({"action": "detach-endpoint", "name": "file"}));
     ask(serde_json::json!({"action": "remove-domain", "name": "carol"}));
     engine.signal(libc::SIGTERM);
     let mut engine = engine;
@@ -507,4 +508,90 @@ fn what_cannot_be_is_said_before_anything_starts() {
         "engine's operator",
         &["run", "--engine", dir, "--check", &limited],
     );
+}
+
+/// Which of the system calls of [`make`] this program makes, when a test has started it again, and as which kind of thread.
+const ROLE: &str = "BYWAY_TEST_ROLE";
+const TEST: &str = "a_thread_that_goes_beyond_its_kind_ends_the_process";
+
+fn make(call: &str) {
+    let path = c"/dev/null".as_ptr();
+    let none = std::ptr::null::<libc::c_char>();
+    // SAFETY: calls that are denied, and do no harm where they are not.
+    unsafe {
+        match call {
+            "openat" => libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, libc::O_RDONLY),
+            "socket" => libc::syscall(libc::SYS_socket, libc::AF_INET, libc::SOCK_DGRAM, 0),
+            "connect" => libc::syscall(libc::SYS_connect, -1, none, 0),
+            "execve" => libc::syscall(libc::SYS_execve, path, none, none),
+            "ptrace" => libc::syscall(libc::SYS_ptrace, libc::PTRACE_TRACEME, 0, none, none),
+            "clone" => libc::syscall(libc::SYS_clone, libc::SIGCHLD, none, none, none, 0),
+            "clone3" => libc::syscall(libc::SYS_clone3, none, 0),
+            "io_uring_setup" => libc::syscall(libc::SYS_io_uring_setup, 0, none),
+            "io_uring_register" => libc::syscall(libc::SYS_io_uring_register, -1, 4, none, 0),
+            "rt_sigaction" => libc::syscall(libc::SYS_rt_sigaction, libc::SIGSYS, none, none, 8),
+            "mmap" => {
+                let (code, anyhow) = (libc::PROT_EXEC, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+                libc::syscall(libc::SYS_mmap, none, 4096, code, anyhow, -1, 0)
+            }
+            "mprotect" => libc::syscall(libc::SYS_mprotect, none, 4096, libc::PROT_EXEC),
+            other => panic!("{other}"),
+        }
+    };
+}
+
+fn play(role: &str) {
+    let (kind, call) = role.split_once(' ').unwrap();
+    let kind = match kind {
+        "worker" => Kind::Worker,
+        "control" => Kind::Control,
+        "session" => Kind::Session,
+        "main" => Kind::Main,
+        "operator" => Kind::Operator,
+        "watch" => Kind::Watch,
+        "model" => Kind::Model,
+        other => panic!("{other}"),
+    };
+    byway_vmm::daemon::confine().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            byway_vmm::seccomp::narrow(kind);
+            make(call);
+        });
+    });
+}
+
+#[test]
+fn a_thread_that_goes_beyond_its_kind_ends_the_process() {
+    if let Ok(role) = std::env::var(ROLE) {
+        return play(&role);
+    }
+    let narrow = "openat socket connect execve ptrace clone clone3 io_uring_setup io_uring_register \
+        rt_sigaction mmap mprotect";
+    let operator = "socket execve ptrace clone io_uring_register rt_sigaction mmap mprotect";
+    for (kind, thread, calls) in [
+        ("worker", "a worker's", narrow),
+        ("control", "the control", narrow),
+        ("session", "a front end's", narrow),
+        ("main", "the main", narrow),
+        ("watch", "a device's watching", narrow),
+        ("model", "a model's", narrow),
+        ("operator", "an operator's", operator),
+    ] {
+        for call in calls.split_whitespace() {
+            let output = Command::new(std::env::current_exe().unwrap())
+                .args([TEST, "--exact", "--nocapture"])
+                .env(ROLE, format!("{kind} {call}"))
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(
+                output.status.code(),
+                Some(DENIED_CODE),
+                "{kind} {call}: {said}"
+            );
+            let told = format!("byway: {thread} thread made the system call {call} (");
+            assert!(said.contains(&told), "{kind} {call}: {said}");
+        }
+    }
 }

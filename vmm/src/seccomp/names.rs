@@ -159,6 +159,7 @@ const NAMES: &[(libc::c_long, &str)] = names![
     SYS_rt_sigaction => "rt_sigaction",
     SYS_rt_sigprocmask => "rt_sigprocmask",
     SYS_rt_sigqueueinfo => "rt_sigqueueinfo",
+    SYS_rt_sigreturn => "rt_sigreturn",
     SYS_rt_sigtimedwait => "rt_sigtimedwait",
     SYS_sched_getaffinity => "sched_getaffinity",
     SYS_sched_setaffinity => "sched_setaffinity",
