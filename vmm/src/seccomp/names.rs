@@ -175,6 +175,7 @@ const NAMES: &[(libc::c_long, &str)] = names![
     SYS_set_tid_address => "set_tid_address",
     SYS_setgid => "setgid",
     SYS_setgroups => "setgroups",
+    SYS_set_robust_list => "set_robust_list",
     SYS_setns => "setns",
     SYS_setpriority => "setpriority",
     SYS_setresgid => "setresgid",
