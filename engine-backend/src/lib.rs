@@ -7,7 +7,7 @@
 //! encrypts; [`queue`], [`ops`],
 //! [`backend`] and [`worker`] are the data plane; [`domain`], [`control`], [`device`] and
 //! [`engine`] the control plane. [`vhost_user`] and [`daemon`] stand above [`interface`] and make it
-//! reachable from other processes. No module names one above it.
+//! reachable from other processes. No module names one above it. [`threads`] tells whoever confines this process that one begins.
 #![deny(missing_docs)]
 
 pub mod address_space;
@@ -35,6 +35,7 @@ pub mod stage2;
 pub mod stats;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod threads;
 pub mod vhost_user;
 pub mod worker;
 

@@ -6,6 +6,7 @@
 //! | 1 | it failed while running: a guest crashed, a check did not hold, Ctrl-C came before the result |
 //! | 2 | it was called wrongly or its configuration is wrong; nothing was started |
 //! | 3 | this host lacks something that it needs, KVM as a rule; nothing was started |
+//! | 159 | `byway engine`: a thread made a system call that its filter denies ([`crate::seccomp::DENIED_CODE`]) |
 
 use std::error::Error;
 use std::fmt;

@@ -37,6 +37,7 @@ pub mod pci;
 mod reset_vector;
 pub mod run;
 pub mod say;
+pub mod seccomp;
 pub mod signals;
 pub mod steer;
 pub mod stress;

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use byway_vmm::seccomp::{DENIED_CODE, Kind};
 use common::engine::{CONFIG, Engine, byway, fails, ok, sockets};
 
 #[test]
@@ -154,6 +155,117 @@ fn an_engine_that_was_killed_is_followed_by_another() {
     assert_eq!(engine.0.wait().unwrap().code(), Some(0));
     assert!(since.elapsed() < Duration::from_secs(60));
     drop(idle);
+}
+
+/// What the host's kernel says of each thread of a process: its name and, from its status, whether it may get new privileges, the
+/// mode of its system calls (2: filtered) and the number of its filters.
+fn threads(pid: u32) -> Vec<(String, [u32; 3])> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let status = |task: std::io::Result<std::fs::DirEntry>| {
+        // One that has ended meanwhile has none.
+        let text = std::fs::read_to_string(task.ok()?.path().join("status")).ok()?;
+        let value = |key| Some(text.lines().find_map(|l| l.strip_prefix(key))?.trim());
+        let number = |key| value(key)?.parse().ok();
+        let numbers = [
+            number("NoNewPrivs:")?,
+            number("Seccomp:")?,
+            number("Seccomp_filters:")?,
+        ];
+        Some((value("Name:")?.to_owned(), numbers))
+    };
+    tasks.filter_map(status).collect()
+}
+
+fn own_filters() -> u32 {
+    let [_, _, filters] = threads(std::process::id())[0].1;
+    filters
+}
+
+/// Each thread has more than the filter of all: those that were there at first, and those that come with an operator's wishes.
+#[test]
+fn every_thread_of_an_engine_is_confined() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = &sockets(folder.path());
+    let engine = Engine::start(folder.path());
+    let disk = folder.path().join("disk.img");
+    std::fs::write(&disk, [7; 1 << 16]).unwrap();
+    let mut operator =
+        std::os::unix::net::UnixStream::connect(Path::new(dir).join("admin.sock")).unwrap();
+    let mut answers = BufReader::new(operator.try_clone().unwrap()).lines();
+    let mut ask = |what: serde_json::Value| {
+        writeln!(operator, "{what}").unwrap();
+        let answer = answers.next().unwrap().unwrap();
+        assert_eq!(answer, r#"{"reply":"done"}"#, "{what}");
+    };
+    ask(serde_json::json!({"action": "create-domain", "name": "carol"}));
+    ask(serde_json::json!({"action": "admit", "name": "carol", "uid": 1}));
+    for kind in ["file", "nvme-model"] {
+        ask(
+            serde_json::json!({"action": "attach-endpoint", "name": kind, "kind": kind, "path": disk}),
+        );
+    }
+    byway_engine::vhost_user::RemoteDomain::connect(&Path::new(dir).join("bob.sock")).unwrap();
+    let all = [
+        "byway",
+        "byway-worker-0",
+        "byway-control",
+        "byway-admin",
+        "byway-operator",
+        "byway-blk-watch",
+        "byway-nvme-mode",
+        "vu-alice",
+        "vu-bob",
+        "vu-carol",
+    ];
+    // Whoever runs this test may have a filter of his own on everything.
+    let own = own_filters();
+    // One that was just started has yet to come so far.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let found = threads(engine.0.id());
+        let is_confined = |(_, [privileges, mode, filters]): &(String, [u32; 3])| {
+            (*privileges, *mode) == (1, 2) && *filters >= own + 2
+        };
+        let is_there = |name: &&str| found.iter().any(|(found, _)| found == name);
+        if found.iter().all(is_confined) && all.iter().all(is_there) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{found:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // What an operator takes away, and what goes with the engine.
+    ask(serde_json::json!({"action": "detach-endpoint", "name": "file"}));
+    ask(serde_json::json!({"action": "remove-domain", "name": "carol"}));
+    engine.signal(libc::SIGTERM);
+    let mut engine = engine;
+    assert_eq!(engine.0.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn an_engine_without_filters_is_to_be_had() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = Engine::start_with(folder.path(), &["--no-seccomp"]);
+    let found = threads(engine.0.id());
+    let own = own_filters();
+    let has_none = |(_, [_, _, filters]): &(String, [u32; 3])| *filters == own;
+    assert!(found.iter().all(has_none), "{found:?}");
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn a_system_call_that_an_engine_is_denied_is_told_and_ends_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = &sockets(folder.path());
+    let test = "--test-denied-call";
+    // 128 and the number of SIGSYS.
+    fails(
+        159,
+        "a worker's thread made the system call socket (41), which its filter does not permit",
+        &["engine", "--socket", dir, test],
+    );
+    // What it left behind keeps nobody from being the next.
+    let _engine = Engine::start_with(folder.path(), &["--no-seccomp", test]);
+    ok(&["ps", "--engine", dir]);
 }
 
 /// `byway ps --watch` until it has said `what` for a second time.
@@ -323,4 +435,90 @@ fn what_cannot_be_is_said_before_anything_starts() {
         "engine's operator",
         &["run", "--engine", dir, "--check", &limited],
     );
+}
+
+/// Which of the system calls of [`make`] this program makes, when a test has started it again, and as which kind of thread.
+const ROLE: &str = "BYWAY_TEST_ROLE";
+const TEST: &str = "a_thread_that_goes_beyond_its_kind_ends_the_process";
+
+fn make(call: &str) {
+    let path = c"/dev/null".as_ptr();
+    let none = std::ptr::null::<libc::c_char>();
+    // SAFETY: calls that are denied, and do no harm where they are not.
+    unsafe {
+        match call {
+            "openat" => libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, libc::O_RDONLY),
+            "socket" => libc::syscall(libc::SYS_socket, libc::AF_INET, libc::SOCK_DGRAM, 0),
+            "connect" => libc::syscall(libc::SYS_connect, -1, none, 0),
+            "execve" => libc::syscall(libc::SYS_execve, path, none, none),
+            "ptrace" => libc::syscall(libc::SYS_ptrace, libc::PTRACE_TRACEME, 0, none, none),
+            "clone" => libc::syscall(libc::SYS_clone, libc::SIGCHLD, none, none, none, 0),
+            "clone3" => libc::syscall(libc::SYS_clone3, none, 0),
+            "io_uring_setup" => libc::syscall(libc::SYS_io_uring_setup, 0, none),
+            "io_uring_register" => libc::syscall(libc::SYS_io_uring_register, -1, 4, none, 0),
+            "rt_sigaction" => libc::syscall(libc::SYS_rt_sigaction, libc::SIGSYS, none, none, 8),
+            "mmap" => {
+                let (code, anyhow) = (libc::PROT_EXEC, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+                libc::syscall(libc::SYS_mmap, none, 4096, code, anyhow, -1, 0)
+            }
+            "mprotect" => libc::syscall(libc::SYS_mprotect, none, 4096, libc::PROT_EXEC),
+            other => panic!("{other}"),
+        }
+    };
+}
+
+fn play(role: &str) {
+    let (kind, call) = role.split_once(' ').unwrap();
+    let kind = match kind {
+        "worker" => Kind::Worker,
+        "control" => Kind::Control,
+        "session" => Kind::Session,
+        "main" => Kind::Main,
+        "operator" => Kind::Operator,
+        "watch" => Kind::Watch,
+        "model" => Kind::Model,
+        other => panic!("{other}"),
+    };
+    byway_vmm::daemon::confine().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            byway_vmm::seccomp::narrow(kind);
+            make(call);
+        });
+    });
+}
+
+#[test]
+fn a_thread_that_goes_beyond_its_kind_ends_the_process() {
+    if let Ok(role) = std::env::var(ROLE) {
+        return play(&role);
+    }
+    let narrow = "openat socket connect execve ptrace clone clone3 io_uring_setup io_uring_register \
+        rt_sigaction mmap mprotect";
+    let operator = "socket execve ptrace clone io_uring_register rt_sigaction mmap mprotect";
+    for (kind, thread, calls) in [
+        ("worker", "a worker's", narrow),
+        ("control", "the control", narrow),
+        ("session", "a front end's", narrow),
+        ("main", "the main", narrow),
+        ("watch", "a device's watching", narrow),
+        ("model", "a model's", narrow),
+        ("operator", "an operator's", operator),
+    ] {
+        for call in calls.split_whitespace() {
+            let output = Command::new(std::env::current_exe().unwrap())
+                .args([TEST, "--exact", "--nocapture"])
+                .env(ROLE, format!("{kind} {call}"))
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(
+                output.status.code(),
+                Some(DENIED_CODE),
+                "{kind} {call}: {said}"
+            );
+            let told = format!("byway: {thread} thread made the system call {call} (");
+            assert!(said.contains(&told), "{kind} {call}: {said}");
+        }
+    }
 }

@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::line::{REQUEST_BYTES_MAX, Refusal, read_line, write_bytes, write_line};
+use crate::threads::{ThreadKind, begins};
 use crate::vhost_user::{Doorway, Peer};
 
 /// Programs that may be connected at once.
@@ -66,7 +67,10 @@ impl LineServer {
             .name("byway-admin".to_owned())
             .spawn({
                 let shared = Arc::clone(&shared);
-                move || shared.run(&answer)
+                move || {
+                    begins(ThreadKind::Doorkeeper);
+                    shared.run(&answer);
+                }
             })?;
         Ok(Self {
             shared,
@@ -140,6 +144,7 @@ impl Shared {
         let thread = std::thread::Builder::new()
             .name("byway-operator".to_owned())
             .spawn(move || {
+                begins(ThreadKind::Operator);
                 if let Err(error) = serve_lines(&mut socket, |line| answer(peer, line)) {
                     tracing::warn!(%peer, "an operator's connection has ended: {error}");
                 }

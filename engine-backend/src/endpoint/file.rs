@@ -16,6 +16,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use io_uring::register::Restriction;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use super::config::EndpointConfig;
@@ -93,7 +94,10 @@ impl FileDevice {
                 "{path} has {bytes} bytes: expected at least a block of {block_bytes}"
             ));
         }
-        let ring = IoUring::new(SLOTS_MAX as u32)
+        // Nothing can be asked of it until it is told what it may be asked.
+        let ring = IoUring::builder()
+            .setup_r_disabled()
+            .build(SLOTS_MAX as u32)
             .map_err(|e| format!("the host gives no io_uring for {path}: {e}"))?;
         let vector = libc::iovec {
             iov_base: staging.address().cast(),
@@ -105,6 +109,8 @@ impl FileDevice {
         ring.submitter()
             .register_files(&[file.as_raw_fd()])
             .map_err(|e| format!("the host's io_uring does not take {path}: {e}"))?;
+        restrict(&ring)
+            .map_err(|e| format!("the host's io_uring for {path} cannot be restricted: {e}"))?;
         tracing::info!(
             "endpoint {}: {path}, {blocks} blocks of {block_bytes} bytes, {}, staging {}",
             config.name,
@@ -429,6 +435,39 @@ impl Drop for FileDevice {
             std::mem::forget(Arc::clone(&self.staging));
         }
     }
+}
+
+/// Has the ring take what this device asks of its one file, and nothing else for good: whoever has its descriptor could have the kernel
+/// open and connect by it, whatever filter of system calls there is.
+fn restrict(ring: &IoUring) -> io::Result<()> {
+    /// `IOSQE_FIXED_FILE` (linux/io_uring.h): the file is one of those that were registered.
+    const FIXED_FILE: u8 = 1 << 0;
+    /// `IORING_REGISTER_SYNC_CANCEL`; Linux 6.0 and later.
+    const SYNC_CANCEL: u8 = 24;
+    let operations = [
+        opcode::Read::CODE,
+        opcode::ReadFixed::CODE,
+        opcode::Readv::CODE,
+        opcode::Write::CODE,
+        opcode::WriteFixed::CODE,
+        opcode::Writev::CODE,
+        opcode::Fsync::CODE,
+        opcode::Fallocate::CODE,
+    ];
+    let mut all: Vec<_> = operations.map(Restriction::sqe_op).into();
+    all.push(Restriction::sqe_flags_allowed(FIXED_FILE));
+    all.push(Restriction::sqe_flags_required(FIXED_FILE));
+    all.push(Restriction::register_op(SYNC_CANCEL));
+    let submitter = ring.submitter();
+    match submitter.register_restrictions(&mut all) {
+        // It does not know that; nor can it be asked for it, then.
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+            all.pop();
+            submitter.register_restrictions(&mut all)?;
+        }
+        done => done?,
+    }
+    submitter.register_enable_rings()
 }
 
 /// Opens the file, directly if the file system can do that.

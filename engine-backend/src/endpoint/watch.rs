@@ -16,6 +16,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::open_error::OpenError;
+use crate::threads::{ThreadKind, begins};
 use crate::vhost_user::{connect_within, is_writable};
 
 /// Connects to a device's socket, in no more than `limit`, and watches it.
@@ -98,7 +99,10 @@ impl Watch {
         std::thread::Builder::new()
             .name("byway-blk-watch".to_owned())
             .stack_size(crate::STACK_BYTES)
-            .spawn(move || theirs.run())?;
+            .spawn(move || {
+                begins(ThreadKind::Watch);
+                theirs.run();
+            })?;
         Ok(Self { shared, call, wake })
     }
 

@@ -15,6 +15,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::Devices;
 use crate::device::{Poller, Source, Turn};
 use crate::domain::Core;
+use crate::threads::{ThreadKind, begins};
 use crate::worker::ticks_in_us;
 
 /// How often the workers' loads are compared, where there are several.
@@ -76,6 +77,7 @@ impl ControlThread {
                     // The starter waits for it.
                     let _ = report.send(pinned);
                     if go {
+                        begins(ThreadKind::Control);
                         shared.run();
                     }
                 }

@@ -17,6 +17,7 @@ use super::peer::Peer;
 use super::session::Session;
 use crate::interface::Admin;
 use crate::seldom::Seldom;
+use crate::threads::{ThreadKind, begins};
 
 /// How long a station may take to end before it is left to itself.
 const END_MAX: Duration = Duration::from_secs(2);
@@ -79,7 +80,10 @@ impl Station {
             .name(format!("vu-{name}"))
             .spawn({
                 let shared = Arc::clone(&shared);
-                move || shared.run(admin.as_ref())
+                move || {
+                    begins(ThreadKind::Session);
+                    shared.run(admin.as_ref());
+                }
             })
             .map_err(host)?;
         Ok(Self {

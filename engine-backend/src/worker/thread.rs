@@ -21,6 +21,7 @@ use crate::memory::sigbus;
 use crate::ops::budget::{CHUNK_BYTES, CHUNK_US, OPERATION_COST, ticks};
 use crate::ops::{Budget, Codecs, Jobs, Staging, Verdict};
 use crate::stats::{Published, WorkerStats};
+use crate::threads::{ThreadKind, begins};
 
 /// Turns, idle ones included, between two looks at the clock.
 const LOOK_EVERY: u32 = 256;
@@ -135,6 +136,7 @@ impl<B: Backend> Thread<B> {
         // SAFETY: takes no argument and cannot fail.
         self.stats.tid = unsafe { libc::gettid() };
         be_punctual();
+        begins(ThreadKind::Worker);
         self.publish();
         let mut until_look = LOOK_EVERY;
         let mut until_clock = LOOK_EVERY;

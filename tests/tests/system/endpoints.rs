@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use byway_agent::pattern;
 use byway_engine::interface::{Action, Admin, EndpointConfig, EndpointGrant, EndpointKind, Reply};
+use byway_engine::testing::{BlkPeer, BlkPlan};
 use byway_engine::{Engine, EngineConfig};
 use byway_nvme::attach::{Server, serve};
 use byway_nvme::controller::{Config, Controller};
@@ -18,6 +19,7 @@ use byway_nvme::medium::{Medium, Memory};
 use byway_protocols::{Descriptor, Rights, Status};
 use byway_ring::{Address, Cancelled, DeviceFailure, Request, Slot};
 
+use super::remote;
 use super::world::{APP, KIB, MIB, Party, RW, collect, engine, submit, turn, until};
 
 /// Bytes of a disk.
@@ -53,7 +55,7 @@ fn attach(engine: &Engine, name: &str, disk: &Disk, users: &[&str]) -> Result<()
 }
 
 fn attach_as(
-    engine: &Engine,
+    engine: &impl Admin,
     kind: EndpointKind,
     name: &str,
     path: &Path,
@@ -84,6 +86,52 @@ fn blocks(party: &Party, name: &str) -> Result<Slot> {
     let opened = party.open_endpoint(APP, name)?;
     ensure!(opened.length == DISK, "another length: {opened:?}");
     Slot::new(opened.slot).context("15 bits")
+}
+
+/// An engine that is confined opens devices of each kind while it runs, drives them and lets them go, and its workers, which
+/// can open nothing, need no more than they have.
+#[test]
+fn a_confined_engine_drives_devices_that_come_while_it_runs() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let folder = tempfile::tempdir()?;
+    let engine = remote::Engine::start(&folder)?;
+    let engine = engine.remote();
+    let disk = Disk::new("confined", &[])?;
+    let (blk, nvme) = (folder.path().join("blk"), folder.path().join("nvme"));
+    let _blk = BlkPeer::start(&blk, BlkPlan::default());
+    let _nvme = Server::start(&nvme, |socket, stop| {
+        let memory = Memory(vec![0; DISK as usize]);
+        serve(
+            socket,
+            &mut Controller::new(Config::default(), memory),
+            stop,
+        )
+    })?;
+    let alice = Party::boot(engine, "alice", 4 * MIB)?;
+    let run = |request: Request| alice.execute_one(APP, &Descriptor::from(request));
+    for (kind, path) in [
+        (EndpointKind::File, &disk.0),
+        (EndpointKind::VhostUserBlk, &blk),
+        (EndpointKind::Nvme, &nvme),
+        (EndpointKind::NvmeModel, &disk.0),
+    ] {
+        let name = kind.name();
+        attach_as(engine, kind, name, path, &["alice"])?;
+        let slot = blocks(&alice, name)?;
+        let there = Address::capability(slot, MIB);
+        let at = |offset| Address::own(alice.buffer + offset);
+        alice.fill(0, MIB, 3)?;
+        let done = run(Request::write_blocks(there, at(0), MIB)?)?;
+        ensure!(done.status() == Some(Status::Success), "{name}: {done:?}");
+        let done = run(Request::flush_blocks(slot))?;
+        ensure!(done.status() == Some(Status::Success), "{name}: {done:?}");
+        let done = run(Request::read_blocks(at(2 * MIB), there, MIB)?)?;
+        ensure!(done.status() == Some(Status::Success), "{name}: {done:?}");
+        alice.expect(2 * MIB, MIB, 3)?;
+        let name = name.to_owned();
+        engine.act(Action::DetachEndpoint { name })?;
+    }
+    Ok(())
 }
 
 /// A file that a process in alice wrote to a disk reaches a process in bob, by his own read, and

@@ -15,8 +15,8 @@ use byway_protocols::{Descriptor, Status};
 use tempfile::TempDir;
 
 use super::world::{
-    APP, ENTRIES, MIB, Party, RW, assert_ended, await_event, collect, engine, memmove, submit,
-    turn, until,
+    APP, ENTRIES, MIB, Party, RW, assert_ended, await_event, collect, confined, engine, memmove,
+    submit, turn, until,
 };
 
 const COPY: u64 = 16 * MIB;
@@ -29,13 +29,13 @@ const FOLDER: &str = "BYWAY_TEST_FOLDER";
 const ITS_TEST: &str = "remote::an_engine_that_is_killed_leaves_nobody_waiting";
 
 /// An engine in a process of its own: this program, started again.
-struct Engine {
+pub struct Engine {
     child: Child,
     remote: RemoteEngine,
 }
 
 impl Engine {
-    fn start(folder: &TempDir) -> Result<Self> {
+    pub fn start(folder: &TempDir) -> Result<Self> {
         let child = Command::new(std::env::current_exe()?)
             .args([ITS_TEST, "--exact", "--nocapture"])
             .env(FOLDER, folder.path())
@@ -49,6 +49,9 @@ impl Engine {
             Ok(this.remote.ask(&Action::List).ok())
         })?;
         Ok(this)
+    }
+    pub fn remote(&self) -> &RemoteEngine {
+        &self.remote
     }
     /// `kill -9`.
     fn kill(mut self) -> Result<()> {
@@ -68,6 +71,8 @@ impl Drop for Engine {
 /// An engine for alice and bob, until it is killed.
 fn be_an_engine(folder: &Path) -> Result<()> {
     let names = ["alice", "bob"];
+    // As `byway engine` is: whatever a VM has of it, it has from threads behind their filters.
+    confined(byway_vmm::daemon::confine)?;
     let engine: Arc<dyn Admin> = Arc::new(engine(EngineConfig::default(), &[])?);
     let daemon = Daemon::new(engine, folder)?;
     for name in names {

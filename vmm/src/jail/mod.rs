@@ -2,30 +2,19 @@
 //!
 //! Everything that the VM needs has been opened by then: KVM, RAM, disks, network interfaces, its engine. What is left
 //! to lose is what [`enter`] takes: the user, the file system, new privileges, and every system call that is not needed
-//! from here on. Each kind of thread keeps what it needs alone ([`narrow`]); a system call beyond that ends the process, and `report`
-//! tells its parent which.
+//! from here on ([`seccomp`]).
 
 mod filters;
-mod names;
-mod report;
-
-pub use filters::Kind;
-pub use names::name_of;
-pub use report::{DENIED_CODE, Denied, REPORT_BYTES};
 
 use std::fs;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use seccompiler::{BpfProgram, apply_filter, apply_filter_all_threads};
+use crate::seccomp::{self, SeccompError, Told};
 
-use crate::say::say;
-use filters::Filters;
-
-/// Filters of this process, once it is confined.
-static FILTERS: OnceLock<Filters> = OnceLock::new();
+static ENTERED: AtomicBool = AtomicBool::new(false);
 
 /// Why a process could not be confined.
 #[derive(Debug, thiserror::Error)]
@@ -39,12 +28,9 @@ pub enum JailError {
         #[source]
         source: io::Error,
     },
-    /// A filter of system calls could not be made or put on.
-    #[error("the jail has no filter of system calls")]
-    Filter(#[from] seccompiler::Error),
-    /// It is there already.
-    #[error("this process is in its jail already")]
-    Twice,
+    /// It has no filters of system calls.
+    #[error("the jail is open")]
+    Seccomp(#[from] SeccompError),
 }
 
 /// Who a confined process is.
@@ -65,10 +51,7 @@ pub struct User {
 pub fn enter(user: User, empty: &Path, report: OwnedFd) -> Result<(), JailError> {
     // Memory that is added later needs to know.
     crate::memory::shmem_huge_pages_offered();
-    let filters = Filters::new()?;
-    let base = filters.base.clone();
-    FILTERS.set(filters).map_err(|_| JailError::Twice)?;
-    report::install(report).map_err(host("catch denied system calls"))?;
+    let filters = filters::filters().map_err(SeccompError::from)?;
     // SAFETY: no preconditions.
     if unsafe { libc::geteuid() } == 0 {
         leave_file_system(empty).map_err(host("leave the file system"))?;
@@ -78,7 +61,6 @@ pub fn enter(user: User, empty: &Path, report: OwnedFd) -> Result<(), JailError>
     // As wide as the kernel reads them.
     let none: libc::c_ulong = 0;
     for (what, option, value) in [
-        ("give up new privileges", libc::PR_SET_NO_NEW_PRIVS, 1),
         // Its memory is not for others of the same user.
         ("hide its memory", libc::PR_SET_DUMPABLE, 0),
         (
@@ -92,29 +74,18 @@ pub fn enter(user: User, empty: &Path, report: OwnedFd) -> Result<(), JailError>
             return Err(host(what)(io::Error::last_os_error()));
         }
     }
-    Ok(apply_filter_all_threads(&base)?)
+    ENTERED.store(true, Ordering::Relaxed);
+    Ok(seccomp::enter(filters, Told::Parent(report))?)
 }
 
-/// Whether this process is confined.
+/// Whether this process is the jail of a VM.
 #[must_use]
 pub fn is_entered() -> bool {
-    FILTERS.get().is_some()
+    ENTERED.load(Ordering::Relaxed)
 }
 
 fn host(what: &'static str) -> impl Fn(io::Error) -> JailError {
     move |source| JailError::Host { what, source }
-}
-
-/// Keeps to the calling thread what its kind needs, if this process is confined. Without that the process
-/// must not go on, and does not.
-pub fn narrow(kind: Kind) {
-    let Some(filters) = FILTERS.get() else { return };
-    report::set_kind(kind);
-    let filter: &BpfProgram = filters.of(kind);
-    if let Err(error) = apply_filter(filter) {
-        say(format_args!("a thread cannot be confined: {error}"));
-        std::process::exit(1);
-    }
 }
 
 /// Closes what came from the parent for somebody else. To be called before this process opens anything: libraries open

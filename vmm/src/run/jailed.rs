@@ -34,8 +34,9 @@ use crate::devices::block::unnamed_overlay;
 use crate::devices::settings::{DiskWrites, TapSource};
 use crate::exit_status::Failure;
 use crate::host;
-use crate::jail::{self, DENIED_CODE, Denied, Kind, REPORT_BYTES, User};
+use crate::jail::{self, User};
 use crate::say::say;
+use crate::seccomp::{self, DENIED_CODE, Denied, Kind, REPORT_BYTES};
 use crate::signals::SignalSocket;
 use crate::vm::VmConfig;
 
@@ -110,7 +111,7 @@ pub(super) fn run_inside(args: &Args, jailed: &str) -> Result<(), Failure> {
         .name("byway-control".to_owned())
         .stack_size(STACK_BYTES)
         .spawn(move || {
-            jail::narrow(Kind::Api);
+            seccomp::narrow(Kind::Api);
             // It ends with the parent, which ends this process too.
             let _ = serve_lines(&mut UnixStream::from(control), |line| operator.answer(line));
         })

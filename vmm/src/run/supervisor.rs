@@ -22,8 +22,8 @@ use super::slot::Slot;
 use super::terminal::{self, RawTerminal};
 use crate::control::{Act, ControlError, Requests, VmState};
 use crate::exit_status::Failure;
-use crate::jail::{self, Kind};
 use crate::say::{say, say_amid};
+use crate::seccomp::{self, Kind};
 use crate::signals::{LastResort, SERVICE_GRACE};
 use crate::vcpu::Outcome;
 use crate::vm::{PLUG_UNIT, Vm};
@@ -147,7 +147,7 @@ pub fn supervise(
     };
     fleet.start()?;
     // From here on this thread starts no other.
-    jail::narrow(Kind::Main);
+    seccomp::narrow(Kind::Main);
     let Fleet { vms, engine, plans } = fleet;
     let slots: Vec<_> = plans
         .into_iter()

@@ -31,7 +31,7 @@ use vm_memory::GuestMemoryMmap;
 
 use crate::devices::bus::Bus;
 use crate::exits::{ExitSnapshot, RunCounts, RunExit, StatsError, VcpuStats};
-use crate::jail;
+use crate::seccomp;
 
 /// What can go wrong with a vCPU before it runs.
 #[derive(Debug, thiserror::Error)]
@@ -256,7 +256,7 @@ impl Runner {
         });
         match prepared {
             Ok(_armed) => {
-                jail::narrow(jail::Kind::Vcpu);
+                seccomp::narrow(seccomp::Kind::Vcpu);
                 // Nobody waits any more if the starter gave up; then the stop flag is set.
                 let _ = ready.send(Ok(()));
                 let outcome = self.run(run);

@@ -19,9 +19,9 @@ use crate::devices::settings::{DEVICES_MAX, DiskSettings, Mac};
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio_mmio::{QUEUE_NOTIFY, VirtioMmio};
 use crate::irq::IrqLine;
-use crate::jail;
 use crate::layout;
 use crate::pci::{ConfigPorts, Ecam, HostBridge, KvmMessages, Root, Window};
+use crate::seccomp;
 
 /// A device behind its registers.
 type Plugged<D> = Arc<Mutex<VirtioMmio<D>>>;
@@ -147,7 +147,7 @@ impl Devices {
             start(rng, name("rng", 0))?;
         }
         for (number, nvme) in self.nvmes.iter().enumerate() {
-            let confine = Box::new(|| jail::narrow(jail::Kind::PciDevice));
+            let confine = Box::new(|| seccomp::narrow(seccomp::Kind::PciDevice));
             nvme.lock().start_thread(name("nvme", number), confine)?;
         }
         Ok(())
@@ -368,7 +368,7 @@ pub(super) fn plug<D: VirtioDevice + 'static>(
 fn start<D: VirtioDevice + OwnThread>(device: &Plugged<D>, name: String) -> io::Result<()> {
     lock(device)
         .device_mut()
-        .start_thread(name, Box::new(|| jail::narrow(jail::Kind::Device)))
+        .start_thread(name, Box::new(|| seccomp::narrow(seccomp::Kind::Device)))
 }
 
 fn lock<D>(device: &Plugged<D>) -> MutexGuard<'_, VirtioMmio<D>> {

@@ -48,12 +48,17 @@ pub struct Engine(pub Child);
 impl Engine {
     /// Puts its sockets into `s` of that folder.
     pub fn start(folder: &Path) -> Self {
+        Self::start_with(folder, &[])
+    }
+    /// The same with more arguments.
+    pub fn start_with(folder: &Path, more: &[&str]) -> Self {
         let config = folder.join("engine.toml");
         std::fs::write(&config, CONFIG).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_byway"))
             .args(["engine", "--socket", sockets(folder).as_str()])
             .arg("--config")
             .arg(config)
+            .args(more)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();

@@ -271,3 +271,24 @@ fn what_was_lent_is_told_of_after_the_end_too() {
     assert_eq!(told.iter().filter(|&&token| token == Token(3)).count(), 1);
     assert!(w.device.submit_direct(Token(5), &read, &memory).is_err());
 }
+
+/// A worker may drive the ring, and must not come by it to what its filter of system calls keeps from it.
+#[test]
+fn the_ring_does_nothing_but_what_the_device_asks() {
+    let mut world = World::new(4096);
+    let path = c"/dev/null";
+    let open = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr()).build();
+    let nothing = opcode::Nop::new().build();
+    let mut bytes = [0_u8; 512];
+    let own = std::fs::File::open("/dev/zero").unwrap();
+    let other = opcode::Read::new(types::Fd(own.as_raw_fd()), bytes.as_mut_ptr(), 512).build();
+    for entry in [open, nothing, other] {
+        // SAFETY: what the entry points to outlives the wait.
+        unsafe { world.device.ring.submission().push(&entry) }.unwrap();
+        world.device.ring.submit_and_wait(1).unwrap();
+        let ended = world.device.ring.completion().next().unwrap();
+        assert_eq!(ended.result(), -libc::EACCES);
+    }
+    let registered = world.device.ring.submitter().register_eventfd(2);
+    assert_eq!(registered.unwrap_err().raw_os_error(), Some(libc::EACCES));
+}

@@ -29,6 +29,7 @@ use crate::endpoint::limits::Limits;
 use crate::endpoint::peer_memory::PeerMemory;
 use crate::endpoint::staging::StagingMemory;
 use crate::endpoint::watch::{Watch, connect};
+use crate::threads::{ThreadKind, begins};
 
 /// Blocks that one command can zero.
 const ZERO_BLOCKS_MAX: u32 = 1 << 16;
@@ -113,6 +114,7 @@ impl Disk {
             .name("byway-nvme-model".to_owned())
             .stack_size(crate::STACK_BYTES)
             .spawn(move || {
+                begins(ThreadKind::Model);
                 // It ends when the engine hangs up.
                 let never = AtomicBool::new(false);
                 if let Err(error) = serve(&theirs, &mut controller, &never) {

@@ -1,11 +1,11 @@
-//! Tells a confined process' parent which system call ended it.
+//! Tells which system call ended a confined process.
 //!
-//! A denied system call raises SIGSYS on its thread. The handler writes a few bytes to a pipe and ends the process, by
-//! calls that every filter permits and that may be made in a handler. Nothing gets past it: filters permit no other handler, and
-//! a blocked SIGSYS ends the process too.
+//! A denied system call raises SIGSYS on its thread. The handler writes a few bytes to the parent's pipe, or a line to standard error, and
+//! ends the process, by calls that every filter permits and that may be made in a handler. Nothing gets past it: filters permit no other
+//! handler, and a blocked SIGSYS ends the process too.
 
 use std::cell::Cell;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -18,7 +18,16 @@ pub const DENIED_CODE: i32 = 128 + libc::SIGSYS;
 /// Bytes of a report: the system call's number and the kind of thread, little-endian.
 pub const REPORT_BYTES: usize = 8;
 
-/// Where reports go; negative: nowhere.
+/// Who hears of a denied system call.
+#[derive(Debug)]
+pub enum Told {
+    /// The parent, by [`REPORT_BYTES`] on a pipe, which stays open for good.
+    Parent(OwnedFd),
+    /// Whoever reads standard error, by a line.
+    Stderr,
+}
+
+/// Where reports go; negative: a line goes to standard error.
 static REPORT: AtomicI32 = AtomicI32::new(-1);
 
 thread_local! {
@@ -63,9 +72,11 @@ pub(super) fn set_kind(kind: Kind) {
     KIND.set(kind as u8);
 }
 
-/// Has denied system calls reported to `report`, which stays open for good.
-pub(super) fn install(report: OwnedFd) -> io::Result<()> {
-    REPORT.store(report.into_raw_fd(), Ordering::SeqCst);
+/// Has denied system calls reported.
+pub(super) fn install(told: Told) -> io::Result<()> {
+    if let Told::Parent(pipe) = told {
+        REPORT.store(pipe.into_raw_fd(), Ordering::SeqCst);
+    }
     // SAFETY: all zeros is a `sigaction` with an empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = on_denied as *const () as usize;
@@ -89,14 +100,53 @@ extern "C" fn on_denied(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
     };
     let [a, b, c, d] = call.to_le_bytes();
     let bytes = [a, b, c, d, KIND.get(), 0, 0, 0];
+    let pipe = REPORT.load(Ordering::SeqCst);
+    let mut line = Line::new();
+    let (to, text) = if pipe >= 0 {
+        (pipe, &bytes[..])
+    } else {
+        // Of texts and numbers: neither allocates, and neither fails but for want of room.
+        let denied = Denied::from_bytes(bytes);
+        let _ = writeln!(
+            line,
+            "byway: {denied}, which its filter does not permit: the process ends"
+        );
+        (libc::STDERR_FILENO, line.text())
+    };
     // SAFETY: the buffer is live and its length is given; neither call returns to what was denied.
     unsafe {
-        libc::write(
-            REPORT.load(Ordering::SeqCst),
-            bytes.as_ptr().cast(),
-            bytes.len(),
-        );
+        libc::write(to, text.as_ptr().cast(), text.len());
         libc::_exit(DENIED_CODE);
+    }
+}
+
+/// A text without an allocation. What does not fit is left out.
+struct Line {
+    bytes: [u8; 256],
+    length: usize,
+}
+
+impl Line {
+    fn new() -> Self {
+        Self {
+            bytes: [0; 256],
+            length: 0,
+        }
+    }
+
+    fn text(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl fmt::Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            let place = self.bytes.get_mut(self.length).ok_or(fmt::Error)?;
+            *place = byte;
+            self.length += 1;
+        }
+        Ok(())
     }
 }
 
