@@ -461,6 +461,7 @@ fn make(call: &str) {
                 let (code, anyhow) = (libc::PROT_EXEC, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
                 libc::syscall(libc::SYS_mmap, none, 4096, code, anyhow, -1, 0)
             }
+            "tgkill" => libc::syscall(libc::SYS_tgkill, 1, 1, 0),
             "mprotect" => libc::syscall(libc::SYS_mprotect, none, 4096, libc::PROT_EXEC),
             other => panic!("{other}"),
         }
@@ -494,8 +495,8 @@ fn a_thread_that_goes_beyond_its_kind_ends_the_process() {
         return play(&role);
     }
     let narrow = "openat socket connect execve ptrace clone clone3 io_uring_setup io_uring_register \
-        rt_sigaction mmap mprotect";
-    let operator = "socket execve ptrace clone io_uring_register rt_sigaction mmap mprotect";
+        rt_sigaction mmap mprotect tgkill";
+    let operator = "socket execve ptrace clone io_uring_register rt_sigaction mmap mprotect tgkill";
     for (kind, thread, calls) in [
         ("worker", "a worker's", narrow),
         ("control", "the control", narrow),

@@ -42,8 +42,6 @@ pub(crate) const COMMON: &[c_long] = &[
     libc::SYS_sendto,
     libc::SYS_set_robust_list,
     libc::SYS_sigaltstack,
-    // Kicks a vCPU out of the guest; ends a process that has panicked.
-    libc::SYS_tgkill,
     // How long an answer of the engine, or a nap, may take.
     libc::SYS_timerfd_settime,
     libc::SYS_write,
@@ -82,7 +80,7 @@ pub struct Permits<'a> {
     pub confines: bool,
 }
 
-/// The filters of a process, all made beforehand, so that nothing can fail later.
+/// The filters of a process, made by itself and all of them beforehand, so that nothing can fail later.
 #[derive(Debug)]
 pub struct Filters {
     base: BpfProgram,
@@ -126,6 +124,13 @@ fn filter(permits: &Permits<'_>) -> Result<BpfProgram, Error> {
         // Where debug assertions are on, the library looks at each descriptor before it closes it.
         one_of(&mut rules, libc::SYS_fcntl, 1, &[libc::F_GETFD as u64])?;
     }
+    // Kicks a vCPU out of the guest; ends a process that has panicked. No other process: those of the same user are other VMs.
+    one_of(
+        &mut rules,
+        libc::SYS_tgkill,
+        0,
+        &[std::process::id().into()],
+    )?;
     for (call, argument, values) in permits.with {
         one_of(&mut rules, *call, *argument, values)?;
     }
