@@ -269,7 +269,13 @@ impl Codecs {
     pub fn keep(&mut self, domain: u32, lease: &mut Lease) {
         if let Some(job) = lease.job.take() {
             let pool = Arc::clone(&lease.pool);
-            self.kept = Some((domain, Lease { job: Some(job), pool }));
+            self.kept = Some((
+                domain,
+                Lease {
+                    job: Some(job),
+                    pool,
+                },
+            ));
             self.is_keyed = true;
         }
     }
@@ -300,10 +306,11 @@ impl Codecs {
             let found = job.as_deref().is_some_and(is_keyed);
             job.is_some_and(|job| place.push(job).is_err()) || found
         });
-        let kept = self.kept.as_ref().and_then(|(_, lease)| lease.job.as_deref());
-        in_pool
-            || kept.is_some_and(is_keyed)
-            || self.ciphers.iter().flatten().any(Cipher::has_key)
+        let kept = self
+            .kept
+            .as_ref()
+            .and_then(|(_, lease)| lease.job.as_deref());
+        in_pool || kept.is_some_and(is_keyed) || self.ciphers.iter().flatten().any(Cipher::has_key)
     }
 
     /// The cipher of a mode that works on blocks, to be put back within the chunk, with the key that it may have from an

@@ -1,7 +1,6 @@
 //! `byway vm`: one action sent to the socket of a `byway run --api`, and its answer shown.
 
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,18 +8,17 @@ use byway_engine::daemon::{Refusal, ask_line, has_ended};
 use byway_engine::vhost_user::connect_within;
 use clap::{Args, Subcommand};
 use comfy_table::Table;
-use serde::Deserialize;
 
-use super::{VmAction, VmInfo, VmReply};
+use super::{VmAction, VmAnswer, VmInfo, VmReply};
 use crate::config::ByteSize;
 use crate::devices::settings::DiskSettings;
 use crate::exit_status::Failure;
 use crate::operator::{print, table};
 
 /// How long an answer may take.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// Longest answer in bytes.
-const ANSWER_BYTES_MAX: usize = 1 << 20;
+pub(crate) const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Arguments of `byway vm`.
 #[derive(Debug, Clone, Args)]
@@ -118,13 +116,6 @@ fn absolute(disk: &DiskSettings) -> Result<DiskSettings, Failure> {
     })
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum VmAnswer {
-    Reply(VmReply),
-    Error(Refusal),
-}
-
 /// Carries the command out.
 ///
 /// # Errors
@@ -150,7 +141,7 @@ pub fn run(args: &VmArgs) -> Result<(), Failure> {
 /// # Errors
 /// As [`run`].
 pub fn ask(path: &Path, action: &VmAction) -> Result<VmReply, Failure> {
-    let mut socket = connect_within(path, ANSWER_MAX).map_err(|error| {
+    let socket = connect_within(path, ANSWER_MAX).map_err(|error| {
         Failure::host(format!(
             "nobody answers on {}: {error} (is `byway run --api {}` running, and may this user open its socket?)",
             path.display(),
@@ -169,29 +160,14 @@ pub fn ask(path: &Path, action: &VmAction) -> Result<VmReply, Failure> {
             path.display()
         ))
     };
-    match exchange(&mut socket, action).map_err(wrong)? {
-        Ok(reply) => Ok(reply),
-        Err(refusal) => Err(match refusal.error.as_str() {
+    let line = ask_line(&socket, action, ANSWER_BYTES_MAX, ANSWER_MAX).map_err(wrong)?;
+    match serde_json::from_slice(&line).map_err(|error| wrong(error.into()))? {
+        VmAnswer::Reply(reply) => Ok(reply),
+        VmAnswer::Error(refusal) => Err(match refusal.error.as_str() {
             "unknown" | "bad-disk" | "bad-request" => Failure::usage(refusal.message),
             _ => Failure::failed(refusal.message),
         }),
     }
-}
-
-/// One action, and its answer.
-///
-/// # Errors
-/// As the socket says, or when the answer is none.
-pub(crate) fn exchange(
-    socket: &mut UnixStream,
-    action: &VmAction,
-) -> io::Result<Result<VmReply, Refusal>> {
-    socket.set_read_timeout(Some(ANSWER_MAX))?;
-    let line = ask_line(socket, action, ANSWER_BYTES_MAX)?;
-    Ok(match serde_json::from_slice(&line)? {
-        VmAnswer::Reply(reply) => Ok(reply),
-        VmAnswer::Error(refusal) => Err(refusal),
-    })
 }
 
 fn listing(vms: &[VmInfo]) -> Table {
@@ -230,7 +206,7 @@ fn listing(vms: &[VmInfo]) -> Table {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::os::unix::net::UnixListener;
+    use std::os::unix::net::{UnixListener, UnixStream};
 
     use super::*;
 

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use byway_engine::STACK_BYTES;
-use byway_engine::daemon::{Daemon, Refusal, RemoteEngine, serve_lines};
+use byway_engine::daemon::{Daemon, Refusal, RemoteEngine, ask_line, serve_lines};
 use byway_engine::interface::{Action, Admin};
 use byway_engine::vhost_user::wait;
 use serde::{Deserialize, Serialize};
@@ -26,8 +26,10 @@ use signal_hook::consts::SIGUSR1;
 
 use super::supervisor::{self, Settings};
 use super::{Args, AuditFile, act, embedded_engine, launch_remote};
-use crate::api::client::exchange;
-use crate::api::{self, LocalVms, Operator, VmAction, VmControl, VmInfo, VmReply, unknown};
+use crate::api::client::{ANSWER_BYTES_MAX, ANSWER_MAX};
+use crate::api::{
+    self, LocalVms, Operator, VmAction, VmAnswer, VmControl, VmInfo, VmReply, unknown,
+};
 use crate::config::{RunConfig, VmEntry};
 use crate::control::{self, VmState};
 use crate::devices::block::unnamed_overlay;
@@ -383,7 +385,11 @@ impl Cell {
             VmState::Built => gone(&"it has not started yet"),
             _ => gone(&"it has ended"),
         })?;
-        let answer = exchange(socket, action);
+        let answer = ask_line(socket, action, ANSWER_BYTES_MAX, ANSWER_MAX);
+        let answer = answer.and_then(|line| match serde_json::from_slice(&line)? {
+            VmAnswer::Reply(reply) => Ok(Ok(reply)),
+            VmAnswer::Error(refusal) => Ok(Err(refusal)),
+        });
         answer.unwrap_or_else(|error| {
             let ends = matches!(action, VmAction::Stop { .. } | VmAction::Reboot { .. });
             if ends && error.kind() == io::ErrorKind::UnexpectedEof {

@@ -329,7 +329,10 @@ fn a_key_is_expanded_anew_only_where_it_is_another_one() {
             let mut cipher = Cipher::new(algorithm).unwrap();
             let asked = || Ok(keys[0].clone());
             let started = cipher.start_named(one, asked, &ivs[0], there);
-            assert_eq!(applied(&mut cipher, started), fresh(&keys[0], &ivs[0], there));
+            assert_eq!(
+                applied(&mut cipher, started),
+                fresh(&keys[0], &ivs[0], there)
+            );
             if algorithm.is_aead() {
                 // A whole message lies between, and its tag.
                 cipher.seal().ok();

@@ -370,7 +370,9 @@ impl Dif {
         let mut guards = [0; BLOCKS_MAX];
         if self.needs_guards() {
             // In a loop of their own: between two checksums nothing else waits for its turn in the processor.
-            let data = first.chunks(stride).map(|block_and_rest| &block_and_rest[..block]);
+            let data = first
+                .chunks(stride)
+                .map(|block_and_rest| &block_and_rest[..block]);
             for (to, data) in guards[..blocks].iter_mut().zip(data) {
                 *to = guard(data, self.flags);
             }
