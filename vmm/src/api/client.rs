@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use byway_engine::daemon::{Refusal, ask_line, has_ended};
+use byway_engine::daemon::{ask_line, has_ended};
 use byway_engine::vhost_user::connect_within;
 use clap::{Args, Subcommand};
 use comfy_table::Table;
