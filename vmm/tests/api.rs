@@ -550,7 +550,11 @@ fn a_start_that_comes_when_all_has_ended_is_refused_and_holds_nothing_up() {
         &[("alice", &RESET, "")],
         &["--jail", "--no-reboot", "--audit", audit.to_str().unwrap()],
     );
-    run.until("alice has ended", || run.state(0) == "ended");
+    // Not by her own word: the loop has seen the end of her process.
+    run.until("alice has ended and has no process", || {
+        let alice = &run.list()[0];
+        alice["state"] == "ended" && alice["pid"] == 0
+    });
     let mut asks = UnixStream::connect(run.api()).unwrap();
     asks.write_all(b"{\"action\":\"vm-start\",\"name\":\"alice\"}\n")
         .unwrap();

@@ -209,8 +209,8 @@ mod tests {
         let ends = Ends::new().unwrap();
         let (control, report) = (ends.control_fd(), ends.report_fd());
         let script = format!(
-            "read -u {control} line; printf '{{\"reply\":\"done\"}}\\n' >&{control}
-             printf '\\x29\\0\\0\\0\\x02\\0\\0\\0' >&{report}; exec sleep 600"
+            "printf '\\x29\\0\\0\\0\\x02\\0\\0\\0' >&{report}
+             read -u {control} line; printf '{{\"reply\":\"done\"}}\\n' >&{control}; exec sleep 600"
         );
         let (sender, ended) = mpsc::channel();
         let told = move |end| sender.send(end).unwrap();
