@@ -1,6 +1,7 @@
 //! The process of one VM: opens what the configuration names, confines itself, and runs the VM until it ends or its parent does.
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -74,8 +75,10 @@ pub(in super::super) fn run_inside(args: &Args, jailed: &str) -> Result<(), Fail
         .stack_size(STACK_BYTES)
         .spawn(move || {
             jail::narrow(Kind::Api);
+            // Never closed: a debug build looks at a descriptor before it closes it, for which this thread has no right.
+            let mut control = ManuallyDrop::new(UnixStream::from(control));
             // Until the parent has gone.
-            let _ = serve_lines(&mut UnixStream::from(control), |line| operator.answer(line));
+            let _ = serve_lines(&mut control, |line| operator.answer(line));
             // Stops the VM, and ends this process in any case in a while: nobody could ask for it any more.
             let _ = low_level::raise(SIGTERM);
         })
