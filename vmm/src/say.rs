@@ -14,6 +14,14 @@ pub(crate) fn say_amid(what: impl Display) {
     write(&format!("\nbyway: {what}\n"));
 }
 
+/// A line that somebody else has made, as it may be shown: without control characters other than tab. A guest, or what
+/// a guest has got hold of, must not be able to drive the operator's terminal.
+pub(crate) fn printable(line: &str) -> String {
+    line.chars()
+        .filter(|c| *c == '\t' || !c.is_control())
+        .collect()
+}
+
 /// All at once, so that what other processes say on the same terminal does not get in between.
 fn write(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());

@@ -556,12 +556,9 @@ fn a_socket_of_packets_goes_into_the_jail_of_its_vm_alone() {
     }
 }
 
-/// Those that a VM's process needs for itself are refused before anything starts.
+/// It may be taken by something else in a moment.
 #[test]
-fn a_descriptor_that_a_jail_needs_itself_is_no_network_interface() {
-    if !kvm_is_here() {
-        return;
-    }
+fn a_descriptor_that_is_not_open_is_no_network_interface_of_a_jail() {
     let output = Command::new(env!("CARGO_BIN_EXE_byway"))
         .args([
             "run",
@@ -575,7 +572,127 @@ fn a_descriptor_that_a_jail_needs_itself_is_no_network_interface() {
         .unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{stderr}");
-    assert!(stderr.contains("one below 900"), "{stderr}");
+    assert!(stderr.contains("901, which is not open"), "{stderr}");
+}
+
+/// No number is a jail's own: whoever starts byway may have given it a thousand descriptors, network interfaces among them.
+#[test]
+fn a_jail_gets_along_with_a_thousand_descriptors() {
+    if !kvm_is_here() {
+        return;
+    }
+    let (ours, theirs) = socket_pair();
+    let disk = tempfile::NamedTempFile::new().unwrap();
+    disk.as_file().set_len(4096).unwrap();
+    // SAFETY: copies a descriptor that is open, to the first free number from 900 on; the copies are this test's.
+    let copies = (0..100).map(|_| unsafe { libc::fcntl(theirs.as_raw_fd(), libc::F_DUPFD, 900) });
+    let copies: Vec<_> = copies.collect();
+    assert!(copies.iter().all(|fd| *fd >= 900), "{copies:?}");
+    let keys = format!(
+        "nets = [{{ fd = {} }}]\ndisks = [{{ path = {:?}, overlay = true }}]",
+        copies[1],
+        disk.path()
+    );
+    let run = Run::start(&[("alice", &SPIN, &keys), ("bob", &SPIN, "")], &["--jail"]);
+    for fd in copies {
+        // SAFETY: made above, and nobody else has it.
+        unsafe { libc::close(fd) };
+    }
+    drop((ours, theirs));
+    run.until("both run", || {
+        run.state(0) == "running" && run.state(1) == "running"
+    });
+    run.done(&["reboot", "alice"]);
+    run.until("alice runs again", || {
+        run.stderr().contains("was reset") && run.state(0) == "running"
+    });
+}
+
+/// The loop has ended, and something is done yet: here the audit waits for its reader. Who asks for a start then is not left
+/// waiting, nor is the end.
+#[test]
+fn a_start_that_comes_when_all_has_ended_is_refused_and_holds_nothing_up() {
+    if !kvm_is_here() {
+        return;
+    }
+    let audits = tempfile::tempdir().unwrap();
+    let audit = audits.path().join("audit");
+    let written = audits.path().join("audit.new");
+    let made = Command::new("mkfifo").arg(&written).status().unwrap();
+    assert!(made.success());
+    let mut run = Run::start(
+        &[("alice", &RESET, "")],
+        &["--jail", "--no-reboot", "--audit", audit.to_str().unwrap()],
+    );
+    // Not by her own word: the loop has seen the end of her process.
+    run.until("alice has ended and has no process", || {
+        let alice = &run.list()[0];
+        alice["state"] == "ended" && alice["pid"] == 0
+    });
+    let mut asks = UnixStream::connect(run.api()).unwrap();
+    asks.write_all(b"{\"action\":\"vm-start\",\"name\":\"alice\"}\n")
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    let read = std::thread::spawn(move || fs::read(written).unwrap());
+    let mut answer = String::new();
+    asks.set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    BufReader::new(&asks).read_line(&mut answer).unwrap();
+    assert!(answer.contains("about to end"), "{answer:?}");
+    drop(asks);
+    read.join().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while run.child.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < deadline, "it does not end");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Here it waits for an engine that is not there.
+#[test]
+fn a_vm_that_is_being_built_ends_with_its_parent() {
+    if !kvm_is_here() {
+        return;
+    }
+    let nobody = tempfile::tempdir().unwrap();
+    let engine = nobody.path().to_str().unwrap();
+    let mut run = Run::start(&[("alice", &SPIN, "")], &["--jail", "--engine", engine]);
+    let parent = run.child.id();
+    let children = format!("/proc/{parent}/task/{parent}/children");
+    let mut child = String::new();
+    let is_jailed = |pid: &str| {
+        fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| String::from_utf8_lossy(&line).contains("--jailed"))
+    };
+    run.until("alice has a process", || {
+        child = fs::read_to_string(&children).unwrap().trim().to_owned();
+        is_jailed(&child)
+    });
+    // It does not have to have come far.
+    run.child.kill().unwrap();
+    run.child.wait().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while is_jailed(&child) {
+        assert!(Instant::now() < deadline, "alice outlives her parent");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Its parent ended before it could say that it is to end with it.
+#[test]
+fn a_vm_whose_parent_has_ended_already_leaves() {
+    let jailed = serde_json::json!({
+        "vm": "alice", "sockets": "/nowhere", "root": "/nowhere", "uid": 1000, "parent": 1,
+        "control": 3, "report": 4, "overlays": [], "nets": [],
+    });
+    let output = Command::new(env!("CARGO_BIN_EXE_byway"))
+        .args(["run", "--jail", "--kernel", "/nowhere", "--jailed"])
+        .arg(jailed.to_string())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("parent: it has ended already"), "{stderr}");
 }
 
 /// Two ends that survive an exec.

@@ -87,19 +87,10 @@ impl RemoteEngine {
             if has_ended(&source) {
                 return ClientError::Gone { path, source };
             }
-            let source = match source.kind() {
-                // All that the kernel says of a time that is over.
-                io::ErrorKind::WouldBlock => io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("none has come within {limit:?}: is its process stopped?"),
-                ),
-                _ => source,
-            };
             ClientError::Answer { path, source }
         };
-        let mut socket = connect_within(&path, limit).map_err(absent)?;
-        socket.set_read_timeout(Some(limit)).map_err(wrong)?;
-        let line = ask_line(&mut socket, action, ANSWER_BYTES_MAX).map_err(wrong)?;
+        let socket = connect_within(&path, limit).map_err(absent)?;
+        let line = ask_line(&socket, action, ANSWER_BYTES_MAX, limit).map_err(wrong)?;
         let answer = serde_json::from_slice(&line).map_err(|e| wrong(e.into()))?;
         match answer {
             Answer::Reply(reply) => Ok(reply),

@@ -5,6 +5,7 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +68,7 @@ impl From<AdminError> for Refusal {
 /// # Errors
 /// `InvalidData` for a line that is too long or does not end; else as the socket says.
 pub fn read_line(
-    socket: &mut UnixStream,
+    socket: &mut impl Read,
     rest: &mut Vec<u8>,
     most: usize,
 ) -> io::Result<Option<Vec<u8>>> {
@@ -99,28 +100,94 @@ pub fn read_line(
 ///
 /// # Errors
 /// As the socket says.
-pub fn write_line(socket: &mut UnixStream, value: &impl Serialize) -> io::Result<()> {
+pub fn write_line(socket: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
     write_bytes(socket, serde_json::to_vec(value)?)
 }
 
 /// Writes a line.
-pub(super) fn write_bytes(socket: &mut UnixStream, mut line: Vec<u8>) -> io::Result<()> {
+pub(super) fn write_bytes(socket: &mut impl Write, mut line: Vec<u8>) -> io::Result<()> {
     line.push(b'\n');
     socket.write_all(&line)
 }
 
-/// Asks, and returns the line of at most `most` bytes that is answered.
+/// A socket that is read and written for so long and no longer, all calls together: a limit of each call would let the
+/// other side take its time for every byte.
+#[derive(Debug)]
+pub struct Timed<'s> {
+    socket: &'s UnixStream,
+    limit: Duration,
+    deadline: Instant,
+}
+
+impl<'s> Timed<'s> {
+    /// From now on, for `limit`.
+    #[must_use]
+    pub fn new(socket: &'s UnixStream, limit: Duration) -> Self {
+        Self {
+            socket,
+            limit,
+            deadline: Instant::now() + limit,
+        }
+    }
+
+    fn late(&self) -> io::Error {
+        let limit = self.limit;
+        io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("none has come within {limit:?}: is its process stopped?"),
+        )
+    }
+
+    /// How much is left of the time.
+    fn left(&self) -> io::Result<Duration> {
+        let left = self.deadline.checked_duration_since(Instant::now());
+        left.filter(|left| !left.is_zero())
+            .ok_or_else(|| self.late())
+    }
+
+    /// What a call has done, which may have ended because its time was over.
+    fn done(&self, done: io::Result<usize>) -> io::Result<usize> {
+        done.map_err(|error| match error.kind() {
+            // All that the kernel says of it.
+            io::ErrorKind::WouldBlock => self.late(),
+            _ => error,
+        })
+    }
+}
+
+impl Read for Timed<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.socket.set_read_timeout(Some(self.left()?))?;
+        self.done((&mut &*self.socket).read(bytes))
+    }
+}
+
+impl Write for Timed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.set_write_timeout(Some(self.left()?))?;
+        self.done((&mut &*self.socket).write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Asks, and returns the line of at most `most` bytes that is answered, all of it within `limit`.
 ///
 /// # Errors
-/// As the socket says; one of those that [`has_ended`] knows when the other side ends before it answers.
+/// As the socket says; `TimedOut` when the time is over; one of those that [`has_ended`] knows when the other side ends
+/// before it answers.
 pub fn ask_line(
-    socket: &mut UnixStream,
+    socket: &UnixStream,
     question: &impl Serialize,
     most: usize,
+    limit: Duration,
 ) -> io::Result<Vec<u8>> {
+    let mut socket = Timed::new(socket, limit);
     // One that refuses may have said so and closed already: its answer counts.
-    let asked = write_line(socket, question);
-    if let Some(line) = read_line(socket, &mut Vec::new(), most)? {
+    let asked = write_line(&mut socket, question);
+    if let Some(line) = read_line(&mut socket, &mut Vec::new(), most)? {
         return Ok(line);
     }
     asked?;
@@ -213,5 +280,36 @@ mod tests {
         drop(there);
         let half = read_line(&mut here, &mut Vec::new(), 8).unwrap_err();
         assert_eq!(half.kind(), io::ErrorKind::InvalidData);
+    }
+
+    /// Each byte comes well within the limit, and the line does not.
+    #[test]
+    fn an_answer_is_waited_for_as_a_whole() {
+        let (here, mut there) = UnixStream::pair().unwrap();
+        let drips = std::thread::spawn(move || {
+            let mut bytes = 0;
+            while there.write_all(b"x").is_ok() {
+                bytes += 1;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            bytes
+        });
+        let limit = Duration::from_millis(200);
+        let since = Instant::now();
+        let late = ask_line(&here, &"question", 1000, limit).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut, "{late}");
+        assert!(late.to_string().contains("within 200ms"), "{late}");
+        // 20 s, were each read given the limit.
+        assert!(since.elapsed() < Duration::from_secs(10));
+        drop(here);
+        assert!(drips.join().unwrap() > 1);
+    }
+
+    #[test]
+    fn a_question_that_nobody_reads_is_given_up_too() {
+        let (here, _there) = UnixStream::pair().unwrap();
+        let long = "x".repeat(8 << 20);
+        let late = ask_line(&here, &long, 1000, Duration::from_millis(50)).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut, "{late}");
     }
 }

@@ -11,8 +11,8 @@ mod line_server;
 pub use admin_socket::AdminSocket;
 pub use client::{ANSWER_MAX, ClientError, RemoteEngine};
 pub use line::{
-    ANSWER_BYTES_MAX, Answer, REQUEST_BYTES_MAX, Refusal, ask_line, has_ended, read_line, to_line,
-    write_line,
+    ANSWER_BYTES_MAX, Answer, REQUEST_BYTES_MAX, Refusal, Timed, ask_line, has_ended, read_line,
+    to_line, write_line,
 };
 pub use line_server::{Answerer, LineServer, serve_lines};
 

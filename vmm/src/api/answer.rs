@@ -23,10 +23,12 @@ struct Kind {
 }
 
 /// An answer about VMs.
-#[derive(Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
-enum VmAnswer {
+pub(crate) enum VmAnswer {
+    /// It was done.
     Reply(VmReply),
+    /// It was not.
     Error(Refusal),
 }
 

@@ -1,27 +1,26 @@
 //! `byway vm`: one action sent to the socket of a `byway run --api`, and its answer shown.
 
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use byway_engine::daemon::{Refusal, ask_line, has_ended};
+use byway_engine::daemon::{ask_line, has_ended};
 use byway_engine::vhost_user::connect_within;
 use clap::{Args, Subcommand};
 use comfy_table::Table;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
-use super::{VmAction, VmInfo, VmReply};
+use super::{VmAction, VmAnswer, VmInfo, VmReply};
 use crate::config::ByteSize;
 use crate::devices::settings::DiskSettings;
 use crate::exit_status::Failure;
 use crate::operator::{print, table};
 
 /// How long an answer may take.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// Longest answer about VMs in bytes.
-const VM_ANSWER_BYTES_MAX: usize = 1 << 20;
+pub(crate) const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Arguments of `byway vm`.
 #[derive(Debug, Clone, Args)]
@@ -119,13 +118,6 @@ fn absolute(disk: &DiskSettings) -> Result<DiskSettings, Failure> {
     })
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Answer<R> {
-    Reply(R),
-    Error(Refusal),
-}
-
 /// Carries the command out.
 ///
 /// # Errors
@@ -151,31 +143,33 @@ pub fn run(args: &VmArgs) -> Result<(), Failure> {
 /// # Errors
 /// As [`run`].
 pub fn ask(path: &Path, action: &VmAction) -> Result<VmReply, Failure> {
-    let answer = ask_at(path, action, ANSWER_MAX, VM_ANSWER_BYTES_MAX)?;
-    answer.map_err(|refusal: Refusal| match refusal.error.as_str() {
-        "unknown" | "bad-disk" | "bad-request" => Failure::usage(refusal.message),
-        _ => Failure::failed(refusal.message),
-    })
+    match ask_at(path, action, ANSWER_MAX, ANSWER_BYTES_MAX)? {
+        VmAnswer::Reply(reply) => Ok(reply),
+        VmAnswer::Error(refusal) => Err(match refusal.error.as_str() {
+            "unknown" | "bad-disk" | "bad-request" => Failure::usage(refusal.message),
+            _ => Failure::failed(refusal.message),
+        }),
+    }
 }
 
-/// Asks it for anything that it takes, its engine's actions too. What it refuses is inside of the result.
+/// Asks it for anything that it takes, its engine's actions too.
 ///
 /// # Errors
 /// [`Failure::Host`] when nobody answers, or no more, [`Failure::Failed`] when the answer is none.
-pub(crate) fn ask_at<R: DeserializeOwned>(
+pub(crate) fn ask_at<A: DeserializeOwned>(
     path: &Path,
     action: &impl Serialize,
     limit: Duration,
     bytes_max: usize,
-) -> Result<Result<R, Refusal>, Failure> {
-    let mut socket = connect_within(path, limit).map_err(|error| {
+) -> Result<A, Failure> {
+    let socket = connect_within(path, limit).map_err(|error| {
         Failure::host(format!(
             "nobody answers on {}: {error} (is `byway run --api {}` running, and may this user open its socket?)",
             path.display(),
             path.display()
         ))
     })?;
-    exchange_within(&mut socket, action, limit, bytes_max).map_err(|error| {
+    let wrong = |error: io::Error| {
         if has_ended(&error) {
             return Failure::host(format!(
                 "the `byway run` on {} has ended before it answered; what was asked for may be done",
@@ -186,32 +180,9 @@ pub(crate) fn ask_at<R: DeserializeOwned>(
             "no answer on {} that can be understood: {error}",
             path.display()
         ))
-    })
-}
-
-/// One action of a VM, and its answer.
-///
-/// # Errors
-/// As the socket says, or when the answer is none.
-pub(crate) fn exchange(
-    socket: &mut UnixStream,
-    action: &VmAction,
-) -> io::Result<Result<VmReply, Refusal>> {
-    exchange_within(socket, action, ANSWER_MAX, VM_ANSWER_BYTES_MAX)
-}
-
-fn exchange_within<R: DeserializeOwned>(
-    socket: &mut UnixStream,
-    action: &impl Serialize,
-    limit: Duration,
-    bytes_max: usize,
-) -> io::Result<Result<R, Refusal>> {
-    socket.set_read_timeout(Some(limit))?;
-    let line = ask_line(socket, action, bytes_max)?;
-    Ok(match serde_json::from_slice(&line)? {
-        Answer::Reply(reply) => Ok(reply),
-        Answer::Error(refusal) => Err(refusal),
-    })
+    };
+    let line = ask_line(&socket, action, bytes_max, limit).map_err(wrong)?;
+    serde_json::from_slice(&line).map_err(|error| wrong(error.into()))
 }
 
 fn listing(vms: &[VmInfo]) -> Table {
@@ -250,7 +221,7 @@ fn listing(vms: &[VmInfo]) -> Table {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::os::unix::net::UnixListener;
+    use std::os::unix::net::{UnixListener, UnixStream};
 
     use super::*;
 

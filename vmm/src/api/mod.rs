@@ -7,6 +7,7 @@ mod answer;
 pub mod client;
 mod fleet;
 
+pub(crate) use answer::VmAnswer;
 pub use answer::{Operator, serve};
 pub(crate) use fleet::unknown;
 pub use fleet::{LocalVms, VmControl};

@@ -25,6 +25,8 @@ pub enum VmState {
     Paused,
     /// It has ended: powered off, stopped or crashed.
     Ended,
+    /// Its process is there and does not answer, so that nobody knows: it is being built still, or hangs. In a jail only.
+    Silent,
 }
 
 impl std::fmt::Display for VmState {
@@ -34,6 +36,7 @@ impl std::fmt::Display for VmState {
             Self::Running => "running",
             Self::Paused => "paused",
             Self::Ended => "ended",
+            Self::Silent => "silent",
         })
     }
 }

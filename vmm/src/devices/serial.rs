@@ -9,6 +9,7 @@ use vm_superio::serial::NoEvents;
 use vm_superio::{Serial, Trigger};
 
 use super::bus::BusDevice;
+use crate::say::printable;
 
 /// Most bytes that a captured console keeps; later output replaces the oldest.
 /// A guest must not be able to fill the host's memory by printing.
@@ -113,8 +114,7 @@ impl Write for Console {
 }
 
 /// Collects bytes and writes whole lines with a prefix, so that the consoles of
-/// several VMs stay readable on one terminal. Control characters other than tab are
-/// dropped: a guest must not be able to drive the operator's terminal.
+/// several VMs stay readable on one terminal, and no line drives it.
 struct PrefixedLines<W: Write> {
     prefix: String,
     line: Vec<u8>,
@@ -131,11 +131,7 @@ impl<W: Write> PrefixedLines<W> {
     }
 
     fn end_line(&mut self) -> io::Result<()> {
-        let text = String::from_utf8_lossy(&self.line);
-        let printable: String = text
-            .chars()
-            .filter(|c| *c == '\t' || !c.is_control())
-            .collect();
+        let printable = printable(&String::from_utf8_lossy(&self.line));
         self.line.clear();
         writeln!(self.out, "[{}] {printable}", self.prefix)
     }

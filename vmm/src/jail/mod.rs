@@ -44,11 +44,11 @@ pub struct User {
 
 /// Confines this process: user and root folder if it is root's, and in any case no new privileges, no core file
 /// and a filter of system calls for every thread, those there are and those to come.
-/// `empty` is a folder with nothing in it, which becomes the root. Violations are written to `report`.
+/// `empty` is a folder with nothing in it, which becomes the root. Violations are written to `report`. It ends with `parent`.
 ///
 /// # Errors
 /// When a step fails; the process must not go on then.
-pub fn enter(user: User, empty: &Path, report: OwnedFd) -> Result<(), JailError> {
+pub fn enter(user: User, empty: &Path, report: OwnedFd, parent: u32) -> Result<(), JailError> {
     // Memory that is added later needs to know.
     crate::memory::shmem_huge_pages_offered();
     let filters = filters::filters().map_err(SeccompError::from)?;
@@ -57,17 +57,14 @@ pub fn enter(user: User, empty: &Path, report: OwnedFd) -> Result<(), JailError>
         leave_file_system(empty).map_err(host("leave the file system"))?;
         become_user(user).map_err(host("become its user"))?;
     }
+    // Again: with another user it was forgotten.
+    end_with_parent(parent)?;
     limit(libc::RLIMIT_CORE, 0).map_err(host("forbid core files"))?;
     // As wide as the kernel reads them.
     let none: libc::c_ulong = 0;
     for (what, option, value) in [
         // Its memory is not for others of the same user.
         ("hide its memory", libc::PR_SET_DUMPABLE, 0),
-        (
-            "end with its parent",
-            libc::PR_SET_PDEATHSIG,
-            libc::SIGKILL as libc::c_ulong,
-        ),
     ] {
         // SAFETY: takes numbers only.
         if unsafe { libc::prctl(option, value, none, none, none) } != 0 {
@@ -76,6 +73,25 @@ pub fn enter(user: User, empty: &Path, report: OwnedFd) -> Result<(), JailError>
     }
     ENTERED.store(true, Ordering::Relaxed);
     Ok(seccomp::enter(filters, Told::Parent(report))?)
+}
+
+/// Has this process killed when `parent` ends, which may have happened already.
+///
+/// # Errors
+/// When it has, or the host refuses; the process must not go on then.
+pub fn end_with_parent(parent: u32) -> Result<(), JailError> {
+    let (signal, none): (libc::c_ulong, libc::c_ulong) = (libc::SIGKILL as _, 0);
+    // SAFETY: takes numbers only.
+    if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal, none, none, none) } != 0 {
+        let error = io::Error::last_os_error();
+        return Err(host("end with its parent")(error));
+    }
+    // From here on the host sees to it; one that ended before has left this process to another.
+    if std::os::unix::process::parent_id() != parent {
+        let ended = io::Error::other("it has ended already");
+        return Err(host("stay with its parent")(ended));
+    }
+    Ok(())
 }
 
 /// Whether this process is the jail of a VM.

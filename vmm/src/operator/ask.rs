@@ -4,7 +4,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use byway_engine::daemon::{ANSWER_BYTES_MAX, ANSWER_MAX, ClientError, Refusal, RemoteEngine};
+use byway_engine::daemon::{
+    ANSWER_BYTES_MAX, ANSWER_MAX, Answer, ClientError, Refusal, RemoteEngine,
+};
 use byway_engine::interface::{Action, DomainInfo, EndpointInfo, Reply};
 use clap::Args;
 use serde::Serialize;
@@ -54,7 +56,10 @@ pub(super) fn ask_within(
             ));
         }
         (None, Some(path)) => {
-            return ask_at(path, action, limit, ANSWER_BYTES_MAX)?.map_err(refused);
+            return match ask_at(path, action, limit, ANSWER_BYTES_MAX)? {
+                Answer::Reply(reply) => Ok(reply),
+                Answer::Error(refusal) => Err(refused(refusal)),
+            };
         }
         (Some(folder), None) => folder,
         (None, None) => Path::new(FOLDER),

@@ -3,57 +3,68 @@
 //! This process keeps the engine, to which the others attach by vhost-user, starts them, and tells how they end. It runs no guest
 //! and opens nothing for one: a VM's process is this program again, with the same arguments and `--jailed`; it reads the
 //! configuration and opens what it names while it still may, and then enters its jail ([`crate::jail`]).
+//!
+//! | file | what |
+//! | --- | --- |
+//! | this | the outside: the engine, the loop that starts VMs and sees to their ends, and what the API asks |
+//! | `cell` | one VM, and whether it has a process |
+//! | `process` | one process, from its start to its end |
+//! | `channel` | what is asked of it, and what it answers |
+//! | `inside` | the process itself |
+//!
+//! One thread, the loop's ([`Warden`]), starts processes, decides that one is to be killed and says what VMs are; others tell it
+//! what has happened ([`Event`]). Threads of the API ask processes themselves, and wait for the loop only to have one started.
 
-use std::fs::{self, DirBuilder, File};
+mod cell;
+mod channel;
+mod inside;
+mod process;
+
+pub(super) use inside::run_inside;
+
+use std::fs::{self, DirBuilder};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, RawFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender, SyncSender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::time::{Duration, Instant};
 
 use byway_engine::STACK_BYTES;
-use byway_engine::daemon::{Daemon, Refusal, RemoteEngine, serve_lines};
+use byway_engine::daemon::{Daemon, Refusal, RemoteEngine};
 use byway_engine::interface::{Action, Admin};
 use byway_engine::vhost_user::wait;
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::SIGUSR1;
 
-use super::supervisor::{self, Settings};
-use super::{Args, AuditFile, act, embedded_engine, launch_remote};
-use crate::api::client::exchange;
-use crate::api::{self, LocalVms, Operator, VmAction, VmControl, VmInfo, VmReply, unknown};
+use super::{Args, AuditFile, act, embedded_engine};
+use crate::api::{self, Operator, VmAction, VmControl, VmReply, unknown};
 use crate::config::{RunConfig, VmEntry};
-use crate::control::{self, VmState};
-use crate::devices::block::unnamed_overlay;
-use crate::devices::settings::{DiskWrites, TapSource};
 use crate::exit_status::Failure;
 use crate::host;
-use crate::jail::{self, User};
 use crate::say::say;
-use crate::seccomp::{self, DENIED_CODE, Denied, Kind, REPORT_BYTES};
+use crate::seccomp::DENIED_CODE;
 use crate::signals::SignalSocket;
-use crate::vm::VmConfig;
+use cell::{Cell, Life, descriptors};
+use process::{End, Ends, Process};
 
 /// Exit code of a VM's process whose guest wants to start anew.
 const RESET_CODE: i32 = 75;
-/// Descriptors that a VM's process is given: requests, where denied system calls are told, and overlays from then on. Above
-/// whatever this process has open itself.
-const CONTROL_FD: RawFd = 900;
-const REPORT_FD: RawFd = 901;
-const OVERLAY_FD: RawFd = 902;
-/// How long a VM's process may take to end when it is told to.
+/// How long a VM's process may take to end when it is told to, before it is killed.
 const END_MAX: Duration = Duration::from_secs(10);
-/// How long a VM that starts anew may wait for the engine to see that its former life has detached.
-const ATTACH_MAX: Duration = Duration::from_secs(5);
-const ATTACH_RETRY: Duration = Duration::from_millis(10);
+/// How long a process that was killed may take to be gone, before it is killed again: one that waits for a device takes its time.
+const KILL_AGAIN: Duration = Duration::from_secs(1);
+/// How long a VM's process may take to say what it does, or that it will end.
+const LOOK_MAX: Duration = Duration::from_secs(5);
+/// How long it may take for anything else: longer than it waits for its engine, less than who asked waits for this process.
+const ACT_MAX: Duration = Duration::from_secs(25);
 
-/// What a VM's process is told beside the arguments of `byway run`.
+/// What a VM's process is told beside the arguments of `byway run`. It has the descriptors under the numbers that they have here:
+/// no number is free for sure in a process that may have been given any.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Jailed {
     /// Which VM it runs.
@@ -64,86 +75,16 @@ struct Jailed {
     root: PathBuf,
     /// Its user and group.
     uid: u32,
-    /// Disks whose overlay this process holds, so that it outlives a reboot: numbers, from [`OVERLAY_FD`] on.
-    overlays: Vec<usize>,
-    /// Descriptors that its network interfaces are, open in this process under the same numbers.
+    /// The process that has started it, with which it ends.
+    parent: u32,
+    /// Socket of requests.
+    control: RawFd,
+    /// Where denied system calls are told.
+    report: RawFd,
+    /// Disks whose overlay its parent holds, so that it outlives a reboot: number and descriptor.
+    overlays: Vec<(usize, RawFd)>,
+    /// Descriptors that its network interfaces are.
     nets: Vec<RawFd>,
-}
-
-/// The inside: runs one VM.
-///
-/// # Errors
-/// As [`super::run`].
-pub(super) fn run_inside(args: &Args, jailed: &str) -> Result<(), Failure> {
-    let jailed: Jailed = serde_json::from_str(jailed).map_err(Failure::usage)?;
-    let overlays = OVERLAY_FD..OVERLAY_FD.saturating_add(jailed.overlays.len() as RawFd);
-    let own = |fd| fd == CONTROL_FD || fd == REPORT_FD || overlays.contains(&fd);
-    jail::close_strangers(|fd| own(fd) || jailed.nets.contains(&fd)).map_err(Failure::failed)?;
-    let (control, report) = (take(CONTROL_FD)?, take(REPORT_FD)?);
-    let mut config = args.config()?;
-    config.vms.retain(|entry| entry.vm.name == jailed.vm);
-    for entry in &mut config.vms {
-        for (fd, disk) in (OVERLAY_FD..).zip(&jailed.overlays) {
-            let path = format!("/proc/self/fd/{fd}").into();
-            entry.vm.devices.disks[*disk].writes = DiskWrites::KeptOverlay(path);
-        }
-    }
-    host::open_kvm()?;
-    let signals = supervisor::Signals::install().map_err(Failure::failed)?;
-    let deadline = Instant::now() + ATTACH_MAX;
-    let fleet = loop {
-        match launch_remote(config.clone(), &jailed.sockets) {
-            Err(Failure::Host(_)) if Instant::now() < deadline => {
-                std::thread::sleep(ATTACH_RETRY);
-            }
-            done => break done?,
-        }
-    };
-    let names = fleet.vms.iter().map(crate::vm::Vm::name);
-    let (handles, requests) = control::channel(names).map_err(Failure::failed)?;
-    let operator = Operator::new(Arc::new(LocalVms::new(handles)), Arc::clone(&fleet.engine));
-    let user = User {
-        uid: jailed.uid,
-        gid: jailed.uid,
-    };
-    jail::enter(user, &jailed.root, report).map_err(Failure::failed)?;
-    std::thread::Builder::new()
-        .name("byway-control".to_owned())
-        .stack_size(STACK_BYTES)
-        .spawn(move || {
-            seccomp::narrow(Kind::Api);
-            // It ends with the parent, which ends this process too.
-            let _ = serve_lines(&mut UnixStream::from(control), |line| operator.answer(line));
-        })
-        .map_err(Failure::failed)?;
-    let wants_reset = Arc::new(AtomicBool::new(false));
-    let settings = Settings {
-        signals,
-        requests,
-        audit: None,
-        may_reboot: false,
-        stays: false,
-        wants_reset: Arc::clone(&wants_reset),
-    };
-    supervisor::supervise(fleet, settings, &io::stdin())?;
-    if wants_reset.load(Ordering::SeqCst) {
-        std::process::exit(RESET_CODE);
-    }
-    Ok(())
-}
-
-/// A descriptor that the parent put at `fd`, as one of this process' own.
-fn take(fd: RawFd) -> Result<OwnedFd, Failure> {
-    // SAFETY: asks for a copy; a descriptor that is not open is refused.
-    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
-    if copy < 0 {
-        return Err(Failure::usage("--jailed is for `byway run --jail` to use"));
-    }
-    // SAFETY: nobody in this process owns what the parent left here, and the copy is new.
-    unsafe {
-        libc::close(fd);
-        Ok(OwnedFd::from_raw_fd(copy))
-    }
 }
 
 /// The outside: starts a process for each VM and stays until all have ended.
@@ -151,8 +92,8 @@ fn take(fd: RawFd) -> Result<OwnedFd, Failure> {
 /// # Errors
 /// As [`super::run`].
 pub(super) fn run_outside(args: &Args, config: RunConfig) -> Result<(), Failure> {
-    host::open_kvm()?;
     check_descriptors(&config)?;
+    host::open_kvm()?;
     let folder = Folder::new().map_err(Failure::failed)?;
     let (sockets, engine) = engine(args, &config, &folder)?;
     let (events, happened) = mpsc::channel();
@@ -169,7 +110,7 @@ pub(super) fn run_outside(args: &Args, config: RunConfig) -> Result<(), Failure>
     let prison = Arc::new(Prison {
         cells,
         sockets,
-        folder,
+        folder: folder.0.clone(),
         events,
     });
     let api = args.api.as_deref().map(|path| {
@@ -177,33 +118,30 @@ pub(super) fn run_outside(args: &Args, config: RunConfig) -> Result<(), Failure>
         api::serve(path, Operator::new(vms, Arc::clone(&engine)))
     });
     let _api = api.transpose().map_err(Failure::usage)?;
-    for number in 0..prison.cells.len() {
-        if let Err(error) = prison.start(number) {
-            prison.end_all(libc::SIGKILL);
-            return Err(Failure::failed(error));
-        }
-    }
     let mut warden = Warden {
         prison: &prison,
-        engine: engine.as_ref(),
-        audit_file: args.audit.clone().map(AuditFile),
         may_reboot: !args.no_reboot,
+        audit: &|| {
+            let names = prison.cells.iter().map(|cell| cell.name().to_owned());
+            match args.audit.clone().map(AuditFile) {
+                Some(file) => file.write(engine.as_ref(), names).map_err(Failure::failed),
+                None => Ok(()),
+            }
+        },
         stays: args.stay,
-        kill_at: None,
+        stopping: false,
+        doomed: Vec::new(),
         worst: None,
     };
-    loop {
-        if !warden.goes_on() {
-            break;
-        }
-        match happened.recv_timeout(warden.patience()) {
-            Ok(event) => warden.see(event),
-            Err(RecvTimeoutError::Timeout) => warden.kill_late(),
-            Err(RecvTimeoutError::Disconnected) => break,
+    warden.run(happened);
+    let audited = (warden.audit)();
+    match warden.worst {
+        None => audited,
+        Some(worst) => {
+            audited.unwrap_or_else(say);
+            Err(worst)
         }
     }
-    warden.audit()?;
-    warden.worst.map_or(Ok(()), Err)
 }
 
 /// The engine: another process', or this one's behind sockets in `folder`.
@@ -231,21 +169,19 @@ fn engine(
     Ok((sockets, Arc::new(daemon)))
 }
 
-/// Those from [`CONTROL_FD`] on are taken in a VM's process.
+/// Those that network interfaces are have to be there before this process opens anything, which might take their numbers.
 fn check_descriptors(config: &RunConfig) -> Result<(), Failure> {
     let mut all = config.vms.iter().flat_map(|entry| descriptors(&entry.vm));
-    all.find(|fd| *fd >= CONTROL_FD).map_or(Ok(()), |fd| {
+    let absent = all.find(|fd| {
+        // SAFETY: asks for the flags of a descriptor; one that is not open is refused.
+        let flags = unsafe { libc::fcntl(*fd, libc::F_GETFD) };
+        // One that an exec closes is this process' own.
+        flags < 0 || flags & libc::FD_CLOEXEC != 0
+    });
+    absent.map_or(Ok(()), |fd| {
         Err(Failure::usage(format!(
-            "with --jail a network interface cannot be descriptor {fd}: use one below {CONTROL_FD}"
+            "a network interface is to be descriptor {fd}, which is not open: `byway run` has to be started with it"
         )))
-    })
-}
-
-/// Descriptors that a VM's network interfaces are, which its process has to get from this one.
-fn descriptors(vm: &VmConfig) -> impl Iterator<Item = RawFd> {
-    vm.devices.nets.iter().filter_map(|net| match net.tap {
-        TapSource::Fd(fd) => Some(fd),
-        TapSource::Name(_) => None,
     })
 }
 
@@ -281,8 +217,10 @@ enum Event {
     Audit,
     /// A VM without a process is to get one.
     Start(usize, SyncSender<io::Result<()>>),
-    /// A VM's process has ended, so; it may have told which system call was denied.
-    Ended(usize, io::Result<ExitStatus>, Option<Denied>),
+    /// A process has been told to end, and is to be killed if it has not in a while.
+    Doom(Arc<Process>),
+    /// A VM's process has ended.
+    Ended(usize, End),
 }
 
 fn watch_signals(events: Sender<Event>) -> Result<(), Failure> {
@@ -311,141 +249,35 @@ fn watch_signals(events: Sender<Event>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A VM and the process that runs it, if one does.
-struct Cell {
-    entry: VmEntry,
-    uid: u32,
-    overlays: Vec<(usize, File)>,
-    life: Mutex<Life>,
-    /// Requests to it, one at a time.
-    control: Mutex<Option<UnixStream>>,
-}
-
-/// With neither, it has not started yet, or is about to start anew.
-#[derive(Default)]
-struct Life {
-    pid: Option<u32>,
-    /// How the last one ended.
-    outcome: Option<String>,
-}
-
-impl Life {
-    /// Where a VM is that nobody answers for.
-    fn state(&self) -> VmState {
-        match self {
-            Self {
-                pid: None,
-                outcome: None,
-            } => VmState::Built,
-            _ => VmState::Ended,
-        }
-    }
-}
-
-impl Cell {
-    fn new(entry: VmEntry, uid: u32) -> io::Result<Self> {
-        let disks = entry.vm.devices.disks.iter().enumerate();
-        let overlays = disks
-            .filter(|(_, disk)| disk.writes == DiskWrites::Overlay)
-            .map(|(number, disk)| Ok((number, unnamed_overlay(&disk.path)?)))
-            .collect::<io::Result<_>>()?;
-        Ok(Self {
-            entry,
-            uid,
-            overlays,
-            life: Mutex::default(),
-            control: Mutex::default(),
-        })
-    }
-
-    fn name(&self) -> &str {
-        &self.entry.vm.name
-    }
-
-    fn life(&self) -> MutexGuard<'_, Life> {
-        self.life.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// From here on nobody asks the process that it had.
-    fn is_not_asked(&self) {
-        *self.control.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    /// Asks its process.
-    fn ask(&self, action: &VmAction) -> Result<VmReply, Refusal> {
-        let gone = |why: &dyn std::fmt::Display| {
-            Refusal::new(
-                "gone",
-                format!("VM {:?} does not answer: {why}", self.name()),
-            )
-        };
-        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        let socket = control.as_mut().ok_or_else(|| match self.life().state() {
-            VmState::Built => gone(&"it has not started yet"),
-            _ => gone(&"it has ended"),
-        })?;
-        let answer = exchange(socket, action);
-        answer.unwrap_or_else(|error| {
-            let ends = matches!(action, VmAction::Stop { .. } | VmAction::Reboot { .. });
-            if ends && error.kind() == io::ErrorKind::UnexpectedEof {
-                // Its process was faster to end than to say that it will.
-                return Ok(VmReply::Done);
-            }
-            // An answer that comes late would be taken for that to the next request.
-            *control = None;
-            Err(gone(&error))
-        })
-    }
-
-    /// As much as is known without asking it.
-    fn info(&self) -> VmInfo {
-        let life = self.life();
-        VmInfo {
-            name: self.name().to_owned(),
-            state: life.state(),
-            outcome: life.outcome.clone(),
-            cpus: self.entry.vm.cpus.into(),
-            memory: self.entry.vm.ram.size,
-            disks: Vec::new(),
-            nvmes: Vec::new(),
-            pid: 0,
-        }
-    }
-}
-
 /// All VMs.
 struct Prison {
     cells: Vec<Cell>,
     sockets: PathBuf,
-    folder: Folder,
+    folder: PathBuf,
     events: Sender<Event>,
 }
 
 impl Prison {
-    /// Starts the process of a VM that has none.
+    /// Starts the process of a VM that has none. By the loop's thread: it ends with the thread that has started it.
     fn start(&self, number: usize) -> io::Result<()> {
         let cell = &self.cells[number];
-        let root = self.folder.0.join(format!("root-{}", cell.name()));
+        let root = self.folder.join(format!("root-{}", cell.name()));
         match DirBuilder::new().mode(0o755).create(&root) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
+        let ends = Ends::new()?;
         let jailed = serde_json::to_string(&Jailed {
             vm: cell.name().to_owned(),
             sockets: std::path::absolute(&self.sockets)?,
             root,
             uid: cell.uid,
-            overlays: cell.overlays.iter().map(|(number, _)| *number).collect(),
+            parent: std::process::id(),
+            control: ends.control_fd(),
+            report: ends.report_fd(),
+            overlays: cell.overlays().collect(),
             nets: descriptors(&cell.entry.vm).collect(),
         })?;
-        let (control, theirs) = UnixStream::pair()?;
-        let (report, told) = io::pipe()?;
-        let mut given: Vec<(RawFd, RawFd)> = vec![
-            (theirs.as_raw_fd(), CONTROL_FD),
-            (told.as_raw_fd(), REPORT_FD),
-        ];
-        let overlays = cell.overlays.iter().map(|(_, file)| file.as_raw_fd());
-        given.extend(overlays.zip(OVERLAY_FD..));
         let mut command = Command::new("/proc/self/exe");
         command
             .args(std::env::args_os().skip(1))
@@ -456,57 +288,61 @@ impl Prison {
             } else {
                 Stdio::null()
             });
-        // SAFETY: makes only system calls on plain numbers between fork and exec.
-        unsafe {
-            command.pre_exec(move || {
-                for (from, to) in &given {
-                    if libc::dup2(*from, *to) < 0 {
-                        return Err(io::Error::last_os_error());
-                    }
-                }
-                Ok(())
-            });
-        }
-        let child = command.spawn()?;
-        // In this order: one that has a process and nobody to ask is taken to have ended.
-        *cell.control.lock().unwrap_or_else(PoisonError::into_inner) = Some(control);
-        *cell.life() = Life {
-            pid: Some(child.id()),
-            outcome: None,
-        };
-        drop((theirs, told));
         let events = self.events.clone();
-        std::thread::Builder::new()
-            .name("byway-warden".to_owned())
-            .spawn(move || attend(number, child, report, &events))?;
+        let ended = move |end| {
+            let _ = events.send(Event::Ended(number, end));
+        };
+        let overlays = cell.overlays().map(|(_, fd)| fd);
+        let process = ends.start(command, overlays, ended)?;
+        *cell.life() = Life::Lives(Arc::new(process));
         Ok(())
     }
 
-    /// Has every VM stopped, and waits for none. By request, not by signal: Ctrl-C has reached their processes too, and a
+    /// Has a VM stopped: by request, as long as its process takes requests, else by a signal, and in a while by one that it
+    /// cannot ignore, whatever it has answered.
+    fn stop(&self, cell: &Cell) -> Result<VmReply, Refusal> {
+        let process = cell.process().ok_or_else(|| cell.has_none())?;
+        let name = cell.name().to_owned();
+        let answer = process.ask(&VmAction::Stop { name }, LOOK_MAX);
+        if !matches!(answer, Ok(Ok(VmReply::Done))) {
+            process.signal(libc::SIGTERM);
+        }
+        // Who does not take it any more has seen the end of every process.
+        let _ = self.events.send(Event::Doom(process));
+        Ok(VmReply::Done)
+    }
+
+    /// Has every VM stopped, and waits for none. By request first, and not by signal: Ctrl-C has reached their processes too, and a
     /// second signal ends one without more ado.
     fn stop_all(self: &Arc<Self>) {
         for number in 0..self.cells.len() {
             let prison = Arc::clone(self);
             let asked = std::thread::Builder::new().spawn(move || {
-                let cell = &prison.cells[number];
-                let name = cell.name().to_owned();
-                // One that does not take it is killed in a while.
-                let _ = cell.ask(&VmAction::Stop { name });
+                // One that has ended need not be stopped.
+                let _ = prison.stop(&prison.cells[number]);
             });
             if let Err(error) = asked {
-                tracing::warn!("a VM cannot be asked to stop: {error}");
+                tracing::warn!("a VM cannot be asked to stop, and is killed in a while: {error}");
             }
         }
     }
 
-    fn end_all(&self, signal: libc::c_int) {
-        for cell in &self.cells {
-            if let Some(pid) = cell.life().pid {
-                // SAFETY: sends a signal to a child that has not been waited for: under the lock that is held, its number is
-                // its own.
-                unsafe { libc::kill(pid as libc::pid_t, signal) };
-            }
-        }
+    /// What is known of all VMs. They are asked at once: one that does not answer takes no time from others.
+    fn list(&self) -> VmReply {
+        let vms = std::thread::scope(|scope| {
+            let cells = self.cells.iter().map(|cell| {
+                let ask = || cell.info(LOOK_MAX);
+                (cell, std::thread::Builder::new().spawn_scoped(scope, ask))
+            });
+            let asked: Vec<_> = cells.collect();
+            let told = asked.into_iter().map(|(cell, asked)| {
+                let told = asked.ok().and_then(|asked| asked.join().ok());
+                // Without a thread for it.
+                told.unwrap_or_else(|| cell.known())
+            });
+            told.collect()
+        });
+        VmReply::Vms { vms }
     }
 
     fn named(&self, name: &str) -> Result<usize, Refusal> {
@@ -517,73 +353,105 @@ impl Prison {
     }
 }
 
-/// Waits for the end of a VM's process, and what it told.
-fn attend(number: usize, mut child: Child, mut report: io::PipeReader, events: &Sender<Event>) {
-    // It ends when the process does, which alone has the other end.
-    let mut bytes = [0; REPORT_BYTES];
-    let denied = report
-        .read_exact(&mut bytes)
-        .ok()
-        .map(|()| Denied::from_bytes(bytes));
-    let status = child.wait();
-    let _ = events.send(Event::Ended(number, status, denied));
-}
-
 impl VmControl for Prison {
     fn act(&self, action: VmAction) -> Result<VmReply, Refusal> {
         let Some(name) = action.vm() else {
-            let vms = self.cells.iter().map(|cell| match cell.ask(&action) {
-                Ok(VmReply::Vms { mut vms }) if vms.len() == 1 => vms.remove(0),
-                _ => cell.info(),
-            });
-            return Ok(VmReply::Vms { vms: vms.collect() });
+            return Ok(self.list());
         };
         let number = self.named(name)?;
         let cell = &self.cells[number];
-        if matches!(action, VmAction::Start { .. }) && cell.life().pid.is_none() {
-            // By the loop's thread: a VM's process ends with the thread that has started it.
-            let (answer, answered) = mpsc::sync_channel(1);
-            let asked = self.events.send(Event::Start(number, answer));
-            let gone = || io::Error::other("this process is about to end");
-            let started = asked
-                .map_err(|_| gone())
-                .and_then(|()| answered.recv().map_err(|_| gone())?);
-            let failed = |error: io::Error| Refusal::new("host", error.to_string());
-            return started.map(|()| VmReply::Done).map_err(failed);
+        match action {
+            VmAction::Start { .. } if cell.process().is_none() => {
+                let (answer, answered) = mpsc::sync_channel(1);
+                let asked = self.events.send(Event::Start(number, answer));
+                // The loop drops what it has not taken when it ends.
+                let gone = || io::Error::other("this process is about to end");
+                let started = asked
+                    .map_err(|_| gone())
+                    .and_then(|()| answered.recv().map_err(|_| gone())?);
+                let failed = |error: io::Error| Refusal::new("host", error.to_string());
+                started.map(|()| VmReply::Done).map_err(failed)
+            }
+            VmAction::Stop { .. } => self.stop(cell),
+            _ => cell.ask(&action, ACT_MAX),
         }
-        cell.ask(&action)
     }
 }
 
-/// The loop's view.
+/// A process that is to be killed, if it has not ended by then.
+struct Doomed {
+    process: Arc<Process>,
+    at: Instant,
+}
+
+/// The loop.
 struct Warden<'a> {
     prison: &'a Arc<Prison>,
-    engine: &'a dyn Admin,
-    audit_file: Option<AuditFile>,
+    /// Writes who gave what to whom, if it is to be written.
+    audit: &'a dyn Fn() -> Result<(), Failure>,
     may_reboot: bool,
     stays: bool,
-    /// Told to stop; those that still run then are killed.
-    kill_at: Option<Instant>,
+    /// Nothing is started any more.
+    stopping: bool,
+    doomed: Vec<Doomed>,
     /// What this command ends with.
     worst: Option<Failure>,
 }
 
 impl Warden<'_> {
-    fn goes_on(&self) -> bool {
-        let mut cells = self.prison.cells.iter();
-        let alive = cells.any(|cell| cell.life().pid.is_some());
-        alive || (self.stays && self.kill_at.is_none())
+    /// Starts every VM, and stays until all have ended. It owns what it is told by: who waits for it to take something is not
+    /// left waiting when it has returned.
+    fn run(&mut self, happened: Receiver<Event>) {
+        for number in 0..self.prison.cells.len() {
+            if let Err(error) = self.prison.start(number) {
+                self.worst = Some(Failure::failed(error));
+                self.stopping = true;
+                self.doom_all(Duration::ZERO);
+                break;
+            }
+        }
+        while self.goes_on() {
+            self.kill_late();
+            match happened.recv_timeout(self.patience()) {
+                Ok(event) => self.see(event),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
     }
 
+    fn goes_on(&self) -> bool {
+        let mut cells = self.prison.cells.iter();
+        cells.any(|cell| cell.process().is_some()) || (self.stays && !self.stopping)
+    }
+
+    /// How long nothing is to be done unless something happens.
     fn patience(&self) -> Duration {
-        self.kill_at.map_or(Duration::from_secs(3600), |at| {
+        let next = self.doomed.iter().map(|doomed| doomed.at).min();
+        next.map_or(Duration::from_secs(3600), |at| {
             at.saturating_duration_since(Instant::now())
         })
     }
 
-    fn kill_late(&self) {
-        if self.kill_at.is_some_and(|at| at <= Instant::now()) {
-            self.prison.end_all(libc::SIGKILL);
+    fn doom(&mut self, process: Arc<Process>, within: Duration) {
+        let is_it = |doomed: &Doomed| Arc::ptr_eq(&doomed.process, &process);
+        if !self.doomed.iter().any(is_it) {
+            let at = Instant::now() + within;
+            self.doomed.push(Doomed { process, at });
+        }
+    }
+
+    fn doom_all(&mut self, within: Duration) {
+        for process in self.prison.cells.iter().filter_map(Cell::process) {
+            self.doom(process, within);
+        }
+    }
+
+    fn kill_late(&mut self) {
+        let now = Instant::now();
+        for doomed in self.doomed.iter_mut().filter(|doomed| doomed.at <= now) {
+            doomed.process.signal(libc::SIGKILL);
+            doomed.at = now + KILL_AGAIN;
         }
     }
 
@@ -591,17 +459,14 @@ impl Warden<'_> {
         match event {
             Event::Stop => {
                 say("stopping");
-                self.kill_at = Some(Instant::now() + END_MAX);
+                self.stopping = true;
+                self.doom_all(END_MAX);
                 self.prison.stop_all();
             }
-            Event::Audit => {
-                if let Err(failure) = self.audit() {
-                    say(failure);
-                }
-            }
+            Event::Audit => (self.audit)().unwrap_or_else(say),
             Event::Start(number, answer) => {
-                let idle = self.prison.cells[number].life().pid.is_none();
-                let started = if idle && self.kill_at.is_none() {
+                let idle = self.prison.cells[number].process().is_none();
+                let started = if idle && !self.stopping {
                     self.prison.start(number)
                 } else {
                     Err(io::Error::other(
@@ -611,27 +476,30 @@ impl Warden<'_> {
                 // Whoever asked may have gone meanwhile.
                 let _ = answer.send(started);
             }
-            Event::Ended(number, status, denied) => self.ended(number, status, denied),
+            Event::Doom(process) => {
+                // One whose end was seen meanwhile is nobody's.
+                let mut all = self.prison.cells.iter().filter_map(Cell::process);
+                if all.any(|other| Arc::ptr_eq(&other, &process)) {
+                    self.doom(process, END_MAX);
+                }
+            }
+            Event::Ended(number, end) => self.ended(number, end),
         }
     }
 
-    fn audit(&self) -> Result<(), Failure> {
-        let names = self.prison.cells.iter().map(|cell| cell.name().to_owned());
-        match &self.audit_file {
-            Some(file) => file.write(self.engine, names).map_err(Failure::failed),
-            None => Ok(()),
-        }
-    }
-
-    fn ended(&mut self, number: usize, status: io::Result<ExitStatus>, denied: Option<Denied>) {
+    fn ended(&mut self, number: usize, end: End) {
+        let End { status, denied } = end;
         let cell = &self.prison.cells[number];
+        if let Some(process) = cell.process() {
+            let is_other = |doomed: &Doomed| !Arc::ptr_eq(&doomed.process, &process);
+            self.doomed.retain(is_other);
+        }
         let code = status.as_ref().ok().and_then(ExitStatus::code);
         let name = cell.name();
         let outcome = match (code, denied) {
             (Some(0), _) => "ended".to_owned(),
-            (Some(RESET_CODE), _) if self.may_reboot && self.kill_at.is_none() => {
-                *cell.life() = Life::default();
-                cell.is_not_asked();
+            (Some(RESET_CODE), _) if self.may_reboot && !self.stopping => {
+                *cell.life() = Life::Before;
                 match self.prison.start(number) {
                     Ok(()) => return,
                     Err(error) => format!("cannot start anew: {error}"),
@@ -648,11 +516,7 @@ impl Warden<'_> {
             },
         };
         // Before anybody reads of it: whoever has may ask.
-        *cell.life() = Life {
-            pid: None,
-            outcome: Some(outcome.clone()),
-        };
-        cell.is_not_asked();
+        *cell.life() = Life::Over(outcome.clone());
         if !matches!(code, Some(0 | RESET_CODE)) {
             say(format_args!("{name} {outcome}"));
             let failure = format!("{name} {outcome}");
@@ -668,33 +532,150 @@ impl Warden<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::VmState;
 
     const TOML: &str = "[[vm]]\nname = \"a\"\nimage = \"byway-guest\"\nmemory = \"64M\"\n";
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn prison(folder: &Folder) -> (Arc<Prison>, Receiver<Event>) {
+        let config = RunConfig::parse("vms.toml".as_ref(), TOML).unwrap();
+        let cells = config.vms.into_iter().map(|entry| Cell::new(entry, 1000));
+        let (events, happened) = mpsc::channel();
+        let prison = Prison {
+            cells: cells.collect::<io::Result<_>>().unwrap(),
+            sockets: PathBuf::new(),
+            folder: folder.0.clone(),
+            events,
+        };
+        (Arc::new(prison), happened)
+    }
+
+    fn warden(prison: &Arc<Prison>) -> Warden<'_> {
+        Warden {
+            prison,
+            audit: &|| Ok(()),
+            may_reboot: true,
+            stays: false,
+            stopping: false,
+            doomed: Vec::new(),
+            worst: None,
+        }
+    }
+
+    /// A process that is not this program, which takes no requests.
+    fn lives(prison: &Prison, script: &str) -> Arc<Process> {
+        let mut command = Command::new("bash");
+        command.args(["-c", script]).stdin(Stdio::null());
+        let events = prison.events.clone();
+        let ended = move |end| events.send(Event::Ended(0, end)).unwrap_or(());
+        let process = Ends::new().unwrap().start(command, [], ended).unwrap();
+        let process = Arc::new(process);
+        *prison.cells[0].life() = Life::Lives(Arc::clone(&process));
+        process
+    }
+
+    fn told(prison: &Prison) -> crate::api::VmInfo {
+        match prison.act(VmAction::List {}).unwrap() {
+            VmReply::Vms { mut vms } => vms.remove(0),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn stop() -> VmAction {
+        VmAction::Stop { name: "a".into() }
+    }
 
     /// The socket answers before the first process is started, and between two lives of a VM.
     #[test]
     fn a_vm_that_has_not_started_yet_has_not_ended() {
-        let config = RunConfig::parse("vms.toml".as_ref(), TOML).unwrap();
-        let cells = config.vms.into_iter().map(|entry| Cell::new(entry, 1000));
-        let prison = Prison {
-            cells: cells.collect::<io::Result<_>>().unwrap(),
-            sockets: PathBuf::new(),
-            folder: Folder::new().unwrap(),
-            events: mpsc::channel().0,
-        };
-        let told = || match prison.act(VmAction::List {}).unwrap() {
-            VmReply::Vms { mut vms } => vms.remove(0),
-            other => panic!("{other:?}"),
-        };
-        let stop = VmAction::Stop { name: "a".into() };
-        assert_eq!((told().state, told().outcome), (VmState::Built, None));
-        let refusal = prison.act(stop.clone()).unwrap_err().message;
+        let folder = Folder::new().unwrap();
+        let (prison, _happened) = prison(&folder);
+        let before = told(&prison);
+        assert_eq!((before.state, before.outcome), (VmState::Built, None));
+        let refusal = prison.act(stop()).unwrap_err().message;
         assert!(refusal.contains("not started yet"), "{refusal}");
 
-        prison.cells[0].life().outcome = Some("ended".into());
-        assert_eq!(told().state, VmState::Ended);
-        assert_eq!(told().outcome.as_deref(), Some("ended"));
-        let refusal = prison.act(stop).unwrap_err().message;
+        *prison.cells[0].life() = Life::Over("ended".into());
+        let over = told(&prison);
+        assert_eq!(over.state, VmState::Ended);
+        assert_eq!(over.outcome.as_deref(), Some("ended"));
+        let refusal = prison.act(stop()).unwrap_err().message;
         assert!(refusal.contains("it has ended"), "{refusal}");
+    }
+
+    /// Neither that of a VM whose process cannot be started nor one that comes when the loop ends.
+    #[test]
+    fn who_waits_for_a_start_is_not_left_waiting_when_the_loop_has_ended() {
+        let folder = Folder::new().unwrap();
+        let (prison, happened) = prison(&folder);
+        fs::remove_dir_all(&folder.0).unwrap();
+        let start = VmAction::Start { name: "a".into() };
+        let (answer, answered) = mpsc::sync_channel(1);
+        prison.events.send(Event::Start(0, answer)).unwrap();
+        let mut warden = warden(&prison);
+        warden.run(happened);
+        assert!(warden.worst.is_some());
+        let gone = answered.recv_timeout(LONG).unwrap_err();
+        assert_eq!(gone, RecvTimeoutError::Disconnected);
+        let refusal = prison.act(start).unwrap_err();
+        assert!(refusal.message.contains("about to end"), "{refusal:?}");
+    }
+
+    /// It answers nothing, and ignores what can be ignored.
+    #[test]
+    fn a_vm_that_does_not_answer_lives_and_is_stopped_all_the_same() {
+        let folder = Folder::new().unwrap();
+        let (prison, happened) = prison(&folder);
+        let ready = folder.0.join("ready");
+        let script = format!(
+            "trap '' TERM; >{}; while :; do sleep 1; done",
+            ready.display()
+        );
+        let process = lives(&prison, &script);
+        while !ready.exists() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let (asked, listed) = (Instant::now(), told(&prison));
+        assert!(asked.elapsed() < 2 * LOOK_MAX);
+        assert_eq!((listed.state, listed.outcome), (VmState::Silent, None));
+        assert_eq!((listed.name.as_str(), listed.pid), ("a", process.pid()));
+        assert_eq!(prison.act(stop()), Ok(VmReply::Done));
+        assert_eq!(told(&prison).state, VmState::Silent);
+        let mut warden = warden(&prison);
+        warden.see(happened.recv().unwrap());
+        warden.see(Event::Doom(Arc::clone(&process)));
+        assert_eq!(warden.doomed.len(), 1);
+        warden.kill_late();
+        assert!(warden.patience() > Duration::ZERO, "it has its time");
+        warden.doomed[0].at = Instant::now();
+        warden.kill_late();
+        // No sooner again than in a while, though nobody has seen its end yet.
+        assert!(warden.patience() > KILL_AGAIN / 2);
+        let end = happened.recv_timeout(LONG).unwrap();
+        assert!(matches!(&end, Event::Ended(0, _)));
+        warden.see(end);
+        assert!(warden.doomed.is_empty() && !warden.goes_on());
+        assert_eq!(told(&prison).outcome.unwrap(), "was ended by signal 9");
+        warden.see(Event::Doom(process));
+        assert!(warden.doomed.is_empty());
+    }
+
+    /// Only a signal says that it is to stop.
+    #[test]
+    fn a_vm_that_takes_no_requests_is_told_by_a_signal_to_stop() {
+        let folder = Folder::new().unwrap();
+        let (prison, happened) = prison(&folder);
+        lives(
+            &prison,
+            "sleep 600 & P=$!; trap 'kill $P; exit 0' TERM; wait",
+        );
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(prison.act(stop()), Ok(VmReply::Done));
+        let mut warden = warden(&prison);
+        while warden.goes_on() {
+            warden.see(happened.recv_timeout(LONG).unwrap());
+        }
+        assert!(warden.worst.is_none());
+        assert_eq!(told(&prison).outcome.unwrap(), "ended");
     }
 }
