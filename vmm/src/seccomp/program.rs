@@ -76,7 +76,7 @@ pub struct Permits<'a> {
     /// System calls where the argument with this number, of 32 bits, has one of these values.
     pub with: &'a [(c_long, u8, &'a [u64])],
     /// Threads may be started, named and confined further, and handlers installed, but not that of denied system calls.
-    /// Takes [`START_THREADS`] too.
+    /// Takes the calls of starting threads, too.
     pub confines: bool,
 }
 
