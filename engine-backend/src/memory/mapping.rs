@@ -2,14 +2,13 @@
 
 use std::fs::File;
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::MemoryError;
 use super::sigbus::{self, Registration};
+use super::{MemoryError, file_system};
 use crate::interface::MemoryRegion;
 
 /// Regions are mapped so that host and guest-physical addresses agree modulo this, or no
@@ -133,11 +132,7 @@ fn fits_pages(region: &MemoryRegion) -> Result<(), MemoryError> {
 /// How large a file's pages are, if it is one of hugetlbfs. Asked of the file system: a file of tmpfs may have huge pages, too,
 /// and be mapped in parts of them all the same.
 fn huge_page_bytes(file: &File) -> io::Result<Option<u64>> {
-    let mut found = MaybeUninit::<libc::statfs>::uninit();
-    // SAFETY: the buffer is a `statfs`, which the call fills when it succeeds.
-    check(unsafe { libc::fstatfs(file.as_raw_fd(), found.as_mut_ptr()) })?;
-    // SAFETY: just filled.
-    let found = unsafe { found.assume_init() };
+    let found = file_system(file)?;
     Ok((found.f_type == libc::HUGETLBFS_MAGIC).then_some(found.f_bsize as u64))
 }
 

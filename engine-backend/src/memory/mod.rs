@@ -9,6 +9,7 @@
 mod changes;
 mod dirty;
 mod entry;
+mod file_system;
 pub mod hint;
 mod lent;
 mod mapping;
@@ -26,6 +27,7 @@ pub use crate::stage2::HostAddr;
 pub use dirty::{DirtyLog, LOG_PAGE};
 pub use entry::GuestEntry;
 pub(crate) use entry::GuestPage;
+pub(crate) use file_system::file_system;
 pub use lent::{LENT_PARTS_MAX, Lent, LentPart, LentParts, Remains};
 pub use shared_log::SharedLog;
 pub use slots::Slots;

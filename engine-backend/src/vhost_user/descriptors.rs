@@ -7,13 +7,14 @@
 
 use std::fs::File;
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
 
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::memory::file_system;
+
 /// File systems whose pages the host's kernel brings by itself.
-const MEMORY: [i64; 2] = [0x0102_1994, 0x9584_58f6];
+const MEMORY: [i64; 2] = [libc::TMPFS_MAGIC, libc::HUGETLBFS_MAGIC];
 
 /// Why a descriptor is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -45,13 +46,7 @@ pub(super) fn event_fd(file: File) -> Result<EventFd, Unfit> {
 
 /// Fails unless the pages of `file` come from the host's kernel alone.
 pub(super) fn check_memory(file: &File) -> Result<(), Unfit> {
-    let mut found = MaybeUninit::<libc::statfs>::uninit();
-    // SAFETY: the buffer is a `statfs`, which the call fills when it succeeds.
-    if unsafe { libc::fstatfs(file.as_raw_fd(), found.as_mut_ptr()) } < 0 {
-        return Err(Unfit::Unknown(io::Error::last_os_error()));
-    }
-    // SAFETY: just filled.
-    let kind = unsafe { found.assume_init() }.f_type;
+    let kind = file_system(file)?.f_type;
     if !MEMORY.contains(&kind) || !file.metadata()?.is_file() {
         return Err(Unfit::NotMemory(kind));
     }

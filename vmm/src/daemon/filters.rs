@@ -204,6 +204,20 @@ pub(super) fn kind_of(thread: ThreadKind) -> Kind {
 mod tests {
     use super::*;
 
+    /// All lists.
+    const ALL: [&[c_long]; 10] = [
+        COMMON,
+        SOCKETS,
+        WORKER,
+        CONTROL,
+        SESSION,
+        MAIN,
+        OPERATOR,
+        MODEL,
+        START,
+        START_THREADS,
+    ];
+
     #[test]
     fn what_touches_guests_memory_opens_nothing() {
         for calls in [
@@ -234,38 +248,14 @@ mod tests {
 
     #[test]
     fn all_calls_have_names() {
-        let all = [
-            COMMON,
-            SOCKETS,
-            WORKER,
-            CONTROL,
-            SESSION,
-            MAIN,
-            OPERATOR,
-            MODEL,
-            START,
-            START_THREADS,
-        ];
-        for call in all.concat() {
+        for call in ALL.concat() {
             assert!(crate::seccomp::name_of(call as i32).is_some(), "{call}");
         }
     }
 
     #[test]
     fn nobody_runs_programs_or_reaches_into_processes() {
-        let all = [
-            COMMON,
-            SOCKETS,
-            WORKER,
-            CONTROL,
-            SESSION,
-            MAIN,
-            OPERATOR,
-            MODEL,
-            START,
-            START_THREADS,
-        ]
-        .concat();
+        let all = ALL.concat();
         for forbidden in [
             libc::SYS_clone,
             libc::SYS_execve,
