@@ -189,6 +189,7 @@ impl crate::WireField for KeyBytes {
     const SIZE: usize = KEY_BYTES_MAX;
     const C_TYPE: &'static str = "__u8";
     const C_COUNT: usize = KEY_BYTES_MAX;
+    const ZERO: Self = Self([0; KEY_BYTES_MAX]);
     fn read(bytes: &[u8]) -> Self {
         Self(crate::WireField::read(bytes))
     }

@@ -38,6 +38,18 @@ impl Completion {
     pub const fn status(&self) -> Option<Status> {
         Status::from_code(self.status & !Status::WRITE_FAULT)
     }
+    /// Whether the status is that of an operation that was carried out to its end: [`Status::is_success`], without
+    /// looking the code up.
+    #[inline]
+    #[must_use]
+    pub const fn is_success(&self) -> bool {
+        const SUCCESS: u8 = Status::Success as u8;
+        const SUCCESS_PREDICATE: u8 = Status::SuccessPredicate as u8;
+        matches!(
+            self.status & !Status::WRITE_FAULT,
+            SUCCESS | SUCCESS_PREDICATE
+        )
+    }
     /// Whether the faulting access was a write.
     #[must_use]
     pub const fn is_write_fault(&self) -> bool {
@@ -78,5 +90,20 @@ mod tests {
         assert_ne!(c.publish_word() & Completion::PUBLISH_PHASE, 0);
         assert_eq!(c.status(), Some(Status::Stage1NotPresent));
         assert!(c.is_write_fault());
+    }
+
+    #[test]
+    fn success_is_what_the_status_says() {
+        for status in 0..=u8::MAX {
+            let c = Completion {
+                status,
+                ..Completion::default()
+            };
+            assert_eq!(
+                c.is_success(),
+                c.status().is_some_and(Status::is_success),
+                "{status:#x}"
+            );
+        }
     }
 }

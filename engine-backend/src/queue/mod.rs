@@ -274,14 +274,6 @@ pub struct Served {
     is_logged: bool,
 }
 
-/// Whether a completion says success, without looking the code up.
-#[inline(always)]
-fn is_success(completion: &Completion) -> bool {
-    const SUCCESS: u8 = Status::Success as u8;
-    const SUCCESS_PREDICATE: u8 = Status::SuccessPredicate as u8;
-    matches!(completion.status, SUCCESS | SUCCESS_PREDICATE)
-}
-
 impl Served {
     /// Takes the queue over from its beginning.
     ///
@@ -356,7 +348,7 @@ impl Served {
         }
         self.stats.descriptors += 1;
         self.stats.bytes += bytes;
-        self.stats.failures += u64::from(!is_success(completion));
+        self.stats.failures += u64::from(!completion.is_success());
         if interrupt && self.queue.interrupt.raise() {
             self.queue.sink.completed(self.queue.id);
         }

@@ -44,7 +44,7 @@ impl Stored {
     /// [`Request::giving_crc`]; `None` after any other status.
     #[must_use]
     pub fn of(completion: &Completion) -> Option<Self> {
-        let succeeded = completion.status().is_some_and(Status::is_success);
+        let succeeded = completion.is_success();
         succeeded.then_some(Self {
             bytes: completion.op0 as u32,
             crc: (completion.op0 >> 32) as u32,

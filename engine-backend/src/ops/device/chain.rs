@@ -181,7 +181,7 @@ impl Device {
         match step {
             Step::Done(outcome) if !was_short => {
                 let completion = outcome.completion;
-                if completion.status().is_some_and(Status::is_success) {
+                if completion.is_success() {
                     Ok(Some(completion))
                 } else {
                     Err(Stop::Ended(completion))

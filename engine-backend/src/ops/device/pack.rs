@@ -90,7 +90,7 @@ impl Device {
         self.filled = made - self.asked;
         match step {
             Step::Done(outcome) if !is_full => {
-                if !outcome.completion.status().is_some_and(Status::is_success) {
+                if !outcome.completion.is_success() {
                     return Err(Stop::Ended(outcome.completion));
                 }
                 link.set_ended(outcome.completion);

@@ -239,7 +239,7 @@ impl Device {
             bytes_completed: self.done,
             ..outcome.completion
         };
-        let succeeded = completion.status().is_some_and(Status::is_success);
+        let succeeded = completion.is_success();
         if !succeeded {
             return Err(Stop::Ended(completion));
         }

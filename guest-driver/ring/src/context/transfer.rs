@@ -392,7 +392,7 @@ impl<T: Transport, const WORDS: usize> WorkQueue<T, WORDS> {
         loop {
             // SAFETY: see above; `run` returns when the engine is through with it.
             let completion = unsafe { self.run(descriptor) }?;
-            if completion.status().is_some_and(Status::is_success) {
+            if completion.is_success() {
                 return Ok((completion, before));
             }
             let ended = Ended { completion };
@@ -471,7 +471,7 @@ impl<T: Transport, const WORDS: usize> WorkQueue<T, WORDS> {
                     },
                 };
             };
-            if completion.status().is_some_and(Status::is_success) {
+            if completion.is_success() {
                 done += flight.bytes;
                 progress(done);
                 continue;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use byway_engine::testing::Submitter;
-use byway_protocols::{Completion, Descriptor, Status};
+use byway_protocols::{Completion, Descriptor};
 
 use super::cases::{Case, Guests};
 use crate::bench::mechanisms::Harness;
@@ -91,7 +91,7 @@ impl<'g> Turns<'g> {
             self.harness.wake(&self.submitter);
         }
         let completion = self.submitter.wait();
-        let ok = completion.status().is_some_and(Status::is_success);
+        let ok = completion.is_success();
         ensure!(ok, "{descriptor:?} ended with {completion:?}");
         Ok(completion)
     }
@@ -109,7 +109,7 @@ impl<'g> Turns<'g> {
             }
             match self.submitter.poll() {
                 Some(completion) => {
-                    let ok = completion.status().is_some_and(Status::is_success);
+                    let ok = completion.is_success();
                     ensure!(ok, "an operation ended with {completion:?}");
                     done += 1;
                 }

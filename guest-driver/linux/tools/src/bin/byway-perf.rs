@@ -14,7 +14,7 @@ use byway_linux::{
     Buffer, Capability, Context, Ended, Name, QueueOptions, Request, Rights, State, Wait, Waiting,
     WorkQueue,
 };
-use byway_protocols::{Descriptor, Status};
+use byway_protocols::Descriptor;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
@@ -220,7 +220,7 @@ impl Bench<'_> {
                 None => samples.push(latency),
             }
             completed += 1;
-            if !completion.status().is_some_and(Status::is_success) {
+            if !completion.is_success() {
                 return Err(Failure::while_("a transfer", Ended { completion }));
             }
         }
