@@ -3,16 +3,20 @@
 
 use byway_protocols::{Completion, Descriptor, Rights, Status};
 
+mod run;
+mod table;
+
 use super::budget::OPERATION_COST;
-use super::chunk::{Chunk, Failure, Operand, Piece};
+use super::chunk::{Chunk, Failure, Operand};
 use super::missing::Asked;
 use super::validate;
 use super::{Operation, Outcome, Step, Windows, success, try_short};
 use crate::address_space::Access;
 use crate::backend::{Backend, load_line, store_record};
-use crate::context::Target;
 use crate::memory::hint;
 use crate::queue::PageNeed;
+use run::Left;
+use table::{Table, Tables};
 
 /// Bytes of an element.
 const ELEMENT: u64 = Descriptor::SIZE as u64;
@@ -106,13 +110,22 @@ impl Batch {
             records: Table::new(&records, RECORD, Access::Write, Status::StatusArrayFault),
         };
         let result = loop {
-            let has_ended = match self.element(chunk, &mut windows, asked, &mut tables) {
-                Ok(has_ended) => has_ended,
-                Err(stop) => break Err(stop),
+            let ended = match self.run_of_copies(chunk, &mut windows, &mut tables) {
+                Left::Nothing => Ok(true),
+                Left::Lost(outcome) => self
+                    .end(chunk, &mut tables.records, &outcome)
+                    .map(|()| true)
+                    .map_err(Stop::from),
+                Left::Unread => self.element(chunk, &mut windows, asked, &mut tables, None),
+                Left::Taken(element) => {
+                    self.element(chunk, &mut windows, asked, &mut tables, Some(element))
+                }
             };
-            // One that goes on in another chunk may have to wait for that, and not for this one's end.
-            if !has_ended || self.next == self.count || chunk.is_spent() {
-                break Ok(());
+            match ended {
+                Ok(true) if self.next < self.count && !chunk.is_spent() => {}
+                // One that goes on in another chunk may have to wait for that, and not for this one's end.
+                Ok(_) => break Ok(()),
+                Err(stop) => break Err(stop),
             }
         };
         windows.close();
@@ -124,19 +137,20 @@ impl Batch {
         result
     }
 
-    /// Starts or continues one element. Whether that has ended.
+    /// Starts or continues one element, which may be taken from the list already. Whether that has ended.
     fn element<'a, B: Backend>(
         &mut self,
         chunk: &mut Chunk<'a, B>,
         windows: &mut Windows<'a>,
         asked: &mut Asked,
         tables: &mut Tables<'_>,
+        taken: Option<Descriptor>,
     ) -> Result<bool, Stop> {
         // First the place for its completion: an element that ran has one.
         hint::writes_soon(tables.records.find(chunk, self.next)?.host);
         let step = match &mut self.current {
             Some(operation) => operation.step(chunk),
-            None => match self.fetch(chunk, &mut tables.list)? {
+            None => match self.admit(chunk, &mut tables.list, taken)? {
                 None => Step::refused(Status::NotAttempted),
                 Some(descriptor) => {
                     // Told right away: an outcome that goes through memory as a step would wait there for all that was copied.
@@ -178,38 +192,40 @@ impl Batch {
         // SAFETY: translated in this chunk for writing; a multiple of 32 because the
         // array's first byte is one.
         unsafe { store_record(record.host, &outcome.completion) };
-        records.pass();
-        let succeeded = outcome.completion.status().is_some_and(Status::is_success);
-        self.succeeded += u32::from(succeeded);
+        records.pass(1);
+        self.succeeded += u32::from(outcome.completion.is_success());
         self.bytes += outcome.bytes;
         self.current = None;
         self.next += 1;
         Ok(())
     }
 
-    /// Reads the next element, once. `None`: it is not to be run.
+    /// The next element, read once unless it is taken. `None`: it is not to be run.
     #[inline(always)]
-    fn fetch<B: Backend>(
+    fn admit<B: Backend>(
         &mut self,
         chunk: &mut Chunk<'_, B>,
         list: &mut Table<'_>,
+        taken: Option<Descriptor>,
     ) -> Result<Option<Descriptor>, Failure> {
-        chunk.budget.element();
         if !self.cut {
-            let line = list.find(chunk, self.next)?;
-            // SAFETY: translated in this chunk for reading; a multiple of 64 because the
-            // list's first byte is one.
-            let descriptor = unsafe { load_line(line.host) };
-            // What the element moves may push the next one out of the first cache, and nothing of that can begin before it is here.
-            if line.len > ELEMENT {
-                hint::reads_soon(line.host.plus(ELEMENT as usize));
-            }
-            list.pass();
+            let descriptor = match taken {
+                Some(descriptor) => descriptor,
+                None => {
+                    let line = list.find(chunk, self.next)?;
+                    list.pass(1);
+                    // SAFETY: translated in this chunk for reading; a multiple of 64 because the
+                    // list's first byte is one.
+                    unsafe { load_line(line.host) }
+                }
+            };
             self.cut = self.succeeded < self.next && validate::has_fence(&descriptor);
             if !self.cut {
+                chunk.budget.count_elements(1);
                 return Ok(Some(descriptor));
             }
         }
+        chunk.budget.count_elements(1);
         chunk.budget.spend(OPERATION_COST);
         Ok(None)
     }
@@ -222,83 +238,10 @@ impl Batch {
         chunk.budget.spend(OPERATION_COST);
         self.blocks = validate::blocks(descriptor);
         // In place, as `validate::request` says.
-        let checked = validate::operation(descriptor, |operation| self.current = Some(operation));
-        match (checked, &mut self.current) {
-            (Ok(()), Some(operation)) => operation.step(chunk),
-            (Ok(()), None) => Step::refused(Status::BadOpcode),
-            (Err(status), _) => Step::refused(status),
+        let operation = self.current.insert(Operation::Nothing);
+        match validate::operation(descriptor, operation) {
+            Ok(()) => operation.step(chunk),
+            Err(status) => Step::refused(status),
         }
-    }
-}
-
-/// A batch's own memory, in one chunk.
-struct Tables<'t> {
-    list: Table<'t>,
-    records: Table<'t>,
-}
-
-/// One part of it, gone through entry by entry. A page that was translated in a chunk stays usable to its end, so
-/// it is looked up once for all entries in it, where each use need not be noted by itself.
-struct Table<'t> {
-    target: &'t Target<'t>,
-    entry: u64,
-    access: Access,
-    /// What a fault in it is, if mending the page mends the batch.
-    fault: Status,
-    /// What is left of the page, from the entry in hand on; nothing where it is to be looked up.
-    page: Piece,
-}
-
-impl<'t> Table<'t> {
-    fn new(target: &'t Target<'t>, entry: u64, access: Access, fault: Status) -> Self {
-        Self {
-            target,
-            entry,
-            access,
-            fault,
-            page: Piece::NONE,
-        }
-    }
-
-    /// The entry in hand, whose number is `index`, and what follows it in its page.
-    #[inline(always)]
-    fn find<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>, index: u32) -> Result<Piece, Failure> {
-        if self.page.len == 0 {
-            return self.look_up(chunk, index);
-        }
-        Ok(self.page)
-    }
-
-    #[inline(never)]
-    fn look_up<B: Backend>(
-        &mut self,
-        chunk: &mut Chunk<'_, B>,
-        index: u32,
-    ) -> Result<Piece, Failure> {
-        let page = chunk
-            .page(self.target, u64::from(index) * self.entry, self.access)
-            .map_err(|f| met_in(self.target, f, self.fault))?;
-        if chunk.iotlb.around(self.access).is_some() {
-            self.page = page;
-        }
-        Ok(page)
-    }
-
-    /// The next entry is in hand.
-    #[inline(always)]
-    fn pass(&mut self) {
-        if self.page.len != 0 {
-            self.page.take_front(self.entry);
-        }
-    }
-}
-
-/// A fault on the batch's own memory: in one's own domain, a status that names which
-/// part it was, if mending the page mends the batch.
-fn met_in(target: &Target<'_>, failure: Failure, status: Status) -> Failure {
-    if target.own && failure.status.is_resumable() {
-        Failure { status, ..failure }
-    } else {
-        failure
     }
 }

@@ -1,18 +1,18 @@
 //! How long a chunk may be: 64 KiB of work or 20 us, whichever comes first. Where a worker has one queue only, nobody
 //! else waits for its turn, and the change between chunks would cost the queue a tenth of a 64 KiB operation at the speed
-//! of a cache: its chunks may be four times as much work, of no more time. Such a chunk is cut in slices of 64 KiB; when somebody
+//! of a cache: its chunks may be sixteen times as much work, of no more time. Such a chunk is cut in slices of 64 KiB; when somebody
 //! waits for its end, it goes on for no more than one ([`Chunk::is_spent`](super::chunk::Chunk::is_spent)).
 //!
 //! Work is counted in bytes; every operation counts [`OPERATION_COST`] on top, so that
 //! small ones do not come for nothing. The clock, the processor's time stamp counter, is
-//! read once in `LOOK_EVERY` units only, since reading it costs as much as a small copy; more often where a unit takes longer
-//! than it does to copy a byte.
+//! read once in `LOOK_EVERY` units only, since reading it costs as much as a small copy, and once a slice in a long chunk; more
+//! often where a unit takes longer than it does to copy a byte.
 
 /// Most work of one chunk, in bytes; and of one slice of a longer one.
 pub const CHUNK_BYTES: u64 = 64 << 10;
 
 /// Most work of one chunk of a worker's only queue, in bytes.
-pub const LONE_BYTES: u64 = 4 * CHUNK_BYTES;
+pub const LONE_BYTES: u64 = 16 * CHUNK_BYTES;
 
 /// Longest time of one chunk, in microseconds.
 pub const CHUNK_US: u64 = 20;
@@ -43,6 +43,8 @@ pub struct Budget {
     spent: u64,
     /// What was spent at the last look at the clock.
     looked: u64,
+    /// Work as fast as copies between two looks.
+    look_every: u64,
     started: u64,
     limit_ticks: u64,
     elements: u32,
@@ -58,6 +60,11 @@ impl Budget {
             limit: limit.min(LONE_BYTES),
             spent: 0,
             looked: 0,
+            look_every: if limit > CHUNK_BYTES + OPERATION_COST {
+                CHUNK_BYTES
+            } else {
+                LOOK_EVERY
+            },
             started,
             limit_ticks,
             elements: 0,
@@ -67,7 +74,7 @@ impl Budget {
     /// Counts work done, as fast as copies are.
     #[inline(always)]
     pub fn spend(&mut self, cost: u64) {
-        self.spend_of(cost, LOOK_EVERY);
+        self.spend_of(cost, self.look_every);
     }
 
     /// Counts slow work: encryption, compression, protection information, devices.
@@ -85,11 +92,11 @@ impl Budget {
         }
     }
 
-    /// Counts an operation that is no descriptor of its own, but a batch's element. What it costs is
-    /// spent by who carries it out.
+    /// Counts operations that are no descriptors of their own, but a batch's elements. What they cost is
+    /// spent by who carries them out.
     #[inline]
-    pub fn element(&mut self) {
-        self.elements += 1;
+    pub fn count_elements(&mut self, elements: u32) {
+        self.elements += elements;
     }
 
     /// Elements counted.
@@ -155,7 +162,7 @@ mod tests {
         assert_eq!((b.left(), b.is_long()), (1, false));
         b.spend(1);
         assert_eq!((b.left(), b.is_long()), (CHUNK_BYTES, true));
-        b.spend(2 * CHUNK_BYTES + 1000);
+        b.spend(14 * CHUNK_BYTES + 1000);
         assert_eq!(b.left(), CHUNK_BYTES - 1000);
         b.spend(CHUNK_BYTES - 1001);
         assert!(!b.is_over());
@@ -185,9 +192,18 @@ mod tests {
     }
 
     #[test]
+    fn a_long_chunk_looks_at_the_clock_once_a_slice() {
+        let mut b = Budget::new(LONE_BYTES, 0, 0);
+        b.spend(CHUNK_BYTES - 1);
+        assert!(!b.is_over());
+        b.spend(1);
+        assert!(b.is_over());
+    }
+
+    #[test]
     fn slow_work_looks_at_the_clock_more_often() {
         // Any look finds that its time is over.
-        let new = || Budget::new(LONE_BYTES, 0, 0);
+        let new = || Budget::new(CHUNK_BYTES, 0, 0);
         let mut b = new();
         b.spend(LOOK_EVERY - 1);
         assert!(!b.is_over());

@@ -187,6 +187,12 @@ impl<'a, B> Chunk<'a, B> {
         self.budget.is_over() || (slice_is_done && self.is_waited_for())
     }
 
+    /// Whether some region lost its backing that the worker has not seen to: what was moved may be gone.
+    #[inline(always)]
+    pub(super) fn has_lost_regions(&self) -> bool {
+        sigbus::generation() != self.regions_lost
+    }
+
     #[inline(always)]
     fn is_waited_for(&self) -> bool {
         self.guard.is_awaited() || self.iotlb.has_entered_pages()
@@ -372,7 +378,7 @@ impl<B: Backend> Chunk<'_, B> {
         if self.iotlb.has_writes() {
             self.log_writes();
         }
-        if sigbus::generation() != self.regions_lost {
+        if self.has_lost_regions() {
             for &(target, access, _) in moved {
                 if target.space.memory().is_dead() {
                     return Err(Failure {

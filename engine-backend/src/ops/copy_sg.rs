@@ -5,8 +5,9 @@ use byway_protocols::{Completion, Rights, Status};
 
 use super::chunk::{Chunk, Failure, Operand};
 use super::segment;
-use super::walk::{abreast, overlap};
-use super::{Outcome, Step, success};
+use super::short;
+use super::walk::{Walked, abreast, overlap};
+use super::{Outcome, Step, Windows, success};
 use crate::backend::{Backend, Hint, Order};
 use crate::stage2::Access;
 
@@ -32,54 +33,66 @@ pub struct Side {
 /// anyway; what is left of them when the chunk ends is read anew in the next one.
 #[derive(Debug, Clone, Copy)]
 struct Ahead {
-    segments: [Segment; AHEAD],
-    taken: usize,
-    read: usize,
+    /// The next one's place in the staging.
+    next: usize,
+    /// The end of them there.
+    end: usize,
+    /// Where they are put.
+    place: usize,
 }
 
 /// Segments of a line.
 const AHEAD: usize = 64 / Segment::SIZE;
 
 impl Ahead {
-    fn new() -> Self {
+    /// None yet of the list with this number.
+    fn of(list: usize) -> Self {
+        let place = list * AHEAD;
         Self {
-            segments: [Segment::default(); AHEAD],
-            taken: 0,
-            read: 0,
+            next: place,
+            end: place,
+            place,
         }
     }
 
     /// The next segment, which comes from what is in this line of the list.
+    #[inline(always)]
     fn next<B: Backend>(
         &mut self,
         side: &Side,
         chunk: &mut Chunk<'_, B>,
     ) -> Result<Segment, Failure> {
-        if self.taken == self.read {
-            let rest = side.count - side.next;
-            let from = side.list.plus(u64::from(side.next) * Segment::SIZE as u64);
-            let of_line = AHEAD - (from.addr as usize / Segment::SIZE) % AHEAD;
-            let count = of_line.min(rest.into());
-            let bytes = count * Segment::SIZE;
-            let all = u64::from(rest) * Segment::SIZE as u64;
-            let list = chunk.resolve(from, all, Rights::READ)?;
-            if let Some(failure) = chunk.copy_in(&list, 0, 0..bytes).failure {
-                return Err(failure);
-            }
-            for (index, segment) in self.segments.iter_mut().enumerate().take(count) {
-                *segment = segment::load(chunk.staging, index);
-            }
-            chunk.settle(&[(&list, Access::Read, bytes as u64)])?;
-            (self.taken, self.read) = (0, count);
+        if self.next == self.end {
+            let count = self.read(side, chunk)?;
+            (self.next, self.end) = (self.place, self.place + count);
         }
-        let segment = self.segments[self.taken];
-        self.taken += 1;
+        let segment = segment::load(chunk.staging, self.next);
+        self.next += 1;
         Ok(segment)
+    }
+
+    /// Reads the rest of the line. How many segments that were.
+    #[inline(never)]
+    fn read<B: Backend>(&self, side: &Side, chunk: &mut Chunk<'_, B>) -> Result<usize, Failure> {
+        let rest = side.count - side.next;
+        let from = side.list.plus(u64::from(side.next) * Segment::SIZE as u64);
+        let of_line = AHEAD - (from.addr as usize / Segment::SIZE) % AHEAD;
+        let count = of_line.min(rest.into());
+        let bytes = count * Segment::SIZE;
+        let all = u64::from(rest) * Segment::SIZE as u64;
+        let list = chunk.resolve(from, all, Rights::READ)?;
+        let at = self.place * Segment::SIZE;
+        if let Some(failure) = chunk.copy_in(&list, 0, at..at + bytes).failure {
+            return Err(failure);
+        }
+        chunk.settle(&[(&list, Access::Read, bytes as u64)])?;
+        Ok(count)
     }
 }
 
 impl Side {
     /// Takes the next segment in hand when the one before is used up: numbers that stay until it is used up.
+    #[inline(always)]
     fn refill<B: Backend>(
         &mut self,
         ahead: &mut Ahead,
@@ -102,6 +115,7 @@ impl Side {
         Ok(())
     }
 
+    #[inline(always)]
     fn pass(&mut self, bytes: u32) {
         self.segment = self.segment.plus(bytes.into());
         self.left -= bytes;
@@ -146,7 +160,19 @@ impl CopySg {
     }
 
     fn run<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Result<(), Failure> {
-        let mut ahead = [Ahead::new(); 2];
+        let mut windows = Windows::of_burst();
+        let result = self.copy(chunk, &mut windows);
+        windows.close();
+        chunk.settle(&[])?;
+        result
+    }
+
+    fn copy<'a, B: Backend>(
+        &mut self,
+        chunk: &mut Chunk<'a, B>,
+        windows: &mut Windows<'a>,
+    ) -> Result<(), Failure> {
+        let mut ahead = [0, 1].map(Ahead::of);
         let mut started = false;
         while self.done < self.size && !(started && chunk.is_spent()) {
             started = true;
@@ -155,29 +181,78 @@ impl CopySg {
             let left = (self.size - self.done)
                 .min(self.src.left)
                 .min(self.dst.left);
-            let len = u64::from(left);
-            let src = chunk.resolve(self.src.segment, len, Rights::READ)?;
-            let dst = chunk.resolve(self.dst.segment, len, Rights::WRITE)?;
-            let hint = Hint {
-                order: if overlap(&src, len, &dst, len) {
-                    Order::Ascending
-                } else {
-                    Order::Disjoint
-                },
-                total: u64::from(self.size),
-                cached: self.cached,
+            let (src, dst) = (self.src.segment, self.dst.segment);
+            let len = chunk.room(left.into());
+            let Some(found) = windows.places().both(src, dst, len) else {
+                let (at, result) = self.copy_segment(chunk, windows, left.into());
+                self.pass(at as u32);
+                result?;
+                continue;
             };
-            let (at, result) = abreast(chunk, &src, [&dst], len, |backend, [to], from, len| {
-                // SAFETY: both were translated in this chunk, one for reading and one for
-                // writing, and guest memory has no references.
-                unsafe { backend.copy(to, from, len, hint) };
-            });
-            self.src.pass(at as u32);
-            self.dst.pass(at as u32);
-            self.done += at as u32;
-            chunk.settle(&[(&src, Access::Read, at), (&dst, Access::Write, at)])?;
-            result?;
+            let hint = self.hint(found.distance.is_some_and(|bytes| bytes < left.into()));
+            // SAFETY: both pages were translated in this chunk, one for reading and one for
+            // writing, and hold `len` bytes; guest memory has no references.
+            unsafe { (chunk.backend).copy(found.dst, found.src, len as usize, hint) };
+            chunk.budget.spend(len);
+            windows.moved(len);
+            self.pass(len as u32);
+            short::check_regions(chunk, src, dst)?;
         }
         Ok(())
+    }
+
+    #[inline(always)]
+    fn pass(&mut self, bytes: u32) {
+        self.src.pass(bytes);
+        self.dst.pass(bytes);
+        self.done += bytes;
+    }
+
+    /// What is in hand of both sides, as far as the chunk goes. How much was copied, and why no more.
+    #[inline(never)]
+    fn copy_segment<'a, B: Backend>(
+        &self,
+        chunk: &mut Chunk<'a, B>,
+        windows: &mut Windows<'a>,
+        len: u64,
+    ) -> Walked {
+        let resolved = chunk
+            .resolve(self.src.segment, len, Rights::READ)
+            .and_then(|src| Ok((src, chunk.resolve(self.dst.segment, len, Rights::WRITE)?)));
+        let (src, dst) = match resolved {
+            Ok(both) => both,
+            Err(failure) => return (0, Err(failure)),
+        };
+        let hint = self.hint(overlap(&src, len, &dst, len));
+        let (at, result) = abreast(chunk, &src, [&dst], len, |backend, [to], from, len| {
+            // SAFETY: both were translated in this chunk, one for reading and one for
+            // writing, and guest memory has no references.
+            unsafe { backend.copy(to, from, len, hint) };
+        });
+        if result.is_err() {
+            let settled = chunk.settle(&[(&src, Access::Read, at), (&dst, Access::Write, at)]);
+            return (at, settled.and(result));
+        }
+        let settled = chunk.settle(&[(&src, Access::Read, 0), (&dst, Access::Write, 0)]);
+        // Both were translated last, and counted from now on.
+        windows.open(
+            chunk,
+            (self.src.segment, &src),
+            (self.dst.segment, &dst),
+            at,
+        );
+        (at, settled)
+    }
+
+    fn hint(&self, overlaps: bool) -> Hint {
+        Hint {
+            order: if overlaps {
+                Order::Ascending
+            } else {
+                Order::Disjoint
+            },
+            total: u64::from(self.size),
+            cached: self.cached,
+        }
     }
 }

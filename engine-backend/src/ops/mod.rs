@@ -231,10 +231,11 @@ impl Execution {
     /// elsewhere and moved here costs as much as a short copy.
     ///
     /// # Errors
-    /// The status with which it is refused: 10-14, 18, 19, 1C. It is as it was then.
+    /// The status with which it is refused: 10-14, 18, 19, 1C. It does nothing then.
     #[inline(always)]
     pub fn accept(&mut self, descriptor: &Descriptor) -> Result<(), Status> {
-        validate::request(descriptor, |request| self.request = request)?;
+        self.request = Request::Operation(Operation::Nothing);
+        validate::request(descriptor, &mut self.request)?;
         self.interrupt = wants_interrupt(descriptor);
         self.block = validate::blocks(descriptor);
         Ok(())

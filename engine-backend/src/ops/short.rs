@@ -11,17 +11,126 @@ use byway_protocols::{Completion, Descriptor, Opcode, PAGE_SIZE, Rights, Status}
 use super::budget::OPERATION_COST;
 use super::chunk::{Chunk, Failure, Operand, seen_as};
 use super::memmove::{Memmove, apart, decide, decide_in_one};
-use super::window::Windows;
+use super::window::{Both, Places, Windows};
 use super::{Outcome, success, validate};
 use crate::backend::{Backend, Hint, IMMEDIATE_BYTES, Order};
-use crate::memory::{HostAddr, sigbus};
+use crate::memory::HostAddr;
 use crate::stage2::Access;
 
 /// Longest transfer that is tried, in bytes: one that no backend puts off.
 const SIZE_MAX: u32 = IMMEDIATE_BYTES as u32;
 
-/// Both operands on the host, and the direction of the copy.
-type Places = (HostAddr, HostAddr, Order);
+/// A short copy that was found to be in order: where its operands are on the host, and how it is to be done.
+#[derive(Clone, Copy)]
+pub(super) struct Short {
+    from: HostAddr,
+    to: HostAddr,
+    order: Order,
+    size: u32,
+    cached: bool,
+}
+
+impl Short {
+    /// The copy that a descriptor asks for, if that is what it asks for and both operands lie in windows. Its bytes are
+    /// to be counted ([`Windows::moved`]).
+    #[inline(always)]
+    pub(super) fn through(d: &Descriptor, windows: &Places) -> Option<Self> {
+        let memmove = wanted(d)?;
+        Self::of(&memmove, windows)
+    }
+
+    #[inline(always)]
+    fn of(memmove: &Memmove, windows: &Places) -> Option<Self> {
+        let &Memmove {
+            src,
+            dst,
+            size,
+            cached,
+            strict,
+            ..
+        } = memmove;
+        let Both {
+            src: from, dst: to, ..
+        } = windows.both(src, dst, size.into())?;
+        let order = if windows.are_apart {
+            apart(strict)
+        } else {
+            // In one address space, in which the windows know where they are.
+            let src = windows.src.address(src);
+            let dst = windows.dst.address(dst);
+            decide_in_one(src, dst, size.into(), strict).ok()?
+        };
+        Some(Self {
+            from,
+            to,
+            order,
+            size,
+            cached,
+        })
+    }
+
+    /// Bytes.
+    #[inline(always)]
+    pub(super) fn size(self) -> u32 {
+        self.size
+    }
+
+    /// The `result` of its completion.
+    #[inline(always)]
+    fn result(self) -> u8 {
+        u8::from(self.order == Order::Descending)
+    }
+
+    /// Its completion when nothing was lost.
+    #[inline(always)]
+    pub(super) fn completion(self) -> Completion {
+        Completion {
+            result: self.result(),
+            ..success(self.size)
+        }
+    }
+
+    /// Does it, and charges the budget for it.
+    #[inline(always)]
+    pub(super) fn carry_out<B: Backend>(self, chunk: &mut Chunk<'_, B>) {
+        let hint = Hint {
+            order: self.order,
+            total: self.size.into(),
+            cached: self.cached,
+        };
+        // SAFETY: both pages were translated in this chunk, one for reading and one for
+        // writing, and hold `size` bytes; guest memory has no references.
+        unsafe {
+            (chunk.backend).copy(self.to, self.from, self.size as usize, hint);
+        }
+        chunk.budget.spend(OPERATION_COST + u64::from(self.size));
+    }
+
+    /// How it ended, once it is done.
+    #[inline(always)]
+    pub(super) fn outcome<B: Backend>(self, chunk: &Chunk<'_, B>, d: &Descriptor) -> Outcome {
+        let (src, dst) = (validate::src_operand(d), validate::dst_operand(d));
+        Outcome {
+            completion: match check_regions(chunk, src, dst) {
+                Ok(()) => self.completion(),
+                Err(failure) => failure.completion(self.result(), self.size),
+            },
+            bytes: self.size.into(),
+        }
+    }
+}
+
+/// What a descriptor asks for, if that is a MEMMOVE of no more than is tried, and in order.
+#[inline(always)]
+fn wanted(d: &Descriptor) -> Option<Memmove> {
+    let code = d.code();
+    if code != Opcode::Memmove as u8 && code != Opcode::InterDomainMemmove as u8
+        || d.size > SIZE_MAX
+    {
+        return None;
+    }
+    validate::memmove(d).ok()
+}
 
 /// Carries the descriptor out if it is simple, and charges the budget for it; otherwise nothing
 /// has happened, but that pages may have been marked accessed or dirty by walks that succeeded.
@@ -32,76 +141,19 @@ pub fn try_short<'a, B: Backend>(
     chunk: &mut Chunk<'a, B>,
     windows: &mut Windows<'a>,
 ) -> Option<Outcome> {
-    let code = d.code();
-    if code != Opcode::Memmove as u8 && code != Opcode::InterDomainMemmove as u8
-        || d.size > SIZE_MAX
-    {
-        return None;
-    }
-    let Memmove {
-        src,
-        dst,
-        size,
-        cached,
-        strict,
-        ..
-    } = validate::memmove(d).ok()?;
-    let size = u64::from(size);
-    let (from, to, order) = match through(windows, src, dst, size, strict) {
-        Some(places) => places,
-        None => look(chunk, windows, src, dst, size, strict)?,
+    let memmove = wanted(d)?;
+    let short = match Short::of(&memmove, windows.places()) {
+        Some(short) => {
+            windows.moved(short.size.into());
+            short
+        }
+        None => look(chunk, windows, &memmove)?,
     };
-    let hint = Hint {
-        order,
-        total: size,
-        cached,
-    };
-    // SAFETY: both pages were translated in this chunk, one for reading and one for
-    // writing, and hold `size` bytes; guest memory has no references.
-    unsafe {
-        chunk.backend.copy(to, from, size as usize, hint);
-    }
-    chunk.budget.spend(OPERATION_COST + size);
-    let result = u8::from(order == Order::Descending);
+    short.carry_out(chunk);
     if chunk.iotlb.has_writes() {
         chunk.log_writes();
     }
-    let mut completion = Completion {
-        result,
-        ..success(d.size)
-    };
-    if sigbus::generation() != chunk.regions_lost
-        && let Some(failure) = lost(chunk, src, dst)
-    {
-        completion = failure.completion(result, d.size);
-    }
-    Some(Outcome {
-        completion,
-        bytes: size,
-    })
-}
-
-/// Where the operands are, if both lie in their windows; their bytes are counted.
-#[inline(always)]
-fn through(
-    windows: &mut Windows<'_>,
-    src: Operand,
-    dst: Operand,
-    size: u64,
-    strict: bool,
-) -> Option<Places> {
-    let from = windows.src.find(src, size)?;
-    let to = windows.dst.find(dst, size)?;
-    let order = if windows.are_apart {
-        apart(strict)
-    } else {
-        // In one address space, in which the windows know where they are.
-        let src = windows.src.address(src);
-        let dst = windows.dst.address(dst);
-        decide_in_one(src, dst, size, strict).ok()?
-    };
-    windows.moved(size);
-    Some((from, to, order))
+    Some(short.outcome(chunk, d))
 }
 
 /// Finds out where the operands are; their bytes are counted, and there are windows for them
@@ -110,14 +162,12 @@ fn through(
 fn look<'a, B: Backend>(
     chunk: &mut Chunk<'a, B>,
     windows: &mut Windows<'a>,
-    src_operand: Operand,
-    dst_operand: Operand,
-    size: u64,
-    strict: bool,
-) -> Option<Places> {
-    let src = chunk.resolve(src_operand, size, Rights::READ).ok()?;
-    let dst = chunk.resolve(dst_operand, size, Rights::WRITE).ok()?;
-    let order = decide(&src, &dst, size, strict).ok()?;
+    memmove: &Memmove,
+) -> Option<Short> {
+    let size = u64::from(memmove.size);
+    let src = chunk.resolve(memmove.src, size, Rights::READ).ok()?;
+    let dst = chunk.resolve(memmove.dst, size, Rights::WRITE).ok()?;
+    let order = decide(&src, &dst, size, memmove.strict).ok()?;
     // Its end comes first: the beginning's page must not be marked dirty if the end's is missing.
     if order == Order::Descending && dst.addr % PAGE_SIZE + size > PAGE_SIZE {
         return None;
@@ -130,23 +180,46 @@ fn look<'a, B: Backend>(
     if to.len < size {
         return None;
     }
-    windows.open(chunk, (src_operand, &src), (dst_operand, &dst), size);
-    Some((from.host, to.host, order))
+    windows.open(chunk, (memmove.src, &src), (memmove.dst, &dst), size);
+    Some(Short {
+        from: from.host,
+        to: to.host,
+        order,
+        size: memmove.size,
+        cached: memmove.cached,
+    })
 }
 
-/// Why what was moved may be gone: a region lost its backing meanwhile.
+/// What became of what was moved between two operands in windows.
+///
+/// # Errors
+/// As [`Chunk::settle`].
+#[inline(always)]
+pub(super) fn check_regions<B: Backend>(
+    chunk: &Chunk<'_, B>,
+    src: Operand,
+    dst: Operand,
+) -> Result<(), Failure> {
+    if !chunk.has_lost_regions() {
+        return Ok(());
+    }
+    lost(chunk, src, dst)
+}
+
+/// Whether what was moved may be gone.
 #[cold]
-fn lost<B: Backend>(chunk: &Chunk<'_, B>, src: Operand, dst: Operand) -> Option<Failure> {
+fn lost<B: Backend>(chunk: &Chunk<'_, B>, src: Operand, dst: Operand) -> Result<(), Failure> {
     let operands = [(src, Rights::READ, false), (dst, Rights::WRITE, true)];
-    operands.into_iter().find_map(|(operand, need, write)| {
-        match chunk.resolve(operand, 0, need) {
-            Ok(target) => target.space.memory().is_dead().then(|| Failure {
+    for (operand, need, write) in operands {
+        // An error: taken back in the same moment.
+        let target = chunk.resolve(operand, 0, need)?;
+        if target.space.memory().is_dead() {
+            return Err(Failure {
                 status: seen_as(&target, Status::RegionGone),
                 write,
                 addr: operand.addr,
-            }),
-            // Taken back in the same moment.
-            Err(failure) => Some(failure),
+            });
         }
-    })
+    }
+    Ok(())
 }

@@ -21,7 +21,6 @@ use super::chunk::Operand;
 use super::compare::{Compare, Other};
 use super::fill::Fill;
 use super::memmove::Memmove;
-use super::rare::Rare;
 use super::transform::{Action, Crypt, Transform, Wanted};
 use crate::codec::{Direction, StreamKind};
 
@@ -108,20 +107,20 @@ pub fn blocks(descriptor: &Descriptor) -> bool {
     descriptor.flags().contains(Flags::BLOCK_ON_FAULT)
 }
 
-/// Checks a private copy of a descriptor, and has `put` take what it asks for.
+/// Checks a private copy of a descriptor, and puts what it asks for into a place with [`Operation::Nothing`].
 ///
 /// Like [`operation`], not by its result: an operation that is made in one place and moved to another
-/// waits for its parts to leave the store buffer first, as long as a line takes to be copied.
+/// waits for its parts to leave the store buffer first, behind all that was copied before it.
 ///
 /// # Errors
 /// 10-14, 18, 19, 1C; nothing is put then.
 #[inline(always)]
-pub fn request(d: &Descriptor, put: impl FnOnce(Request)) -> Result<(), Status> {
-    if d.code() == Opcode::Batch as u8 {
-        put(batch(d)?);
-        return Ok(());
+pub fn request(d: &Descriptor, into: &mut Request) -> Result<(), Status> {
+    match into {
+        _ if d.code() == Opcode::Batch as u8 => batch(d, into),
+        Request::Operation(operation) => checked(d, true, operation),
+        Request::Batch(_) => Err(Status::BadOpcode),
     }
-    checked(d, true, |operation| put(Request::Operation(operation)))
 }
 
 /// Checks a private copy of a batch's element likewise; one that is a batch is refused.
@@ -129,18 +128,26 @@ pub fn request(d: &Descriptor, put: impl FnOnce(Request)) -> Result<(), Status> 
 /// # Errors
 /// 10-13, 19.
 #[inline(always)]
-pub fn operation(d: &Descriptor, put: impl FnOnce(Operation)) -> Result<(), Status> {
-    checked(d, false, put)
+pub fn operation(d: &Descriptor, into: &mut Operation) -> Result<(), Status> {
+    checked(d, false, into)
+}
+
+/// Puts a value where nothing is that would have to be dropped. The compiler does not know that, and would make the value
+/// elsewhere until it had dropped what was there.
+#[inline(always)]
+fn put<T>(into: &mut T, value: T) {
+    std::mem::forget(std::mem::replace(into, value));
 }
 
 #[inline(always)]
-fn checked(d: &Descriptor, is_alone: bool, put: impl FnOnce(Operation)) -> Result<(), Status> {
+fn checked(d: &Descriptor, is_alone: bool, into: &mut Operation) -> Result<(), Status> {
+    debug_assert!(matches!(into, Operation::Nothing));
     match Opcode::from_code(d.code()).map(Opcode::canonical) {
-        Some(Opcode::Memmove) => put(Operation::Memmove(memmove(d)?)),
-        Some(Opcode::Fill) => put(Operation::Fill(fill(d)?)),
-        Some(Opcode::Compare) => put(Operation::Compare(compare(d)?)),
-        Some(Opcode::CompareValue) => put(Operation::Compare(compare_value(d)?)),
-        Some(opcode) => return other(d, opcode, is_alone, put),
+        Some(Opcode::Memmove) => put(into, Operation::Memmove(memmove(d)?)),
+        Some(Opcode::Fill) => put(into, Operation::Fill(fill(d)?)),
+        Some(Opcode::Compare) => put(into, Operation::Compare(compare(d)?)),
+        Some(Opcode::CompareValue) => put(into, Operation::Compare(compare_value(d)?)),
+        Some(opcode) => return other(d, opcode, is_alone, into),
         None => return Err(Status::BadOpcode),
     }
     Ok(())
@@ -152,21 +159,20 @@ fn other(
     d: &Descriptor,
     opcode: Opcode,
     is_alone: bool,
-    put: impl FnOnce(Operation),
+    into: &mut Operation,
 ) -> Result<(), Status> {
     match opcode {
-        Opcode::Nop | Opcode::Drain => put(nothing(d)?),
-        Opcode::Compress => put(stream(d, StreamKind::Compress)?),
-        Opcode::Decompress => put(stream(d, StreamKind::Decompress)?),
-        Opcode::Encrypt => put(crypt(d, Direction::Encrypt)?),
-        Opcode::Decrypt => put(crypt(d, Direction::Decrypt)?),
-        Opcode::SealCopy => put(channel(d, Direction::Encrypt)?),
-        Opcode::OpenCopy => put(channel(d, Direction::Decrypt)?),
-        Opcode::DeviceTransfer => put(device::transfer(d)?),
-        Opcode::Cancel => put(cancel::cancel(d)?),
-        _ => return rare(d, opcode, is_alone, |rare| put(Operation::Rare(rare))),
+        Opcode::Nop | Opcode::Drain => nothing(d),
+        Opcode::Compress => stream(d, StreamKind::Compress, into),
+        Opcode::Decompress => stream(d, StreamKind::Decompress, into),
+        Opcode::Encrypt => crypt(d, Direction::Encrypt, into),
+        Opcode::Decrypt => crypt(d, Direction::Decrypt, into),
+        Opcode::SealCopy => channel(d, Direction::Encrypt, into),
+        Opcode::OpenCopy => channel(d, Direction::Decrypt, into),
+        Opcode::DeviceTransfer => device::transfer(d, into),
+        Opcode::Cancel => cancel::cancel(d, into),
+        _ => rare(d, opcode, is_alone, into),
     }
-    Ok(())
 }
 
 /// The operations that nobody does for a few bytes.
@@ -175,33 +181,32 @@ fn rare(
     d: &Descriptor,
     opcode: Opcode,
     is_alone: bool,
-    put: impl FnOnce(Rare),
+    into: &mut Operation,
 ) -> Result<(), Status> {
     match opcode {
-        Opcode::CreateDelta => put(delta::create(d)?),
-        Opcode::ApplyDelta => put(delta::apply(d)?),
-        Opcode::Dualcast => put(gather::dualcast(d)?),
-        Opcode::TranslationFetch => put(places::fetch(d)?),
-        Opcode::CrcGen => put(checksum::crc(d)?),
-        Opcode::CopyCrc => put(checksum::copy_crc(d)?),
-        Opcode::Crc64 => put(checksum::crc64(d)?),
-        Opcode::DifCheck => put(dif::check(d)?),
-        Opcode::DifInsert => put(dif::insert(d)?),
-        Opcode::DifStrip => put(dif::strip(d)?),
-        Opcode::DifUpdate => put(dif::update(d)?),
-        Opcode::DifGen => put(dif::generate(d)?),
-        Opcode::DixGen => put(dif::generate_apart(d)?),
-        Opcode::DixVerify => put(dif::verify_apart(d)?),
-        Opcode::CacheFlush => put(places::flush(d)?),
-        Opcode::Xor => put(gather::xor(d)?),
-        Opcode::CopySg => put(gather::copy_sg(d)?),
-        Opcode::Atomic64 => put(places::atomic(d)?),
-        Opcode::Signal => put(places::signal(d)?),
+        Opcode::CreateDelta => delta::create(d, into),
+        Opcode::ApplyDelta => delta::apply(d, into),
+        Opcode::Dualcast => gather::dualcast(d, into),
+        Opcode::TranslationFetch => places::fetch(d, into),
+        Opcode::CrcGen => checksum::crc(d, into),
+        Opcode::CopyCrc => checksum::copy_crc(d, into),
+        Opcode::Crc64 => checksum::crc64(d, into),
+        Opcode::DifCheck => dif::check(d, into),
+        Opcode::DifInsert => dif::insert(d, into),
+        Opcode::DifStrip => dif::strip(d, into),
+        Opcode::DifUpdate => dif::update(d, into),
+        Opcode::DifGen => dif::generate(d, into),
+        Opcode::DixGen => dif::generate_apart(d, into),
+        Opcode::DixVerify => dif::verify_apart(d, into),
+        Opcode::CacheFlush => places::flush(d, into),
+        Opcode::Xor => gather::xor(d, into),
+        Opcode::CopySg => gather::copy_sg(d, into),
+        Opcode::Atomic64 => places::atomic(d, into),
+        Opcode::Signal => places::signal(d, into),
         // Not for batches: one that waits would hold up elements that may come before it.
-        _ if is_alone => put(messages::transit(d)?),
-        _ => return Err(Status::BadOpcode),
+        _ if is_alone => messages::transit(d, into),
+        _ => Err(Status::BadOpcode),
     }
-    Ok(())
 }
 
 /// What all operations have in common; `unused` is 0 when every field and slot that the
@@ -228,16 +233,18 @@ fn transfer_size(d: &Descriptor) -> Result<u32, Status> {
     Ok(d.size)
 }
 
+/// The source that a descriptor names.
 #[inline(always)]
-fn src_operand(d: &Descriptor) -> Operand {
+pub(super) fn src_operand(d: &Descriptor) -> Operand {
     Operand {
         slot: d.slots().src_slot(),
         addr: d.src,
     }
 }
 
+/// The destination that a descriptor names.
 #[inline(always)]
-fn dst_operand(d: &Descriptor) -> Operand {
+pub(super) fn dst_operand(d: &Descriptor) -> Operand {
     Operand {
         slot: d.slots().dst_slot(),
         addr: d.dst,
@@ -273,10 +280,9 @@ fn beyond_slot(slot: u16) -> u64 {
 }
 
 #[inline(always)]
-fn nothing(d: &Descriptor) -> Result<Operation, Status> {
+fn nothing(d: &Descriptor) -> Result<(), Status> {
     let fields = d.status_array | d.src | d.dst | u64::from(d.size) | d.op0 | d.op1 | d.op2;
-    common(d, COMMON, fields | src_slot(d) | dst_slot(d))?;
-    Ok(Operation::Nothing)
+    common(d, COMMON, fields | src_slot(d) | dst_slot(d))
 }
 
 /// MEMMOVE.
@@ -359,7 +365,11 @@ fn compare_value(d: &Descriptor) -> Result<Compare, Status> {
 /// COMPRESS and DECOMPRESS.
 #[cold]
 #[inline(always)]
-fn stream(d: &Descriptor, kind: fn(Compression) -> StreamKind) -> Result<Operation, Status> {
+fn stream(
+    d: &Descriptor,
+    kind: fn(Compression) -> StreamKind,
+    into: &mut Operation,
+) -> Result<(), Status> {
     let word = CodecWord(d.op0);
     let compression = Compression::from_code(word.compression_code());
     let known = compression.map_or(0, |c| CodecWord::compression(c, word.capacity()).0);
@@ -370,13 +380,13 @@ fn stream(d: &Descriptor, kind: fn(Compression) -> StreamKind) -> Result<Operati
         d.status_array | (word.0 ^ known) & u64::from(u32::MAX) | d.op1 | d.op2,
     )?;
     let compression = compression.ok_or(Status::ReservedNotZero)?;
-    transform(d, word, Action::Stream(kind(compression)))
+    transform(d, word, Action::Stream(kind(compression)), into)
 }
 
 /// ENCRYPT and DECRYPT. What depends on the key's algorithm is checked with the key.
 #[cold]
 #[inline(always)]
-fn crypt(d: &Descriptor, direction: Direction) -> Result<Operation, Status> {
+fn crypt(d: &Descriptor, direction: Direction, into: &mut Operation) -> Result<(), Status> {
     let word = CodecWord(d.op0);
     let code = word.compression_code();
     let fused = Compression::from_code(code);
@@ -397,13 +407,13 @@ fn crypt(d: &Descriptor, direction: Direction) -> Result<Operation, Status> {
         iv,
         channel: false,
     });
-    transform(d, word, action)
+    transform(d, word, action, into)
 }
 
 /// SEAL_COPY and OPEN_COPY.
 #[cold]
 #[inline(always)]
-fn channel(d: &Descriptor, direction: Direction) -> Result<Operation, Status> {
+fn channel(d: &Descriptor, direction: Direction, into: &mut Operation) -> Result<(), Status> {
     let word = CodecWord(d.op0);
     let known = CodecWord::key(word.key_slot(), word.capacity());
     let (lowest, around) = match direction {
@@ -425,25 +435,33 @@ fn channel(d: &Descriptor, direction: Direction) -> Result<Operation, Status> {
         iv,
         channel: true,
     });
-    transform(d, word, action)
+    transform(d, word, action, into)
 }
 
-fn transform(d: &Descriptor, word: CodecWord, action: Action) -> Result<Operation, Status> {
+#[inline(always)]
+fn transform(
+    d: &Descriptor,
+    word: CodecWord,
+    action: Action,
+    into: &mut Operation,
+) -> Result<(), Status> {
     let size = transfer_size(d)?;
     if word.capacity() == 0 || word.capacity() > TRANSFER_BYTES_MAX {
         return Err(Status::BadSize);
     }
-    Ok(Operation::Transform(Transform::new(Wanted {
+    let wanted = Wanted {
         src: src_operand(d),
         dst: dst_operand(d),
         size,
         capacity: word.capacity(),
         action,
         cached: d.flags().contains(Flags::CACHE_CONTROL),
-    })))
+    };
+    put(into, Operation::Transform(Transform::new(wanted)));
+    Ok(())
 }
 
-fn batch(d: &Descriptor) -> Result<Request, Status> {
+fn batch(d: &Descriptor, into: &mut Request) -> Result<(), Status> {
     common(d, FAULTS, d.dst | d.op0 | d.op1 | d.op2)?;
     if d.size == 0 || d.size > BATCH_COUNT_MAX {
         return Err(Status::BadCount);
@@ -458,7 +476,7 @@ fn batch(d: &Descriptor) -> Result<Request, Status> {
     if misaligned || (slot == 0 && d.status_array == 0) {
         return Err(Status::AddressAlignment);
     }
-    Ok(Request::Batch(Batch {
+    let batch = Batch {
         list: src_operand(d),
         records: Operand {
             slot,
@@ -471,5 +489,7 @@ fn batch(d: &Descriptor) -> Result<Request, Status> {
         succeeded: 0,
         cut: false,
         bytes: 0,
-    }))
+    };
+    put(into, Request::Batch(batch));
+    Ok(())
 }

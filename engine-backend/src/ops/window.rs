@@ -130,13 +130,42 @@ impl<'a> Tally<'a> {
     }
 }
 
-/// The windows of one chunk, and what went through them.
-#[derive(Debug)]
-pub struct Windows<'a> {
+/// Where the windows are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Places {
     pub(super) src: Window,
     pub(super) dst: Window,
     /// Source and destination are in two address spaces.
     pub(super) are_apart: bool,
+}
+
+/// Where two operands are that lie in windows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Both {
+    pub(super) src: HostAddr,
+    pub(super) dst: HostAddr,
+    /// How far they are apart, in one address space.
+    pub(super) distance: Option<u64>,
+}
+
+impl Places {
+    /// Where `size` bytes of both operands are, if they lie in the windows.
+    #[inline(always)]
+    pub(super) fn both(&self, src: Operand, dst: Operand, size: u64) -> Option<Both> {
+        let found = Both {
+            src: self.src.find(src, size)?,
+            dst: self.dst.find(dst, size)?,
+            distance: (!self.are_apart)
+                .then(|| self.src.address(src).abs_diff(self.dst.address(dst))),
+        };
+        Some(found)
+    }
+}
+
+/// The windows of one chunk, and what went through them.
+#[derive(Debug)]
+pub struct Windows<'a> {
+    places: Places,
     /// A single descriptor has no use for windows.
     is_burst: bool,
     read: Tally<'a>,
@@ -155,9 +184,11 @@ impl<'a> Windows<'a> {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            src: Window::NONE,
-            dst: Window::NONE,
-            are_apart: false,
+            places: Places {
+                src: Window::NONE,
+                dst: Window::NONE,
+                are_apart: false,
+            },
             is_burst: false,
             read: Tally::EMPTY,
             written: Tally::EMPTY,
@@ -182,6 +213,12 @@ impl<'a> Windows<'a> {
         self.written.count_up(Access::Write);
     }
 
+    /// Where they are, for as long as none is opened.
+    #[inline(always)]
+    pub(super) fn places(&self) -> &Places {
+        &self.places
+    }
+
     /// Counts `bytes` bytes that went through both windows.
     #[inline(always)]
     pub(super) fn moved(&mut self, bytes: u64) {
@@ -202,9 +239,11 @@ impl<'a> Windows<'a> {
         self.read.add(src.1, Access::Read, bytes);
         self.written.add(dst.1, Access::Write, bytes);
         if self.is_burst {
-            self.src = Window::around(chunk, src.0, src.1, Access::Read);
-            self.dst = Window::around(chunk, dst.0, dst.1, Access::Write);
-            self.are_apart = src.1.space.id() != dst.1.space.id();
+            self.places = Places {
+                src: Window::around(chunk, src.0, src.1, Access::Read),
+                dst: Window::around(chunk, dst.0, dst.1, Access::Write),
+                are_apart: src.1.space.id() != dst.1.space.id(),
+            };
         }
         self.is_burst = true;
     }

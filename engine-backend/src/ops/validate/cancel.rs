@@ -4,14 +4,14 @@ use byway_protocols::operands::{CancelFields, cancel_flags};
 use byway_protocols::ring::ENTRIES_MAX;
 use byway_protocols::{Descriptor, Status};
 
-use super::{COMMON, any, common, no_dst, no_src};
+use super::{COMMON, any, common, no_dst, no_src, put};
 use crate::ops::Operation;
 use crate::ops::cancel::Cancel;
 use crate::queue::Wanted;
 
 #[cold]
 #[inline(always)]
-pub(super) fn cancel(d: &Descriptor) -> Result<Operation, Status> {
+pub(super) fn cancel(d: &Descriptor, into: &mut Operation) -> Result<(), Status> {
     let fields = CancelFields::from_bytes(&d.operands());
     let is_all = fields.flags & cancel_flags::EVERYTHING != 0;
     let unused = u64::from(fields.flags & !cancel_flags::ALL)
@@ -23,5 +23,6 @@ pub(super) fn cancel(d: &Descriptor) -> Result<Operation, Status> {
         (false, 1..=ENTRIES_MAX) => Wanted::range(fields.first, d.size),
         _ => return Err(Status::BadCount),
     };
-    Ok(Operation::Cancel(Cancel::new(fields.queue, wanted)))
+    put(into, Operation::Cancel(Cancel::new(fields.queue, wanted)));
+    Ok(())
 }

@@ -3,7 +3,8 @@
 use byway_protocols::operands::{ApplyDeltaFields, CreateDeltaFields, DELTA_BYTES_MAX, DeltaEntry};
 use byway_protocols::{Descriptor, Status};
 
-use super::{FAULTS, any, beyond_slot, common, dst_operand, src_operand};
+use super::{FAULTS, any, beyond_slot, common, dst_operand, put, src_operand};
+use crate::ops::Operation;
 use crate::ops::apply_delta::ApplyDelta;
 use crate::ops::chunk::Operand;
 use crate::ops::create_delta::CreateDelta;
@@ -40,7 +41,7 @@ fn entries(bytes: u32) -> Result<u32, Status> {
 
 /// CREATE_DELTA.
 #[inline(always)]
-pub(super) fn create(d: &Descriptor) -> Result<Rare, Status> {
+pub(super) fn create(d: &Descriptor, into: &mut Operation) -> Result<(), Status> {
     let fields = CreateDeltaFields::from_bytes(&d.operands());
     let unused = any(&fields.reserved12)
         | beyond_slot(fields.delta_slot)
@@ -50,34 +51,42 @@ pub(super) fn create(d: &Descriptor) -> Result<Rare, Status> {
     let size = words(d)?;
     let room = entries(fields.delta_bytes_max)?;
     aligned(d.src | d.dst | fields.delta)?;
-    Ok(Rare::CreateDelta(CreateDelta {
-        src: [src_operand(d), dst_operand(d)],
-        delta: Operand {
-            slot: fields.delta_slot,
-            addr: fields.delta,
-        },
-        size,
-        room,
-        done: 0,
-        written: 0,
-    }))
+    put(
+        into,
+        Operation::Rare(Rare::CreateDelta(CreateDelta {
+            src: [src_operand(d), dst_operand(d)],
+            delta: Operand {
+                slot: fields.delta_slot,
+                addr: fields.delta,
+            },
+            size,
+            room,
+            done: 0,
+            written: 0,
+        })),
+    );
+    Ok(())
 }
 
 /// APPLY_DELTA.
 #[inline(always)]
-pub(super) fn apply(d: &Descriptor) -> Result<Rare, Status> {
+pub(super) fn apply(d: &Descriptor, into: &mut Operation) -> Result<(), Status> {
     let fields = ApplyDeltaFields::from_bytes(&d.operands());
     common(d, FAULTS, d.status_array | any(&fields.reserved4))?;
     let size = words(d)?;
     let delta_bytes = entries(fields.delta_bytes)?;
     // Not the record: its rest after a fault may start at any entry.
     aligned(d.dst)?;
-    Ok(Rare::ApplyDelta(ApplyDelta {
-        delta: src_operand(d),
-        dst: dst_operand(d),
-        size,
-        delta_bytes,
-        done: 0,
-        lowest: 0,
-    }))
+    put(
+        into,
+        Operation::Rare(Rare::ApplyDelta(ApplyDelta {
+            delta: src_operand(d),
+            dst: dst_operand(d),
+            size,
+            delta_bytes,
+            done: 0,
+            lowest: 0,
+        })),
+    );
+    Ok(())
 }

@@ -4,7 +4,7 @@ use byway_protocols::operands::{DeviceFields, device_flags, device_operation};
 use byway_protocols::{Descriptor, Opcode, Status};
 
 use super::{
-    TRANSFORMS, any, common, dst_operand, dst_slot, no_dst, no_src, operation, src_operand,
+    TRANSFORMS, any, common, dst_operand, dst_slot, no_dst, no_src, operation, put, src_operand,
     transfer_size,
 };
 use crate::ops::Operation;
@@ -14,7 +14,7 @@ use crate::ops::transform::Transform;
 
 #[cold]
 #[inline(always)]
-pub(super) fn transfer(d: &Descriptor) -> Result<Operation, Status> {
+pub(super) fn transfer(d: &Descriptor, into: &mut Operation) -> Result<(), Status> {
     let fields = DeviceFields::from_bytes(&d.operands());
     let kind = match fields.operation {
         device_operation::READ => Some(Kind::Read),
@@ -58,7 +58,7 @@ pub(super) fn transfer(d: &Descriptor) -> Result<Operation, Status> {
         return Err(Status::ListAlignment);
     }
     debug_assert!(fields.chain == 0 || is_write || dst_slot(d) == 0);
-    Ok(Operation::Device(Device::new(Wanted {
+    let device = Device::new(Wanted {
         kind,
         src: src_operand(d),
         dst: dst_operand(d),
@@ -67,7 +67,9 @@ pub(super) fn transfer(d: &Descriptor) -> Result<Operation, Status> {
         sum: fields.flags & device_flags::GIVE_CRC != 0,
         chain: fields.chain,
         cached: d.flags().contains(byway_protocols::Flags::CACHE_CONTROL),
-    })))
+    });
+    put(into, Operation::Device(device));
+    Ok(())
 }
 
 /// Checks a private copy of a chained descriptor, whose source is `src`.
@@ -99,7 +101,7 @@ fn transform(d: &Descriptor, can_be: [Opcode; 3], not_its_own: u64) -> Result<Tr
         return Err(Status::ReservedNotZero);
     }
     let mut stage = Operation::Nothing;
-    operation(d, |operation| stage = operation)?;
+    operation(d, &mut stage)?;
     match stage {
         Operation::Transform(transform) => Ok(transform),
         _ => Err(Status::BadOpcode),

@@ -4,7 +4,8 @@
 use byway_protocols::operands::{DifFields, dif_destination_flags, dif_flags};
 use byway_protocols::{Descriptor, Status};
 
-use super::{FAULTS, any, common, dst_operand, no_dst, no_src, src_operand, transfer_size};
+use super::{FAULTS, any, common, dst_operand, no_dst, no_src, put, src_operand, transfer_size};
+use crate::ops::Operation;
 use crate::ops::chunk::Operand;
 use crate::ops::dif::{Dif, Kind, Tags, block_bytes};
 use crate::ops::rare::Rare;
@@ -33,7 +34,7 @@ struct Uses {
     first: Operand,
 }
 
-fn dif(d: &Descriptor, uses: Uses) -> Result<Rare, Status> {
+fn dif(d: &Descriptor, uses: Uses, into: &mut Operation) -> Result<(), Status> {
     let fields = DifFields::from_bytes(&d.operands());
     let check = Tags {
         flags: fields.source_flags,
@@ -66,21 +67,25 @@ fn dif(d: &Descriptor, uses: Uses) -> Result<Rare, Status> {
     if !size.is_multiple_of(block_bytes(fields.flags) + behind) {
         return Err(Status::BadSize);
     }
-    Ok(Rare::Dif(Dif {
-        kind: uses.kind,
-        flags: fields.flags,
-        first: uses.first,
-        second: dst_operand(d),
-        size,
-        done: 0,
-        check,
-        make,
-    }))
+    put(
+        into,
+        Operation::Rare(Rare::Dif(Dif {
+            kind: uses.kind,
+            flags: fields.flags,
+            first: uses.first,
+            second: dst_operand(d),
+            size,
+            done: 0,
+            check,
+            make,
+        })),
+    );
+    Ok(())
 }
 
 /// DIF_CHECK.
 #[inline(always)]
-pub(super) fn check(d: &Descriptor) -> Result<Rare, Status> {
+pub(super) fn check(d: &Descriptor, into: &mut Operation) -> Result<(), Status> {
     let uses = Uses {
         kind: Kind::Check,
         checks: true,
@@ -88,12 +93,12 @@ pub(super) fn check(d: &Descriptor) -> Result<Rare, Status> {
         absent: no_dst(d),
         first: src_operand(d),
     };
-    dif(d, uses)
+    dif(d, uses, into)
 }
 
 /// DIF_INSERT.
 #[inline(always)]
-pub(super) fn insert(d: &Descriptor) -> Result<Rare, Status> {
+pub(super) fn insert(d: &Descriptor, into: &mut Operation) -> Result<(), Status> {
     let uses = Uses {
         kind: Kind::Insert,
         checks: false,
@@ -101,12 +106,12 @@ pub(super) fn insert(d: &Descriptor) -> Result<Rare, Status> {
         absent: 0,
         first: src_operand(d),
     };
-    dif(d, uses)
+    dif(d, uses, into)
 }
 
 /// DIF_STRIP.
 #[inline(always)]
-pub(super) fn strip(d: &Descriptor) -> Result<Rare, Status> {
+pub(super) fn strip(d: &Descriptor, into: &mut Operation) -> Result<(), Status> {
     let uses = Uses {
         kind: Kind::Strip,
         checks: true,
@@ -114,12 +119,12 @@ pub(super) fn strip(d: &Descriptor) -> Result<Rare, Status> {
         absent: 0,
         first: src_operand(d),
     };
-    dif(d, uses)
+    dif(d, uses, into)
 }
 
 /// DIF_UPDATE.
 #[inline(always)]
-pub(super) fn update(d: &Descriptor) -> Result<Rare, Status> {
+pub(super) fn update(d: &Descriptor, into: &mut Operation) -> Result<(), Status> {
     let uses = Uses {
         kind: Kind::Update,
         checks: true,
@@ -127,12 +132,12 @@ pub(super) fn update(d: &Descriptor) -> Result<Rare, Status> {
         absent: 0,
         first: src_operand(d),
     };
-    dif(d, uses)
+    dif(d, uses, into)
 }
 
 /// DIF_GEN: the blocks are the destination, and there is no source.
 #[inline(always)]
-pub(super) fn generate(d: &Descriptor) -> Result<Rare, Status> {
+pub(super) fn generate(d: &Descriptor, into: &mut Operation) -> Result<(), Status> {
     let uses = Uses {
         kind: Kind::Generate,
         checks: false,
@@ -140,12 +145,12 @@ pub(super) fn generate(d: &Descriptor) -> Result<Rare, Status> {
         absent: no_src(d),
         first: dst_operand(d),
     };
-    dif(d, uses)
+    dif(d, uses, into)
 }
 
 /// DIX_GEN.
 #[inline(always)]
-pub(super) fn generate_apart(d: &Descriptor) -> Result<Rare, Status> {
+pub(super) fn generate_apart(d: &Descriptor, into: &mut Operation) -> Result<(), Status> {
     let uses = Uses {
         kind: Kind::GenerateApart,
         checks: false,
@@ -153,12 +158,12 @@ pub(super) fn generate_apart(d: &Descriptor) -> Result<Rare, Status> {
         absent: 0,
         first: src_operand(d),
     };
-    dif(d, uses)
+    dif(d, uses, into)
 }
 
 /// DIX_VERIFY.
 #[inline(always)]
-pub(super) fn verify_apart(d: &Descriptor) -> Result<Rare, Status> {
+pub(super) fn verify_apart(d: &Descriptor, into: &mut Operation) -> Result<(), Status> {
     let uses = Uses {
         kind: Kind::VerifyApart,
         checks: true,
@@ -166,5 +171,5 @@ pub(super) fn verify_apart(d: &Descriptor) -> Result<Rare, Status> {
         absent: 0,
         first: src_operand(d),
     };
-    dif(d, uses)
+    dif(d, uses, into)
 }

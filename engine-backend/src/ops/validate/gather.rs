@@ -6,7 +6,10 @@ use byway_protocols::operands::{
 };
 use byway_protocols::{Descriptor, Flags, Status};
 
-use super::{FAULTS, WRITES, any, beyond_slot, common, dst_operand, src_operand, transfer_size};
+use super::{
+    FAULTS, WRITES, any, beyond_slot, common, dst_operand, put, src_operand, transfer_size,
+};
+use crate::ops::Operation;
 use crate::ops::chunk::Operand;
 use crate::ops::copy_rows::CopyRows;
 use crate::ops::copy_sg::{CopySg, Side};
@@ -19,7 +22,7 @@ const PAGE_OFFSET: u64 = 0xfff;
 
 /// DUALCAST.
 #[inline(always)]
-pub(super) fn dualcast(d: &Descriptor) -> Result<Rare, Status> {
+pub(super) fn dualcast(d: &Descriptor, into: &mut Operation) -> Result<(), Status> {
     let fields = DualcastFields::from_bytes(&d.operands());
     let unused = any(&fields.reserved8)
         | beyond_slot(fields.second_slot)
@@ -34,18 +37,22 @@ pub(super) fn dualcast(d: &Descriptor) -> Result<Rare, Status> {
         slot: fields.second_slot,
         addr: fields.second,
     };
-    Ok(Rare::Dualcast(Dualcast {
-        src: src_operand(d),
-        dst: [dst_operand(d), second],
-        size,
-        cached: d.flags().contains(Flags::CACHE_CONTROL),
-        done: 0,
-    }))
+    put(
+        into,
+        Operation::Rare(Rare::Dualcast(Dualcast {
+            src: src_operand(d),
+            dst: [dst_operand(d), second],
+            size,
+            cached: d.flags().contains(Flags::CACHE_CONTROL),
+            done: 0,
+        })),
+    );
+    Ok(())
 }
 
 /// XOR.
 #[inline(always)]
-pub(super) fn xor(d: &Descriptor) -> Result<Rare, Status> {
+pub(super) fn xor(d: &Descriptor, into: &mut Operation) -> Result<(), Status> {
     let fields = XorFields::from_bytes(&d.operands());
     common(d, FAULTS, d.status_array | any(&fields.reserved2))?;
     let size = transfer_size(d)?;
@@ -53,13 +60,17 @@ pub(super) fn xor(d: &Descriptor) -> Result<Rare, Status> {
         return Err(Status::BadCount);
     }
     list(d.src)?;
-    Ok(Rare::Xor(Xor {
-        list: src_operand(d),
-        count: fields.count,
-        dst: dst_operand(d),
-        size,
-        done: 0,
-    }))
+    put(
+        into,
+        Operation::Rare(Rare::Xor(Xor {
+            list: src_operand(d),
+            count: fields.count,
+            dst: dst_operand(d),
+            size,
+            done: 0,
+        })),
+    );
+    Ok(())
 }
 
 /// Lists are aligned to their elements.
@@ -73,7 +84,7 @@ fn list(addr: u64) -> Result<(), Status> {
 
 /// COPY_SG: of rows when they have a length, else of lists.
 #[inline(always)]
-pub(super) fn copy_sg(d: &Descriptor) -> Result<Rare, Status> {
+pub(super) fn copy_sg(d: &Descriptor, into: &mut Operation) -> Result<(), Status> {
     let fields = CopySgFields::from_bytes(&d.operands());
     let unused = if fields.row_bytes == 0 {
         fields.src_stride | fields.dst_stride
@@ -87,16 +98,20 @@ pub(super) fn copy_sg(d: &Descriptor) -> Result<Rare, Status> {
         if !size.is_multiple_of(fields.row_bytes) {
             return Err(Status::BadSize);
         }
-        return Ok(Rare::CopyRows(CopyRows {
-            src: src_operand(d),
-            dst: dst_operand(d),
-            row: fields.row_bytes,
-            src_stride: fields.src_stride,
-            dst_stride: fields.dst_stride,
-            size,
-            cached,
-            done: 0,
-        }));
+        put(
+            into,
+            Operation::Rare(Rare::CopyRows(CopyRows {
+                src: src_operand(d),
+                dst: dst_operand(d),
+                row: fields.row_bytes,
+                src_stride: fields.src_stride,
+                dst_stride: fields.dst_stride,
+                size,
+                cached,
+                done: 0,
+            })),
+        );
+        return Ok(());
     }
     let counts = [fields.src_count, fields.dst_count];
     if counts == [0, 0] || counts.into_iter().any(|count| count > SEGMENTS_MAX) {
@@ -114,11 +129,15 @@ pub(super) fn copy_sg(d: &Descriptor) -> Result<Rare, Status> {
             left: if count == 0 { size } else { 0 },
         })
     };
-    Ok(Rare::CopySg(CopySg {
-        src: side(src_operand(d), fields.src_count)?,
-        dst: side(dst_operand(d), fields.dst_count)?,
-        size,
-        cached,
-        done: 0,
-    }))
+    put(
+        into,
+        Operation::Rare(Rare::CopySg(CopySg {
+            src: side(src_operand(d), fields.src_count)?,
+            dst: side(dst_operand(d), fields.dst_count)?,
+            size,
+            cached,
+            done: 0,
+        })),
+    );
+    Ok(())
 }

@@ -3,7 +3,8 @@
 use byway_protocols::port::PORT_MESSAGE_MAX;
 use byway_protocols::{Descriptor, Flags, Opcode, Status};
 
-use super::{FAULTS, common, dst_operand, src_operand, transfer_size};
+use super::{FAULTS, common, dst_operand, put, src_operand, transfer_size};
+use crate::ops::Operation;
 use crate::ops::message::Transit;
 use crate::ops::rare::Rare;
 use crate::port::Side;
@@ -11,7 +12,7 @@ use crate::port::Side;
 /// A queue's descriptor with a code that batches do not take.
 #[cold]
 #[inline(always)]
-pub(super) fn transit(d: &Descriptor) -> Result<Rare, Status> {
+pub(super) fn transit(d: &Descriptor, into: &mut Operation) -> Result<(), Status> {
     let (side, port, local, unused) = match Opcode::from_code(d.code()) {
         Some(Opcode::Send) => {
             let port = d.slots().dst_slot();
@@ -29,11 +30,15 @@ pub(super) fn transit(d: &Descriptor) -> Result<Rare, Status> {
     if side == Side::Sender && size > PORT_MESSAGE_MAX {
         return Err(Status::BadSize);
     }
-    Ok(Rare::Transit(Transit {
-        side,
-        port,
-        local,
-        size,
-        no_wait: d.flags().contains(Flags::NO_WAIT),
-    }))
+    put(
+        into,
+        Operation::Rare(Rare::Transit(Transit {
+            side,
+            port,
+            local,
+            size,
+            no_wait: d.flags().contains(Flags::NO_WAIT),
+        })),
+    );
+    Ok(())
 }

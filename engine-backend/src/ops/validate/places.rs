@@ -3,7 +3,10 @@
 use byway_protocols::operands::{AtomicFields, atomic_kind, fetch_intent};
 use byway_protocols::{Descriptor, Flags, Status};
 
-use super::{FAULTS, WRITES, any, common, dst_operand, no_dst, no_src, src_operand, transfer_size};
+use super::{
+    FAULTS, WRITES, any, common, dst_operand, no_dst, no_src, put, src_operand, transfer_size,
+};
+use crate::ops::Operation;
 use crate::ops::atomic::{Atomic, Change};
 use crate::ops::fetch::Fetch;
 use crate::ops::flush::CacheFlush;
@@ -15,29 +18,37 @@ const WORD: u32 = 8;
 
 /// TRANSLATION_FETCH.
 #[inline(always)]
-pub(super) fn fetch(d: &Descriptor) -> Result<Rare, Status> {
+pub(super) fn fetch(d: &Descriptor, into: &mut Operation) -> Result<(), Status> {
     let write = u64::from(fetch_intent::WRITE);
     let unused = d.status_array | no_dst(d) | d.op0 & !write | d.op1 | d.op2;
     common(d, FAULTS, unused)?;
-    Ok(Rare::Fetch(Fetch {
-        src: src_operand(d),
-        size: transfer_size(d)?,
-        write: d.op0 == write,
-        done: 0,
-    }))
+    put(
+        into,
+        Operation::Rare(Rare::Fetch(Fetch {
+            src: src_operand(d),
+            size: transfer_size(d)?,
+            write: d.op0 == write,
+            done: 0,
+        })),
+    );
+    Ok(())
 }
 
 /// CACHE_FLUSH.
 #[inline(always)]
-pub(super) fn flush(d: &Descriptor) -> Result<Rare, Status> {
+pub(super) fn flush(d: &Descriptor, into: &mut Operation) -> Result<(), Status> {
     let unused = d.status_array | no_src(d) | d.op0 | d.op1 | d.op2;
     common(d, WRITES, unused)?;
-    Ok(Rare::CacheFlush(CacheFlush {
-        dst: dst_operand(d),
-        size: transfer_size(d)?,
-        keep: d.flags().contains(Flags::CACHE_CONTROL),
-        done: 0,
-    }))
+    put(
+        into,
+        Operation::Rare(Rare::CacheFlush(CacheFlush {
+            dst: dst_operand(d),
+            size: transfer_size(d)?,
+            keep: d.flags().contains(Flags::CACHE_CONTROL),
+            done: 0,
+        })),
+    );
+    Ok(())
 }
 
 /// 8 bytes, aligned.
@@ -53,7 +64,7 @@ fn word(d: &Descriptor) -> Result<(), Status> {
 
 /// ATOMIC64.
 #[inline(always)]
-pub(super) fn atomic(d: &Descriptor) -> Result<Rare, Status> {
+pub(super) fn atomic(d: &Descriptor, into: &mut Operation) -> Result<(), Status> {
     let fields = AtomicFields::from_bytes(&d.operands());
     let operand = fields.operand;
     let (change, uses_compare) = match fields.kind {
@@ -73,19 +84,27 @@ pub(super) fn atomic(d: &Descriptor) -> Result<Rare, Status> {
     common(d, FAULTS, unused | u64::from(change.is_none()))?;
     word(d)?;
     let change = change.ok_or(Status::ReservedNotZero)?;
-    Ok(Rare::Atomic(Atomic {
-        dst: dst_operand(d),
-        change,
-    }))
+    put(
+        into,
+        Operation::Rare(Rare::Atomic(Atomic {
+            dst: dst_operand(d),
+            change,
+        })),
+    );
+    Ok(())
 }
 
 /// SIGNAL.
 #[inline(always)]
-pub(super) fn signal(d: &Descriptor) -> Result<Rare, Status> {
+pub(super) fn signal(d: &Descriptor, into: &mut Operation) -> Result<(), Status> {
     common(d, FAULTS, d.status_array | no_src(d) | d.op1 | d.op2)?;
     word(d)?;
-    Ok(Rare::Signal(Signal {
-        dst: dst_operand(d),
-        value: d.op0,
-    }))
+    put(
+        into,
+        Operation::Rare(Rare::Signal(Signal {
+            dst: dst_operand(d),
+            value: d.op0,
+        })),
+    );
+    Ok(())
 }
