@@ -99,7 +99,14 @@ pub trait Backend {
     /// See the trait.
     unsafe fn crc32c(&mut self, src: HostAddr, len: usize, crc: u32) -> u32;
 
-    /// The same, and copies the very bytes of which it is the checksum: a source that
+    /// CRC-64/NVME of `len` bytes that follow those of which `crc` is the CRC-64/NVME, likewise: of `123456789` it is
+    /// `ae8b14860a799888`.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn crc64(&mut self, src: HostAddr, len: usize, crc: u64) -> u64;
+
+    /// The same as [`Self::crc32c`], and copies the very bytes of which it is the checksum: a source that
     /// changes meanwhile never makes the two differ. The ranges share no byte.
     ///
     /// # Safety

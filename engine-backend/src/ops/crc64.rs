@@ -1,17 +1,12 @@
-//! CRC64 (SPEC section 4.19): CRC-64/NVME, on private copies.
+//! CRC64 (SPEC section 4.19): CRC-64/NVME.
 
 use byway_protocols::{Completion, Rights};
-use crc_fast::{CrcAlgorithm, Digest};
 
 use super::chunk::{Chunk, Failure, Operand};
-use super::staging::HALF;
+use super::walk::along;
 use super::{Outcome, Step, success};
 use crate::backend::Backend;
 use crate::stage2::Access;
-
-/// Bytes that are taken in at a time: they stay in the first cache until the library has gone over them.
-const PIECE: u64 = 16 << 10;
-const _: () = assert!(PIECE as usize <= HALF);
 
 /// A CRC-64 under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,19 +43,13 @@ impl Crc64 {
         let left = u64::from(self.size) - passed;
         let src = chunk.resolve(self.src.plus(passed), left, Rights::READ)?;
         // The library's state is the register, which is inverted at both ends.
-        let mut sum = Digest::new_with_init_state(CrcAlgorithm::Crc64Nvme, !self.crc);
-        let mut at = 0;
-        let mut result = Ok(());
-        while at < left && result.is_ok() && !(at > 0 && chunk.is_over()) {
-            let len = chunk.room(left - at).min(PIECE);
-            let copied = chunk.copy_in(&src, at, 0..len as usize);
-            sum.update(&chunk.staging.bytes()[..copied.bytes]);
-            at += copied.bytes as u64;
-            chunk.budget.spend(copied.bytes as u64);
-            result = copied.failure.map_or(Ok(()), Err);
-        }
+        let mut crc = self.crc;
+        let (at, result) = along(chunk, &src, left, Access::Read, |backend, from, len| {
+            // SAFETY: translated in this chunk for reading.
+            crc = unsafe { backend.crc64(from, len, crc) };
+        });
         self.done += at as u32;
-        self.crc = sum.finalize();
+        self.crc = crc;
         chunk.settle(&[(&src, Access::Read, at)])?;
         result
     }

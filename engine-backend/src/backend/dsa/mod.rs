@@ -390,6 +390,13 @@ impl<P: Portal> Backend for Dsa<P> {
         unsafe { self.software.crc32c(src, len, crc) }
     }
 
+    unsafe fn crc64(&mut self, src: HostAddr, len: usize, crc: u64) -> u64 {
+        // No device has it.
+        self.make_way(&Piece::reads(src, len));
+        // SAFETY: the caller's guarantee, passed on.
+        unsafe { self.software.crc64(src, len, crc) }
+    }
+
     unsafe fn copy_crc32c(
         &mut self,
         dst: HostAddr,

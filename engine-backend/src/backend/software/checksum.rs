@@ -1,25 +1,53 @@
-//! CRC-32C over private memory: the library, with values as RFC 3720 writes them.
+//! Checksums over memory: the library, and what it need not do over memory of guests.
 
 use crc_fast::{CrcAlgorithm, Digest};
 
-/// A CRC-32C under way. Cheap to make; holds no memory of its own.
-pub(super) struct Crc32c(Digest);
+use super::fold::Powers;
 
-impl Crc32c {
-    /// Goes on after bytes of which `crc` is the checksum; 0 before the first.
-    pub(super) fn after(crc: u32) -> Self {
-        // The library's state is the register, which is inverted at both ends.
-        let state = u64::from(!crc);
-        Self(Digest::new_with_init_state(CrcAlgorithm::Crc32Iscsi, state))
-    }
+/// A checksum that can be taken. Its values are as standards write them, the register inverted at both ends.
+pub(super) trait Checksum {
+    /// The library's name of it.
+    const ALGORITHM: CrcAlgorithm;
+    /// Bits of the register.
+    const BITS: u32;
+    /// The polynomial, without its highest power.
+    const POLYNOMIAL: u64;
+    /// For folding.
+    const POWERS: &'static Powers = &Powers::of(Self::BITS, Self::POLYNOMIAL);
+}
 
-    /// Takes in more bytes.
-    pub(super) fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-    }
+/// CRC-32C (RFC 3720).
+pub(super) struct Crc32c;
 
-    /// The checksum of all so far.
-    pub(super) fn value(&self) -> u32 {
-        self.0.finalize() as u32
-    }
+impl Checksum for Crc32c {
+    const ALGORITHM: CrcAlgorithm = CrcAlgorithm::Crc32Iscsi;
+    const BITS: u32 = 32;
+    const POLYNOMIAL: u64 = 0x1edc_6f41;
+}
+
+/// CRC-64/NVME.
+pub(super) struct Crc64Nvme;
+
+impl Checksum for Crc64Nvme {
+    const ALGORITHM: CrcAlgorithm = CrcAlgorithm::Crc64Nvme;
+    const BITS: u32 = 64;
+    const POLYNOMIAL: u64 = 0xad93_d235_94c9_3659;
+}
+
+/// The register after bytes of which `value` is the checksum; 0 before the first.
+pub(super) fn register<C: Checksum>(value: u64) -> u64 {
+    !value & (u64::MAX >> (64 - C::BITS))
+}
+
+/// A checksum over private memory that goes on from a register. Cheap to make; holds no memory of its own.
+pub(super) fn after<C: Checksum>(register: u64) -> Digest {
+    Digest::new_with_init_state(C::ALGORITHM, register)
+}
+
+/// The checksum of what was folded to these bytes, for more to be added.
+pub(super) fn of_folded<C: Checksum>(rest: &[u8]) -> Digest {
+    // The register that was before is in them.
+    let mut sum = after::<C>(0);
+    sum.update(rest);
+    sum
 }

@@ -13,6 +13,7 @@ mod cpu;
 pub mod diff;
 mod fill;
 mod flush;
+mod fold;
 mod private;
 pub mod sum;
 
@@ -20,9 +21,11 @@ use crate::memory::{HostAddr, hint};
 
 use super::{Backend, Hint, Order};
 use calibrate::{StringFrom, Strings};
-use checksum::Crc32c;
+use checksum::{Checksum, Crc32c, Crc64Nvme};
 use cpu::Simd;
+use crc_fast::Digest;
 use flush::Flush;
+use fold::Copying;
 pub use private::Private;
 
 /// Copies and fills up to here are done with loads first, stores last, in one go.
@@ -69,6 +72,8 @@ pub struct Software {
     strings: Strings,
     /// Streaming stores or flushes since the last fence.
     streamed: bool,
+    /// Checksums are folded over guests' memory itself.
+    folds: bool,
     private: Private,
     flush: Flush,
     /// Where checksums are taken; holds nothing between two calls that is read again.
@@ -91,6 +96,7 @@ impl Software {
             strings: calibrate::strings(simd),
             stream_from: (cpu::last_cache_bytes() / 4).clamp(STREAM_MIN, STREAM_MAX),
             streamed: false,
+            folds: fold::detect(),
             private: Private::new(),
             flush: Flush::detect(),
             scratch: Box::new(Scratch([0; SCRATCH])),
@@ -116,6 +122,108 @@ impl Software {
     /// The scratch as a source of the copy kernels.
     fn scratch(&mut self) -> HostAddr {
         HostAddr(self.scratch.0.as_mut_ptr().expose_provenance() as u64)
+    }
+
+    /// The checksum of `len` bytes, after bytes of which `value` is the checksum.
+    ///
+    /// # Safety
+    /// As for [`Backend::crc32c`].
+    unsafe fn sum<C: Checksum>(&mut self, src: HostAddr, len: usize, value: u64) -> u64 {
+        let register = checksum::register::<C>(value);
+        let (mut sum, mut at) = if self.folds && len >= fold::FOLD_MIN {
+            let whole = len & !(fold::STEP - 1);
+            // SAFETY: whole steps of the source; the processor can.
+            let rest = unsafe { fold::fold(Copying::No, src.0, whole, register, C::POWERS) };
+            (checksum::of_folded::<C>(&rest), whole)
+        } else {
+            (checksum::after::<C>(register), 0)
+        };
+        while at < len {
+            let part = &mut self.scratch.0[..SCRATCH.min(len - at)];
+            // SAFETY: a part of the source.
+            unsafe { self.private.load(part, src.plus(at)) };
+            sum.update(part);
+            at += part.len();
+        }
+        sum.finalize()
+    }
+
+    /// The same, and copies these bytes.
+    ///
+    /// # Safety
+    /// As for [`Backend::copy_crc32c`].
+    unsafe fn copy_and_sum<C: Checksum>(
+        &mut self,
+        dst: HostAddr,
+        src: HostAddr,
+        len: usize,
+        value: u64,
+        hint: Hint,
+    ) -> u64 {
+        let mut sum = checksum::after::<C>(checksum::register::<C>(value));
+        let stream = self.streams(len, hint);
+        self.streamed |= stream;
+        let mut at = 0;
+        if self.folds && len >= fold::FOLD_MIN {
+            // To whole lines, which is what goes past the caches.
+            let head = (dst.0.wrapping_neg() & 63) as usize;
+            // SAFETY: the beginning of the ranges.
+            unsafe { self.copy_through(&mut sum, dst, src, head, hint) };
+            let whole = (len - head) & !(fold::STEP - 1);
+            let to = dst.plus(head).0;
+            let copying = if stream {
+                Copying::Past(to)
+            } else {
+                Copying::To(to)
+            };
+            let register = checksum::register::<C>(sum.finalize());
+            // SAFETY: whole steps of the ranges; the processor can.
+            let rest = unsafe { fold::fold(copying, src.plus(head).0, whole, register, C::POWERS) };
+            sum = checksum::of_folded::<C>(&rest);
+            at = head + whole;
+        }
+        let is_long = hint.total >= self.stream_from;
+        let most = if is_long { FUSED_PART } else { SCRATCH };
+        while at < len {
+            let part = most.min(len - at);
+            if is_long {
+                let ahead = src.plus(at + FUSED_AHEAD);
+                fetch(ahead, part.min(len.saturating_sub(at + FUSED_AHEAD)));
+            }
+            // SAFETY: a part of the ranges.
+            unsafe { self.copy_through(&mut sum, dst.plus(at), src.plus(at), part, hint) };
+            at += part;
+        }
+        sum.finalize()
+    }
+
+    /// Copies at most [`SCRATCH`] bytes by way of private memory, where their checksum is taken.
+    ///
+    /// # Safety
+    /// As for [`Backend::copy_crc32c`].
+    unsafe fn copy_through(
+        &mut self,
+        sum: &mut Digest,
+        dst: HostAddr,
+        src: HostAddr,
+        len: usize,
+        hint: Hint,
+    ) {
+        // SAFETY: the caller's guarantee.
+        unsafe { self.private.load(&mut self.scratch.0[..len], src) };
+        sum.update(&self.scratch.0[..len]);
+        let scratch = self.scratch();
+        let stream =
+            hint.total >= self.stream_from && !hint.cached && hint.order == Order::Disjoint;
+        // SAFETY: the caller's guarantee; nothing refers to the scratch now.
+        unsafe {
+            if stream && len > SMALL {
+                self.streamed = true;
+                copy::long(self.simd, dst.0, scratch.0, len, Order::Disjoint, true);
+            } else {
+                self.copy(dst, scratch, len, hint);
+            }
+        }
     }
 
     fn streams(&self, len: usize, hint: Hint) -> bool {
@@ -202,16 +310,13 @@ impl Backend for Software {
     }
 
     unsafe fn crc32c(&mut self, src: HostAddr, len: usize, crc: u32) -> u32 {
-        let mut sum = Crc32c::after(crc);
-        let mut at = 0;
-        while at < len {
-            let part = &mut self.scratch.0[..SCRATCH.min(len - at)];
-            // SAFETY: a part of the source.
-            unsafe { self.private.load(part, src.plus(at)) };
-            sum.update(part);
-            at += part.len();
-        }
-        sum.value()
+        // SAFETY: the caller's guarantee, passed on.
+        unsafe { self.sum::<Crc32c>(src, len, crc.into()) as u32 }
+    }
+
+    unsafe fn crc64(&mut self, src: HostAddr, len: usize, crc: u64) -> u64 {
+        // SAFETY: the caller's guarantee, passed on.
+        unsafe { self.sum::<Crc64Nvme>(src, len, crc) }
     }
 
     unsafe fn copy_crc32c(
@@ -222,36 +327,8 @@ impl Backend for Software {
         crc: u32,
         hint: Hint,
     ) -> u32 {
-        let mut sum = Crc32c::after(crc);
-        let is_long = hint.total >= self.stream_from;
-        let most = if is_long { FUSED_PART } else { SCRATCH };
-        let stream = self.streams(len, hint);
-        self.streamed |= stream;
-        let mut at = 0;
-        while at < len {
-            let part = most.min(len - at);
-            if is_long {
-                fetch(
-                    src.plus(at + FUSED_AHEAD),
-                    part.min(len.saturating_sub(at + FUSED_AHEAD)),
-                );
-            }
-            // SAFETY: a part of the source.
-            unsafe { self.private.load(&mut self.scratch.0[..part], src.plus(at)) };
-            sum.update(&self.scratch.0[..part]);
-            let scratch = self.scratch();
-            let dst = dst.plus(at);
-            // SAFETY: a part of the destination; nothing refers to the scratch now.
-            unsafe {
-                if stream && part > SMALL {
-                    copy::long(self.simd, dst.0, scratch.0, part, Order::Disjoint, true);
-                } else {
-                    self.copy(dst, scratch, part, hint);
-                }
-            }
-            at += part;
-        }
-        sum.value()
+        // SAFETY: the caller's guarantee, passed on.
+        unsafe { self.copy_and_sum::<Crc32c>(dst, src, len, crc.into(), hint) as u32 }
     }
 
     unsafe fn flush(&mut self, at: HostAddr, len: usize, keep: bool) {
