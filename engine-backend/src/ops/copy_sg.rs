@@ -182,13 +182,14 @@ impl CopySg {
                 .min(self.src.left)
                 .min(self.dst.left);
             let (src, dst) = (self.src.segment, self.dst.segment);
-            let len = chunk.room(left.into());
-            let Some(found) = windows.places().both(src, dst, len) else {
+            // All that is in hand must be within bounds, as in the other way, whatever the chunk has time for.
+            let Some(found) = windows.places().both(src, dst, left.into()) else {
                 let (at, result) = self.copy_segment(chunk, windows, left.into());
                 self.pass(at as u32);
                 result?;
                 continue;
             };
+            let len = chunk.room(left.into());
             let hint = self.hint(found.distance.is_some_and(|bytes| bytes < left.into()));
             // SAFETY: both pages were translated in this chunk, one for reading and one for
             // writing, and hold `len` bytes; guest memory has no references.

@@ -149,6 +149,12 @@ pub(super) struct Both {
 }
 
 impl Places {
+    /// Whether there are any.
+    #[inline(always)]
+    pub(super) fn are_open(&self) -> bool {
+        self.src.bytes != 0 && self.dst.bytes != 0
+    }
+
     /// Where `size` bytes of both operands are, if they lie in the windows.
     #[inline(always)]
     pub(super) fn both(&self, src: Operand, dst: Operand, size: u64) -> Option<Both> {

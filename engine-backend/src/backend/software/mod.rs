@@ -103,6 +103,12 @@ impl Software {
         }
     }
 
+    /// Whether checksums are taken of guests' memory itself, as this processor allows: no byte is copied for them.
+    #[must_use]
+    pub fn sums_in_place(&self) -> bool {
+        self.folds
+    }
+
     /// The kernels in use, for reports.
     #[must_use]
     pub fn kernels(&self) -> String {
@@ -168,7 +174,7 @@ impl Software {
             // To whole lines, which is what goes past the caches.
             let head = (dst.0.wrapping_neg() & 63) as usize;
             // SAFETY: the beginning of the ranges.
-            unsafe { self.copy_through(&mut sum, dst, src, head, hint) };
+            unsafe { self.copy_through(&mut sum, dst, src, head, hint, false) };
             let whole = (len - head) & !(fold::STEP - 1);
             let to = dst.plus(head).0;
             let copying = if stream {
@@ -191,13 +197,14 @@ impl Software {
                 fetch(ahead, part.min(len.saturating_sub(at + FUSED_AHEAD)));
             }
             // SAFETY: a part of the ranges.
-            unsafe { self.copy_through(&mut sum, dst.plus(at), src.plus(at), part, hint) };
+            unsafe { self.copy_through(&mut sum, dst.plus(at), src.plus(at), part, hint, stream) };
             at += part;
         }
         sum.finalize()
     }
 
-    /// Copies at most [`SCRATCH`] bytes by way of private memory, where their checksum is taken.
+    /// Copies at most [`SCRATCH`] bytes by way of private memory, where their checksum is taken; past the caches if they are to
+    /// `stream`, which is noted.
     ///
     /// # Safety
     /// As for [`Backend::copy_crc32c`].
@@ -208,17 +215,15 @@ impl Software {
         src: HostAddr,
         len: usize,
         hint: Hint,
+        stream: bool,
     ) {
         // SAFETY: the caller's guarantee.
         unsafe { self.private.load(&mut self.scratch.0[..len], src) };
         sum.update(&self.scratch.0[..len]);
         let scratch = self.scratch();
-        let stream =
-            hint.total >= self.stream_from && !hint.cached && hint.order == Order::Disjoint;
         // SAFETY: the caller's guarantee; nothing refers to the scratch now.
         unsafe {
             if stream && len > SMALL {
-                self.streamed = true;
                 copy::long(self.simd, dst.0, scratch.0, len, Order::Disjoint, true);
             } else {
                 self.copy(dst, scratch, len, hint);

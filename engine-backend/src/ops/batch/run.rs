@@ -2,7 +2,7 @@
 //!
 //! It does what [`Batch::element`] would do for each of them, but keeps in registers what that keeps in the batch, in its
 //! tables and in the windows, and writes it back when the run ends: an element whose 64 bytes are copied in the time of a few
-//! cache accesses would spend twice as long on its own accounts.
+//! cache accesses would spend twice as long on its own accounts. A batch without such copies has no windows, and no runs.
 
 use byway_protocols::Descriptor;
 
@@ -45,6 +45,9 @@ impl Batch {
             return Left::Unread;
         }
         let places = *windows.places();
+        if !places.are_open() {
+            return Left::Unread;
+        }
         let has_failed = self.succeeded < self.next;
         let (mut line, mut record) = (list.host, records.host);
         let (mut copied, mut bytes) = (0, 0);

@@ -3,6 +3,7 @@
 use std::ptr::NonNull;
 
 use anyhow::{Context as _, Result, ensure};
+use byway_engine::backend::Software;
 use byway_engine::capability::Key;
 use byway_engine::codec::Direction;
 use byway_engine::testing::{Guest, PageSize, Process};
@@ -411,18 +412,30 @@ fn fetch(_: &Guests, _: &mut Turns<'_>, op: &'static str, size: u64) -> Result<C
     Ok(case.moving_nothing().with_note("touches page tables only"))
 }
 
+/// The library's side does not copy either where the engine does not.
+fn sums_in_place() -> bool {
+    Software::new().sums_in_place()
+}
+
+fn beside_crc(case: Case, guests: &Guests, algorithm: CrcAlgorithm) -> Case {
+    let src = guests.host(SRC, case.size);
+    if sums_in_place() {
+        case.beside(library::crc_in_place(src, algorithm))
+    } else {
+        case.staged(library::crc(src, algorithm))
+    }
+}
+
 fn crc(guests: &Guests, _: &mut Turns<'_>, op: &'static str, size: u64) -> Result<Case> {
     guests.text(SRC, size);
     let case = Case::new(op, size, descriptor(Opcode::CrcGen, SRC, 0, size));
-    let algorithm = CrcAlgorithm::Crc32Iscsi;
-    Ok(case.staged(library::crc(guests.host(SRC, size), algorithm)))
+    Ok(beside_crc(case, guests, CrcAlgorithm::Crc32Iscsi))
 }
 
 fn crc64(guests: &Guests, _: &mut Turns<'_>, op: &'static str, size: u64) -> Result<Case> {
     guests.text(SRC, size);
     let case = Case::new(op, size, descriptor(Opcode::Crc64, SRC, 0, size));
-    let algorithm = CrcAlgorithm::Crc64Nvme;
-    Ok(case.staged(library::crc(guests.host(SRC, size), algorithm)))
+    Ok(beside_crc(case, guests, CrcAlgorithm::Crc64Nvme))
 }
 
 fn copy_crc(guests: &Guests, _: &mut Turns<'_>, op: &'static str, size: u64) -> Result<Case> {
@@ -433,7 +446,12 @@ fn copy_crc(guests: &Guests, _: &mut Turns<'_>, op: &'static str, size: u64) -> 
         descriptor(Opcode::Memmove, SRC, DST, size),
         descriptor(Opcode::CrcGen, DST, 0, size),
     ];
-    Ok(case.staged(library::copy_crc(src, dst)).instead_of(passes))
+    let case = if sums_in_place() {
+        case.beside(library::copy_crc_in_place(src, dst))
+    } else {
+        case.staged(library::copy_crc(src, dst))
+    };
+    Ok(case.instead_of(passes))
 }
 
 fn cache_flush(guests: &Guests, _: &mut Turns<'_>, op: &'static str, size: u64) -> Result<Case> {
