@@ -39,15 +39,13 @@ pub(super) fn register<C: Checksum>(value: u64) -> u64 {
     !value & (u64::MAX >> (64 - C::BITS))
 }
 
+/// The checksum that a register stands for.
+pub(super) fn value<C: Checksum>(register: u64) -> u64 {
+    // It is inverted at both ends.
+    self::register::<C>(register)
+}
+
 /// A checksum over private memory that goes on from a register. Cheap to make; holds no memory of its own.
 pub(super) fn after<C: Checksum>(register: u64) -> Digest {
     Digest::new_with_init_state(C::ALGORITHM, register)
-}
-
-/// The checksum of what was folded to these bytes, for more to be added.
-pub(super) fn of_folded<C: Checksum>(rest: &[u8]) -> Digest {
-    // The register that was before is in them.
-    let mut sum = after::<C>(0);
-    sum.update(rest);
-    sum
 }

@@ -2,56 +2,130 @@
 //!
 //! A reflected CRC is the remainder of a polynomial, and so it stays the same when what lies at the beginning of a message is
 //! taken away and added, times a power of x, to what lies 256 bytes further on. Four vectors of 64 bytes go through a range so,
-//! two carry-less multiplications each; what is left of it are 256 bytes with the same checksum, in private memory, for the
-//! library. No byte is taken into private memory before, which would cost as much as the checksum.
+//! two carry-less multiplications each, and what is left of it is folded to 16 bytes and to the register in the same way. No byte
+//! is taken into private memory before, which would cost as much as the checksum; the library does what is less than a step.
 //!
 //! Safety of every function here: the range is mapped and readable, the destination writable, and they hold no memory that
-//! Rust knows about and share no byte. The processor has AVX-512F and VPCLMULQDQ.
+//! Rust knows about and share no byte. The processor has AVX-512F, VPCLMULQDQ and PCLMULQDQ.
 
 use std::arch::asm;
+use std::arch::x86_64::{
+    _mm_clmulepi64_si128, _mm_cvtsi64_si128, _mm_cvtsi128_si64, _mm_unpackhi_epi64,
+};
+use std::mem::offset_of;
 
 /// Bytes of a step.
 pub(super) const STEP: usize = 256;
 
-/// From this length of a piece on it is worth the library's work on what is left, in bytes.
+/// From this length of a piece on it is worth the work on what is left, in bytes.
 pub(super) const FOLD_MIN: usize = 4 * STEP;
 
 /// Whether this processor can.
 pub(super) fn detect() -> bool {
-    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("vpclmulqdq")
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("vpclmulqdq")
+        && is_x86_feature_detected!("pclmulqdq")
 }
 
-/// What the halves of 16 bytes are multiplied by to get [`STEP`] bytes further on, bits reversed.
+/// Vectors of 16 bytes in a step.
+const LANES: usize = STEP / 16;
+
+/// What folding a checksum takes: powers of x modulo its polynomial, bits reversed as in its register. A polynomial of less than
+/// 64 bits is taken times a power of x, and so are its remainders, which lie in the lower bits of 64 for that.
 #[derive(Debug)]
-#[repr(C, align(16))]
-pub(super) struct Powers([u64; 2]);
+#[repr(C, align(64))]
+pub(super) struct Powers {
+    /// What the last 16 bytes of a step are multiplied by, halves apart, to get to where each lane is: the last one
+    /// is there already.
+    lanes: [[u64; 2]; LANES],
+    /// The same to get [`STEP`] bytes further on.
+    step: [u64; 2],
+    /// The same to get 8 bytes further on than the end.
+    end: u64,
+    /// x^128 divided by the polynomial, without its highest power.
+    quotient: u64,
+    /// The polynomial, without its highest power.
+    polynomial: u64,
+}
 
 impl Powers {
     /// Of the polynomial x^`degree` + `polynomial`, `degree` being 64 at most.
     pub(super) const fn of(degree: u32, polynomial: u64) -> Self {
-        let bits = 8 * STEP as u32;
-        // The first 8 of 16 bytes are the higher half. A product of two reversed numbers comes out times x.
-        Self([
-            power(bits + 64 - 1, degree, polynomial).reverse_bits(),
-            power(bits - 1, degree, polynomial).reverse_bits(),
-        ])
+        let polynomial = polynomial << (64 - degree);
+        let mut lanes = [[0; 2]; LANES];
+        let mut lane = 0;
+        while lane + 1 < LANES {
+            lanes[lane] = halves(128 * (LANES - 1 - lane) as u32, polynomial);
+            lane += 1;
+        }
+        Self {
+            lanes,
+            step: halves(8 * STEP as u32, polynomial),
+            end: reversed_power(127, polynomial),
+            quotient: quotient(polynomial),
+            polynomial: polynomial.reverse_bits(),
+        }
+    }
+
+    /// The register after 16 bytes and 0 before them.
+    #[target_feature(enable = "pclmulqdq")]
+    fn register(&self, [first, second]: [u64; 2]) -> u64 {
+        // Times x^64, which is what a register is: the first half by way of its power.
+        let (low, high) = product(first, self.end);
+        let (first, second) = (low ^ second, high);
+        // The rest is a multiple of x^64, whose remainder is found by Barrett's way.
+        let quotient = first ^ (product(first, self.quotient).0 << 1);
+        let (low, high) = product(quotient, self.polynomial);
+        second ^ (high << 1 | low >> 63)
     }
 }
 
-/// x^`exponent` modulo x^`degree` + `polynomial`.
-const fn power(exponent: u32, degree: u32, polynomial: u64) -> u64 {
-    let top = 1 << (degree - 1);
-    let mut power = 1_u64;
+/// The product of two polynomials, its lower bits first: of reversed ones it comes out times x.
+#[target_feature(enable = "pclmulqdq")]
+fn product(a: u64, b: u64) -> (u64, u64) {
+    let [a, b] = [a, b].map(|word| _mm_cvtsi64_si128(word.cast_signed()));
+    let product = _mm_clmulepi64_si128::<0>(a, b);
+    let high = _mm_unpackhi_epi64(product, product);
+    let word = |half| _mm_cvtsi128_si64(half).cast_unsigned();
+    (word(product), word(high))
+}
+
+/// What the halves of 16 bytes are multiplied by to get `bits` bits further on: the first one is the higher.
+const fn halves(bits: u32, polynomial: u64) -> [u64; 2] {
+    // A product of two reversed numbers comes out times x.
+    [
+        reversed_power(bits + 63, polynomial),
+        reversed_power(bits - 1, polynomial),
+    ]
+}
+
+/// x^`exponent` modulo x^64 + `polynomial`, reversed.
+const fn reversed_power(exponent: u32, polynomial: u64) -> u64 {
+    let mut power = 1;
     let mut i = 0;
     while i < exponent {
-        let carry = power & top != 0;
-        power = (power & (top - 1)) << 1;
-        if carry {
-            power ^= polynomial;
-        }
+        power = times_x(power, polynomial);
         i += 1;
     }
-    power
+    power.reverse_bits()
+}
+
+/// x^128 divided by x^64 + `polynomial`, without its highest power, reversed.
+const fn quotient(polynomial: u64) -> u64 {
+    // After the first step of the division, which gives the highest power.
+    let (mut rest, mut quotient, mut i) = (polynomial, 0, 0);
+    while i < 64 {
+        // The digits come from the highest on.
+        quotient |= (rest >> 63) << i;
+        rest = times_x(rest, polynomial);
+        i += 1;
+    }
+    quotient
+}
+
+const fn times_x(power: u64, polynomial: u64) -> u64 {
+    let carry = power >> 63;
+    (power << 1) ^ if carry != 0 { polynomial } else { 0 }
 }
 
 /// How what is folded is copied on the way.
@@ -77,17 +151,17 @@ macro_rules! fold_loop {
             len: usize,
             register: u64,
             powers: &Powers,
-            rest: &mut [u8; STEP],
-        ) {
+        ) -> [u64; 2] {
             debug_assert!(len != 0 && len.is_multiple_of(STEP));
-            // SAFETY: the loop reads, and writes if it copies, whole steps inside `len`; `powers` and `rest` are borrowed.
+            let mut rest = [0; 2];
+            // SAFETY: the loop reads, and writes if it copies, whole steps inside `len`; the rest is borrowed.
             unsafe {
                 asm!(
                     "vpxorq zmm16, zmm16, zmm16",
                     "vpxorq zmm17, zmm17, zmm17",
                     "vpxorq zmm18, zmm18, zmm18",
                     "vpxorq zmm19, zmm19, zmm19",
-                    "vbroadcasti32x4 zmm28, [{powers}]",
+                    "vbroadcasti32x4 zmm28, [{powers} + {step}]",
                     // What came before is added to the first 8 bytes.
                     "vmovq xmm29, {register}",
                     "2:",
@@ -115,12 +189,27 @@ macro_rules! fold_loop {
                     "add rdi, 256",
                     "sub rcx, 256",
                     "jnz 2b",
-                    "vmovdqu64 [{rest}], zmm16",
-                    "vmovdqu64 [{rest} + 64], zmm17",
-                    "vmovdqu64 [{rest} + 128], zmm18",
-                    "vmovdqu64 [{rest} + 192], zmm19",
+                    // All lanes to where the last one is.
+                    "vextracti32x4 xmm20, zmm19, 3",
+                    "vpclmulqdq zmm21, zmm16, [{powers}], 0x00",
+                    "vpclmulqdq zmm22, zmm17, [{powers} + 64], 0x00",
+                    "vpclmulqdq zmm23, zmm18, [{powers} + 128], 0x00",
+                    "vpclmulqdq zmm24, zmm19, [{powers} + 192], 0x00",
+                    "vpclmulqdq zmm16, zmm16, [{powers}], 0x11",
+                    "vpclmulqdq zmm17, zmm17, [{powers} + 64], 0x11",
+                    "vpclmulqdq zmm18, zmm18, [{powers} + 128], 0x11",
+                    "vpclmulqdq zmm19, zmm19, [{powers} + 192], 0x11",
+                    "vpternlogq zmm16, zmm17, zmm18, 0x96",
+                    "vpternlogq zmm19, zmm21, zmm22, 0x96",
+                    "vpternlogq zmm16, zmm23, zmm24, 0x96",
+                    "vpternlogq zmm16, zmm19, zmm20, 0x96",
+                    "vextracti64x4 ymm17, zmm16, 1",
+                    "vpxorq zmm16, zmm16, zmm17",
+                    "vextracti32x4 xmm17, zmm16, 1",
+                    "vpxorq zmm16, zmm16, zmm17",
+                    "vextracti32x4 [{rest}], zmm16, 0",
                     powers = in(reg) powers, register = in(reg) register,
-                    rest = in(reg) rest.as_mut_ptr(),
+                    rest = in(reg) rest.as_mut_ptr(), step = const offset_of!(Powers, step),
                     inout("rdi") dst => _, inout("rsi") src => _, inout("rcx") len => _,
                     out("rax") _,
                     // Registers above 15 leave no dirty upper halves behind, so no `vzeroupper`.
@@ -131,6 +220,7 @@ macro_rules! fold_loop {
                     options(nostack),
                 );
             }
+            rest
         }
     };
 }
@@ -160,7 +250,7 @@ fold_loop!(
         "vmovntdq [rdi + 128], zmm22" "vmovntdq [rdi + 192], zmm23"
     ]
 );
-/// Bytes with the checksum that `len` bytes from `src` on have after what made the library's `register`, each loaded once.
+/// The library's register after `len` bytes from `src` on and what made it `register` before, each byte loaded once.
 ///
 /// # Safety
 /// See the module.
@@ -173,16 +263,15 @@ pub(super) unsafe fn fold(
     len: usize,
     register: u64,
     powers: &Powers,
-) -> [u8; STEP] {
+) -> u64 {
     assert!(len != 0 && len.is_multiple_of(STEP), "{len} bytes");
-    let mut rest = [0; STEP];
-    // SAFETY: the caller's guarantee.
+    // SAFETY: the caller's guarantee; the processor can.
     unsafe {
-        match copying {
-            Copying::No => reading(0, src, len, register, powers, &mut rest),
-            Copying::Past(dst) => streaming(dst, src, len, register, powers, &mut rest),
-            Copying::To(dst) => copying_on(dst, src, len, register, powers, &mut rest),
-        }
+        let rest = match copying {
+            Copying::No => reading(0, src, len, register, powers),
+            Copying::Past(dst) => streaming(dst, src, len, register, powers),
+            Copying::To(dst) => copying_on(dst, src, len, register, powers),
+        };
+        powers.register(rest)
     }
-    rest
 }

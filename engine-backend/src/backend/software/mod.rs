@@ -135,15 +135,17 @@ impl Software {
     /// # Safety
     /// As for [`Backend::crc32c`].
     unsafe fn sum<C: Checksum>(&mut self, src: HostAddr, len: usize, value: u64) -> u64 {
-        let register = checksum::register::<C>(value);
-        let (mut sum, mut at) = if self.folds && len >= fold::FOLD_MIN {
-            let whole = len & !(fold::STEP - 1);
+        let mut register = checksum::register::<C>(value);
+        let mut at = 0;
+        if self.folds && len >= fold::FOLD_MIN {
+            at = len & !(fold::STEP - 1);
             // SAFETY: whole steps of the source; the processor can.
-            let rest = unsafe { fold::fold(Copying::No, src.0, whole, register, C::POWERS) };
-            (checksum::of_folded::<C>(&rest), whole)
-        } else {
-            (checksum::after::<C>(register), 0)
-        };
+            register = unsafe { fold::fold(Copying::No, src.0, at, register, C::POWERS) };
+            if at == len {
+                return checksum::value::<C>(register);
+            }
+        }
+        let mut sum = checksum::after::<C>(register);
         while at < len {
             let part = &mut self.scratch.0[..SCRATCH.min(len - at)];
             // SAFETY: a part of the source.
@@ -166,28 +168,34 @@ impl Software {
         value: u64,
         hint: Hint,
     ) -> u64 {
-        let mut sum = checksum::after::<C>(checksum::register::<C>(value));
+        let mut register = checksum::register::<C>(value);
         let stream = self.streams(len, hint);
         self.streamed |= stream;
         let mut at = 0;
         if self.folds && len >= fold::FOLD_MIN {
             // To whole lines, which is what goes past the caches.
-            let head = (dst.0.wrapping_neg() & 63) as usize;
-            // SAFETY: the beginning of the ranges.
-            unsafe { self.copy_through(&mut sum, dst, src, head, hint, false) };
-            let whole = (len - head) & !(fold::STEP - 1);
-            let to = dst.plus(head).0;
+            at = (dst.0.wrapping_neg() & 63) as usize;
+            if at != 0 {
+                let mut sum = checksum::after::<C>(register);
+                // SAFETY: the beginning of the ranges.
+                unsafe { self.copy_through(&mut sum, dst, src, at, hint, false) };
+                register = checksum::register::<C>(sum.finalize());
+            }
+            let whole = (len - at) & !(fold::STEP - 1);
+            let (to, from) = (dst.plus(at).0, src.plus(at).0);
             let copying = if stream {
                 Copying::Past(to)
             } else {
                 Copying::To(to)
             };
-            let register = checksum::register::<C>(sum.finalize());
             // SAFETY: whole steps of the ranges; the processor can.
-            let rest = unsafe { fold::fold(copying, src.plus(head).0, whole, register, C::POWERS) };
-            sum = checksum::of_folded::<C>(&rest);
-            at = head + whole;
+            register = unsafe { fold::fold(copying, from, whole, register, C::POWERS) };
+            at += whole;
+            if at == len {
+                return checksum::value::<C>(register);
+            }
         }
+        let mut sum = checksum::after::<C>(register);
         let is_long = hint.total >= self.stream_from;
         let most = if is_long { FUSED_PART } else { SCRATCH };
         while at < len {
