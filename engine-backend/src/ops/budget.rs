@@ -41,6 +41,8 @@ pub fn ticks() -> u64 {
 pub struct Budget {
     limit: u64,
     spent: u64,
+    /// What was spent when the slice began.
+    slice: u64,
     /// What was spent at the last look at the clock.
     looked: u64,
     /// Work as fast as copies between two looks.
@@ -59,6 +61,7 @@ impl Budget {
         Self {
             limit: limit.min(LONE_BYTES),
             spent: 0,
+            slice: 0,
             looked: 0,
             look_every: if limit > CHUNK_BYTES + OPERATION_COST {
                 CHUNK_BYTES
@@ -113,18 +116,25 @@ impl Budget {
         self.spent >= self.limit
     }
 
-    /// Whether a slice of it is done.
+    /// Whether a first slice of it is done.
     #[inline(always)]
     #[must_use]
     pub fn is_long(&self) -> bool {
         self.spent >= CHUNK_BYTES
     }
 
-    /// Work that is left of the slice, in bytes: [`CHUNK_BYTES`] at most.
+    /// Begins a slice: nobody waits. Where an operation begins or goes on, so that one of a whole slice's bytes is not cut in two.
+    #[inline(always)]
+    pub fn begin_slice(&mut self) {
+        self.slice = self.spent;
+    }
+
+    /// Work that is left of the slice, in bytes: [`CHUNK_BYTES`] at most, and 0 where it has to begin anew.
     #[inline(always)]
     #[must_use]
     pub fn left(&self) -> u64 {
-        self.rest().min(CHUNK_BYTES - self.spent % CHUNK_BYTES)
+        let of_slice = CHUNK_BYTES.saturating_sub(self.spent - self.slice);
+        self.rest().min(of_slice)
     }
 
     /// Work that is left of the chunk, in bytes.
@@ -161,8 +171,14 @@ mod tests {
         b.spend(CHUNK_BYTES - 1);
         assert_eq!((b.left(), b.is_long()), (1, false));
         b.spend(1);
-        assert_eq!((b.left(), b.is_long()), (CHUNK_BYTES, true));
-        b.spend(14 * CHUNK_BYTES + 1000);
+        assert_eq!((b.left(), b.is_long()), (0, true));
+        b.begin_slice();
+        assert_eq!(b.left(), CHUNK_BYTES);
+        b.spend(1000);
+        assert_eq!(b.left(), CHUNK_BYTES - 1000);
+        b.spend(14 * CHUNK_BYTES);
+        assert_eq!(b.left(), 0);
+        b.begin_slice();
         assert_eq!(b.left(), CHUNK_BYTES - 1000);
         b.spend(CHUNK_BYTES - 1001);
         assert!(!b.is_over());

@@ -173,7 +173,7 @@ impl<'a, B> Chunk<'a, B> {
     /// used up, or since somebody waits for its end.
     #[inline(always)]
     #[must_use]
-    pub fn is_over(&self) -> bool {
+    pub fn is_over(&mut self) -> bool {
         self.is_spent() || self.guard.is_awaited()
     }
 
@@ -182,9 +182,17 @@ impl<'a, B> Chunk<'a, B> {
     /// the kernel of an invalidation page that was entered.
     #[inline(always)]
     #[must_use]
-    pub fn is_spent(&self) -> bool {
-        let slice_is_done = self.budget.is_long();
-        self.budget.is_over() || (slice_is_done && self.is_waited_for())
+    pub fn is_spent(&mut self) -> bool {
+        if self.budget.is_over() {
+            return true;
+        }
+        if self.budget.is_long() {
+            if self.is_waited_for() {
+                return true;
+            }
+            self.budget.begin_slice();
+        }
+        false
     }
 
     /// Whether some region lost its backing that the worker has not seen to: what was moved may be gone.
