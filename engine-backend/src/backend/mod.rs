@@ -24,7 +24,7 @@ pub use software::{Private, Software, diff, sum};
 
 use crate::memory::HostAddr;
 
-/// An operation of this size or less, in bytes, is over when its method returns.
+/// A copy of this size or less, in bytes, is over when its method returns, whatever the backend.
 pub const IMMEDIATE_BYTES: u64 = 4096;
 
 /// How the two operands of a copy lie, and in which direction it must run.
@@ -59,6 +59,9 @@ pub struct Hint {
 /// or a value, so that only guests and other backends race with the accesses. The
 /// addresses of translations made inside the current chunk are so.
 pub trait Backend {
+    /// A copy of this size or less, in bytes, is over when its method returns; [`IMMEDIATE_BYTES`] at least.
+    const IMMEDIATE: u64;
+
     /// Copies `len` bytes.
     ///
     /// # Safety

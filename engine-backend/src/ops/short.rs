@@ -1,24 +1,23 @@
-//! The short way: a MEMMOVE of which each operand lies in one page, done in one go.
+//! The short way: a MEMMOVE or a checksum of which each operand lies in one page, done in one go.
 //!
-//! Nearly all small messages are of this kind. It does exactly what
-//! [`Execution`](super::Execution) would, but keeps everything in registers: no state that
+//! Nearly all small messages are of this kind, and in a guest with large pages much of what is as long as a chunk. It does exactly
+//! what [`Execution`](super::Execution) would, but keeps everything in registers: no state that
 //! a later chunk would need is ever written to memory and read back. Whatever is not that
-//! simple - refused, faulting, across a page's end - is left to the long way, from its
+//! simple - refused, faulting, across a page's end, longer than what is left of the chunk - is left to the long way, from its
 //! beginning. In a burst most of it is done once for many ([`Windows`]).
+
+mod sum;
 
 use byway_protocols::{Completion, Descriptor, Opcode, PAGE_SIZE, Rights, Status};
 
-use super::budget::OPERATION_COST;
+use super::budget::{CHUNK_BYTES, OPERATION_COST};
 use super::chunk::{Chunk, Failure, Operand, seen_as};
 use super::memmove::{Memmove, apart, decide, decide_in_one};
 use super::window::{Both, Places, Windows};
 use super::{Outcome, success, validate};
-use crate::backend::{Backend, Hint, IMMEDIATE_BYTES, Order};
+use crate::backend::{Backend, Hint, Order};
 use crate::memory::HostAddr;
 use crate::stage2::Access;
-
-/// Longest transfer that is tried, in bytes: one that no backend puts off.
-const SIZE_MAX: u32 = IMMEDIATE_BYTES as u32;
 
 /// A short copy that was found to be in order: where its operands are on the host, and how it is to be done.
 #[derive(Clone, Copy)]
@@ -31,7 +30,7 @@ pub(super) struct Short {
 }
 
 impl Short {
-    /// The copy that a descriptor asks for, if that is what it asks for and both operands lie in windows. Its bytes are
+    /// The copy of no more than a page that a descriptor asks for, if that is what it asks for and both operands lie in windows. Its bytes are
     /// to be counted ([`Windows::moved`]).
     #[inline(always)]
     pub(super) fn through(d: &Descriptor, windows: &Places) -> Option<Self> {
@@ -120,16 +119,26 @@ impl Short {
     }
 }
 
-/// What a descriptor asks for, if that is a MEMMOVE of no more than is tried, and in order.
+/// What a descriptor asks for, if that is a MEMMOVE of no more than a page, and in order.
 #[inline(always)]
 fn wanted(d: &Descriptor) -> Option<Memmove> {
-    let code = d.code();
-    if code != Opcode::Memmove as u8 && code != Opcode::InterDomainMemmove as u8
-        || d.size > SIZE_MAX
-    {
+    if !is_copy(d) || u64::from(d.size) > PAGE_SIZE {
         return None;
     }
     validate::memmove(d).ok()
+}
+
+#[inline(always)]
+fn is_copy(d: &Descriptor) -> bool {
+    let code = d.code();
+    code == Opcode::Memmove as u8 || code == Opcode::InterDomainMemmove as u8
+}
+
+/// Whether the chunk has room for all of `size` bytes.
+#[inline(always)]
+fn fits<B: Backend>(size: u32, chunk: &Chunk<'_, B>) -> bool {
+    let size = u64::from(size);
+    size <= CHUNK_BYTES && chunk.room(size) == size
 }
 
 /// Carries the descriptor out if it is simple, and charges the budget for it; otherwise nothing
@@ -142,12 +151,41 @@ pub fn try_short<'a, B: Backend>(
     windows: &mut Windows<'a>,
 ) -> Option<Outcome> {
     let memmove = wanted(d)?;
-    let short = match Short::of(&memmove, windows.places()) {
+    copy(d, &memmove, chunk, windows)
+}
+
+/// The same of a copy of more than a page, and of a checksum.
+///
+/// Apart on purpose: what is done for a small message stays in registers.
+#[inline(never)]
+pub fn try_longer<'a, B: Backend>(
+    d: &Descriptor,
+    chunk: &mut Chunk<'a, B>,
+    windows: &mut Windows<'a>,
+) -> Option<Outcome> {
+    if !is_copy(d) {
+        return sum::try_sum(d, chunk, windows);
+    }
+    if u64::from(d.size) > B::IMMEDIATE || !fits(d.size, chunk) {
+        return None;
+    }
+    let memmove = validate::memmove(d).ok()?;
+    copy(d, &memmove, chunk, windows)
+}
+
+#[inline(always)]
+fn copy<'a, B: Backend>(
+    d: &Descriptor,
+    memmove: &Memmove,
+    chunk: &mut Chunk<'a, B>,
+    windows: &mut Windows<'a>,
+) -> Option<Outcome> {
+    let short = match Short::of(memmove, windows.places()) {
         Some(short) => {
             windows.moved(short.size.into());
             short
         }
-        None => look(chunk, windows, &memmove)?,
+        None => look(chunk, windows, memmove)?,
     };
     short.carry_out(chunk);
     if chunk.iotlb.has_writes() {
@@ -203,23 +241,27 @@ pub(super) fn check_regions<B: Backend>(
     if !chunk.has_lost_regions() {
         return Ok(());
     }
-    lost(chunk, src, dst)
+    lost(chunk, src, Access::Read)?;
+    lost(chunk, dst, Access::Write)
 }
 
-/// Whether what was moved may be gone.
+/// Whether what was read or written there may be gone.
 #[cold]
-fn lost<B: Backend>(chunk: &Chunk<'_, B>, src: Operand, dst: Operand) -> Result<(), Failure> {
-    let operands = [(src, Rights::READ, false), (dst, Rights::WRITE, true)];
-    for (operand, need, write) in operands {
-        // An error: taken back in the same moment.
-        let target = chunk.resolve(operand, 0, need)?;
-        if target.space.memory().is_dead() {
-            return Err(Failure {
-                status: seen_as(&target, Status::RegionGone),
-                write,
-                addr: operand.addr,
-            });
-        }
+fn lost<B: Backend>(
+    chunk: &Chunk<'_, B>,
+    operand: Operand,
+    access: Access,
+) -> Result<(), Failure> {
+    let write = access == Access::Write;
+    let need = if write { Rights::WRITE } else { Rights::READ };
+    // An error: taken back in the same moment.
+    let target = chunk.resolve(operand, 0, need)?;
+    if target.space.memory().is_dead() {
+        return Err(Failure {
+            status: seen_as(&target, Status::RegionGone),
+            write,
+            addr: operand.addr,
+        });
     }
     Ok(())
 }

@@ -24,6 +24,7 @@ use super::memmove::Memmove;
 use super::transform::{Action, Crypt, Transform, Wanted};
 use crate::codec::{Direction, StreamKind};
 
+pub(super) use checksum::{crc_gen, crc64_gen};
 pub(super) use device::{chained, chained_before};
 
 /// A descriptor that is well-formed.
@@ -269,9 +270,10 @@ fn no_src(d: &Descriptor) -> u64 {
     d.src | src_slot(d)
 }
 
-/// All bytes together: 0 when each is.
-fn any(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0, |any, &byte| any | u64::from(byte))
+/// 0 when each byte is.
+#[inline(always)]
+fn any<const N: usize>(bytes: &[u8; N]) -> u64 {
+    u64::from(*bytes != [0; N])
 }
 
 /// Bits of a third operand's slot field that must be 0.

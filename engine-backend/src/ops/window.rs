@@ -176,6 +176,8 @@ pub struct Windows<'a> {
     is_burst: bool,
     read: Tally<'a>,
     written: Tally<'a>,
+    /// Of what is read and not copied.
+    summed: (Window, Tally<'a>),
 }
 
 impl Default for Windows<'_> {
@@ -198,6 +200,7 @@ impl<'a> Windows<'a> {
             is_burst: false,
             read: Tally::EMPTY,
             written: Tally::EMPTY,
+            summed: (Window::NONE, Tally::EMPTY),
         }
     }
 
@@ -217,6 +220,7 @@ impl<'a> Windows<'a> {
     pub fn close(&mut self) {
         self.read.count_up(Access::Read);
         self.written.count_up(Access::Write);
+        self.summed.1.count_up(Access::Read);
     }
 
     /// Where they are, for as long as none is opened.
@@ -250,6 +254,33 @@ impl<'a> Windows<'a> {
                 dst: Window::around(chunk, dst.0, dst.1, Access::Write),
                 are_apart: src.1.space.id() != dst.1.space.id(),
             };
+        }
+        self.is_burst = true;
+    }
+
+    /// Host address of `bytes` bytes that are read and not copied, if they lie in the window of such; they are counted then.
+    #[inline(always)]
+    pub(super) fn find_read(&mut self, src: Operand, bytes: u64) -> Option<HostAddr> {
+        let (window, tally) = &mut self.summed;
+        let found = window.find(src, bytes)?;
+        tally.bytes += bytes;
+        Some(found)
+    }
+
+    /// Counts `bytes` bytes of an operand inside a page that was just translated, that are read and not copied, and makes
+    /// the window around it.
+    #[inline]
+    pub(super) fn open_read<B>(
+        &mut self,
+        chunk: &Chunk<'a, B>,
+        src: Operand,
+        target: &Target<'a>,
+        bytes: u64,
+    ) {
+        let (window, tally) = &mut self.summed;
+        tally.add(target, Access::Read, bytes);
+        if self.is_burst {
+            *window = Window::around(chunk, src, target, Access::Read);
         }
         self.is_burst = true;
     }

@@ -13,7 +13,7 @@ use crate::ops::budget::OPERATION_COST;
 use crate::ops::chunk::Chunk;
 use crate::ops::{
     Budget, Codecs, Execution, Outcome, Staging, Stand, Step, Verdict, Windows, is_urgent,
-    must_wait, try_short, wants_interrupt,
+    must_wait, try_longer, try_short, wants_interrupt,
 };
 use crate::port::Seat;
 use crate::queue::{Served, Ticket, WorkQueue};
@@ -322,9 +322,8 @@ fn burst<'a, B: Backend>(
         }
         burst += 1;
         let (ticket, descriptor) = served.take(word);
-        if (away.is_empty() || !must_wait(&descriptor))
-            && let Some(outcome) = try_short(&descriptor, chunk, windows)
-        {
+        let may_begin = away.is_empty() || !must_wait(&descriptor);
+        if may_begin && let Some(outcome) = try_short(&descriptor, chunk, windows) {
             let interrupt = wants_interrupt(&descriptor);
             complete(served, chunk, ticket, &outcome, interrupt);
             continue;
@@ -332,6 +331,11 @@ fn burst<'a, B: Backend>(
         // A batch's size is a number of elements.
         if descriptor.size >= LONG_BYTES || descriptor.code() == Opcode::Batch as u8 {
             served.prefetch_next();
+        }
+        if may_begin && let Some(outcome) = try_longer(&descriptor, chunk, windows) {
+            let interrupt = wants_interrupt(&descriptor);
+            complete(served, chunk, ticket, &outcome, interrupt);
+            continue;
         }
         // A copy: the original stays in registers, where the short way had it.
         let descriptor = Descriptor { ..descriptor };

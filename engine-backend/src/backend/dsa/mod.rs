@@ -278,6 +278,8 @@ impl<P: Portal> Dsa<P> {
 }
 
 impl<P: Portal> Backend for Dsa<P> {
+    const IMMEDIATE: u64 = IMMEDIATE_BYTES;
+
     #[inline]
     unsafe fn copy(&mut self, dst: HostAddr, src: HostAddr, len: usize, hint: Hint) {
         let piece = Piece::new(Work::Copy { dst, src }, len, hint);

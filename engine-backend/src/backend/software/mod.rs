@@ -256,6 +256,8 @@ fn fetch(at: HostAddr, len: usize) {
 }
 
 impl Backend for Software {
+    const IMMEDIATE: u64 = u64::MAX;
+
     #[inline(always)]
     unsafe fn copy(&mut self, dst: HostAddr, src: HostAddr, len: usize, hint: Hint) {
         if len <= SMALL {

@@ -1,0 +1,88 @@
+//! CRC_GEN and CRC64 of bytes that lie in one page.
+
+use byway_protocols::{Completion, Descriptor, Opcode, Rights};
+
+use super::{fits, lost};
+use crate::backend::Backend;
+use crate::memory::HostAddr;
+use crate::ops::budget::OPERATION_COST;
+use crate::ops::chunk::{Chunk, Operand};
+use crate::ops::{Outcome, Windows, success, validate};
+use crate::stage2::Access;
+
+/// Which checksum, and of what came before.
+enum Sum {
+    Crc32c(u32),
+    Crc64(u64),
+}
+
+/// What a descriptor asks for, if that is one of them, and in order.
+#[inline(always)]
+fn wanted(d: &Descriptor) -> Option<(Sum, Operand)> {
+    if d.code() == Opcode::CrcGen as u8 {
+        let crc = validate::crc_gen(d).ok()?;
+        return Some((Sum::Crc32c(crc.crc), crc.src));
+    }
+    if d.code() == Opcode::Crc64 as u8 {
+        let crc = validate::crc64_gen(d).ok()?;
+        return Some((Sum::Crc64(crc.crc), crc.src));
+    }
+    None
+}
+
+/// Carries the descriptor out if it is such a checksum, as [`super::try_short`] does a copy.
+#[inline(always)]
+pub(super) fn try_sum<'a, B: Backend>(
+    d: &Descriptor,
+    chunk: &mut Chunk<'a, B>,
+    windows: &mut Windows<'a>,
+) -> Option<Outcome> {
+    let (sum, src) = wanted(d)?;
+    if !fits(d.size, chunk) {
+        return None;
+    }
+    let size = u64::from(d.size);
+    let from = match windows.find_read(src, size) {
+        Some(from) => from,
+        None => look(chunk, windows, src, size)?,
+    };
+    let len = d.size as usize;
+    // SAFETY: the page was translated in this chunk for reading and holds `len` bytes; guest memory has no references.
+    let sum = unsafe {
+        match sum {
+            Sum::Crc32c(crc) => chunk.backend.crc32c(from, len, crc).into(),
+            Sum::Crc64(crc) => chunk.backend.crc64(from, len, crc),
+        }
+    };
+    chunk.budget.spend(OPERATION_COST + size);
+    let mut completion = success(d.size);
+    if chunk.has_lost_regions()
+        && let Err(failure) = lost(chunk, src, Access::Read)
+    {
+        completion = failure.completion(0, d.size);
+    }
+    Some(Outcome {
+        completion: Completion {
+            op0: sum,
+            ..completion
+        },
+        bytes: size,
+    })
+}
+
+/// Finds out where the bytes are; they are counted, and there is a window for them from now on.
+#[inline(never)]
+fn look<'a, B: Backend>(
+    chunk: &mut Chunk<'a, B>,
+    windows: &mut Windows<'a>,
+    src: Operand,
+    size: u64,
+) -> Option<HostAddr> {
+    let target = chunk.resolve(src, size, Rights::READ).ok()?;
+    let from = chunk.page(&target, 0, Access::Read).ok()?;
+    if from.len < size {
+        return None;
+    }
+    windows.open_read(chunk, src, &target, size);
+    Some(from.host)
+}
