@@ -270,10 +270,9 @@ fn no_src(d: &Descriptor) -> u64 {
     d.src | src_slot(d)
 }
 
-/// 0 when each byte is.
-#[inline(always)]
-fn any<const N: usize>(bytes: &[u8; N]) -> u64 {
-    u64::from(*bytes != [0; N])
+/// All bytes together: 0 when each is.
+fn any(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |any, &byte| any | u64::from(byte))
 }
 
 /// Bits of a third operand's slot field that must be 0.

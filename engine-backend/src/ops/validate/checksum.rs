@@ -1,13 +1,25 @@
 //! CRC_GEN, COPY_CRC and CRC64.
 
-use byway_protocols::operands::CrcFields;
 use byway_protocols::{Descriptor, Flags, Status};
 
-use super::{FAULTS, MOVES, any, common, dst_operand, no_dst, put, src_operand, transfer_size};
+use super::{FAULTS, MOVES, common, dst_operand, no_dst, put, src_operand, transfer_size};
 use crate::ops::Operation;
 use crate::ops::crc::Crc;
 use crate::ops::crc64::Crc64;
 use crate::ops::rare::Rare;
+
+/// The seed of a CRC-32C: [`CrcFields`](byway_protocols::operands::CrcFields), taken from the words in which it came. Bytes that
+/// were made of words, and are looked at as other words, go through memory.
+#[inline(always)]
+fn seed(d: &Descriptor) -> u32 {
+    d.op0 as u32
+}
+
+/// What must be 0 beside it.
+#[inline(always)]
+fn beside_seed(d: &Descriptor) -> u64 {
+    d.op0 >> 32 | d.op1 | d.op2
+}
 
 /// CRC_GEN.
 ///
@@ -15,9 +27,7 @@ use crate::ops::rare::Rare;
 /// 11-13, 19.
 #[inline(always)]
 pub fn crc_gen(d: &Descriptor) -> Result<Crc, Status> {
-    let fields = CrcFields::from_bytes(&d.operands());
-    let unused = d.status_array | no_dst(d) | any(&fields.reserved4);
-    common(d, FAULTS, unused)?;
+    common(d, FAULTS, d.status_array | no_dst(d) | beside_seed(d))?;
     Ok(Crc {
         src: src_operand(d),
         dst: None,
@@ -25,7 +35,7 @@ pub fn crc_gen(d: &Descriptor) -> Result<Crc, Status> {
         cached: false,
         strict: false,
         done: 0,
-        crc: fields.seed,
+        crc: seed(d),
     })
 }
 
@@ -36,8 +46,7 @@ pub(super) fn crc(d: &Descriptor, into: &mut Operation) -> Result<(), Status> {
 
 /// COPY_CRC.
 pub(super) fn copy_crc(d: &Descriptor, into: &mut Operation) -> Result<(), Status> {
-    let fields = CrcFields::from_bytes(&d.operands());
-    common(d, MOVES, d.status_array | any(&fields.reserved4))?;
+    common(d, MOVES, d.status_array | beside_seed(d))?;
     put(
         into,
         Operation::Rare(Rare::Crc(Crc {
@@ -47,7 +56,7 @@ pub(super) fn copy_crc(d: &Descriptor, into: &mut Operation) -> Result<(), Statu
             cached: d.flags().contains(Flags::CACHE_CONTROL),
             strict: d.flags().contains(Flags::STRICT_ORDER),
             done: 0,
-            crc: fields.seed,
+            crc: seed(d),
         })),
     );
     Ok(())
