@@ -7,7 +7,7 @@ use byway_protocols::{Rights, Status};
 use super::chunk::{Chunk, Failure, Operand, Piece};
 use super::staging::HALF;
 use super::walk::overlap;
-use super::{Outcome, Step, success};
+use super::Step;
 use crate::backend::Backend;
 use crate::context::Target;
 use crate::memory::HostAddr;
@@ -43,15 +43,8 @@ pub struct ApplyDelta {
 impl ApplyDelta {
     /// Applies entries until the end or until the chunk is over.
     pub fn step<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Step {
-        let completion = match self.run(chunk) {
-            Ok(()) if self.done < self.delta_bytes => return Step::More,
-            Ok(()) => success(self.done),
-            Err(failure) => failure.completion(0, self.done),
-        };
-        Step::Done(Outcome {
-            completion,
-            bytes: u64::from(self.done),
-        })
+        let result = self.run(chunk);
+        Step::after(result, self.done, self.delta_bytes)
     }
 
     fn run<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Result<(), Failure> {

@@ -71,22 +71,25 @@ impl From<Status> for Stop {
 impl Batch {
     /// Runs elements until all are done, one waits for a page, or the chunk is over.
     pub fn step<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>, asked: &mut Asked) -> Step {
-        let completion = match self.run(chunk, asked) {
-            Ok(()) if self.next < self.count => return Step::More,
-            Ok(()) => Completion {
-                status: if self.succeeded == self.count {
-                    Status::Success
-                } else {
-                    Status::BatchFailed
-                } as u8,
-                ..success(self.succeeded)
-            },
-            Err(Stop::Page(need)) => return Step::Blocked(need),
-            Err(Stop::Device) => return Step::Device,
-            Err(Stop::Failure(failure)) => failure.completion(0, self.succeeded),
-        };
+        match self.run(chunk, asked) {
+            Ok(()) if self.next < self.count => Step::More,
+            Ok(()) if self.succeeded == self.count => Step::Done(Outcome {
+                completion: success(self.succeeded),
+                bytes: self.bytes,
+            }),
+            Ok(()) => self.failed(Status::BatchFailed.into()),
+            Err(Stop::Page(need)) => Step::Blocked(need),
+            Err(Stop::Device) => Step::Device,
+            Err(Stop::Failure(failure)) => self.failed(failure),
+        }
+    }
+
+    /// Apart, as [`Step::failed`].
+    #[cold]
+    #[inline(never)]
+    fn failed(&self, failure: Failure) -> Step {
         Step::Done(Outcome {
-            completion,
+            completion: failure.completion(0, self.succeeded),
             bytes: self.bytes,
         })
     }

@@ -45,7 +45,7 @@ impl Compare {
             Ok(true) => self.answer(true),
             Ok(false) if self.done < self.size => return Step::More,
             Ok(false) => self.answer(false),
-            Err(failure) => failure.completion(0, self.done),
+            Err(failure) => return Step::failed(failure, 0, self.done),
         };
         Step::Done(Outcome {
             completion,

@@ -4,7 +4,7 @@ use byway_protocols::{Rights, Status};
 
 use super::chunk::{Chunk, Failure, Operand};
 use super::walk::overlap;
-use super::{Outcome, Step, success};
+use super::Step;
 use crate::backend::{Backend, Hint, Order};
 use crate::stage2::Access;
 
@@ -35,15 +35,8 @@ pub struct CopyRows {
 impl CopyRows {
     /// Copies until done or until the chunk is over.
     pub fn step<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Step {
-        let completion = match self.run(chunk) {
-            Ok(()) if self.done < self.size => return Step::More,
-            Ok(()) => success(self.done),
-            Err(failure) => failure.completion(0, self.done),
-        };
-        Step::Done(Outcome {
-            completion,
-            bytes: u64::from(self.done),
-        })
+        let result = self.run(chunk);
+        Step::after(result, self.done, self.size)
     }
 
     /// From the first byte of the first row to the last of the last.

@@ -1,13 +1,13 @@
 //! COPY_SG of lists (SPEC section 4.21): gathers, scatters, or both at once.
 
 use byway_protocols::operands::Segment;
-use byway_protocols::{Completion, Rights, Status};
+use byway_protocols::{Rights, Status};
 
 use super::chunk::{Chunk, Failure, Operand};
 use super::segment;
 use super::short;
 use super::walk::{Walked, abreast, overlap};
-use super::{Outcome, Step, Windows, success};
+use super::{Step, Windows};
 use crate::backend::{Backend, Hint, Order};
 use crate::stage2::Access;
 
@@ -145,18 +145,8 @@ pub struct CopySg {
 impl CopySg {
     /// Copies until done or until the chunk is over.
     pub fn step<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Step {
-        let completion = match self.run(chunk) {
-            Ok(()) if self.done < self.size => return Step::More,
-            Ok(()) => success(self.done),
-            Err(failure) => failure.completion(0, self.done),
-        };
-        Step::Done(Outcome {
-            completion: Completion {
-                op0: self.src.used() | self.dst.used() << 32,
-                ..completion
-            },
-            bytes: u64::from(self.done),
-        })
+        let result = self.run(chunk);
+        Step::after(result, self.done, self.size).telling(self.src.used() | self.dst.used() << 32)
     }
 
     fn run<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Result<(), Failure> {

@@ -1,10 +1,10 @@
 //! CRC_GEN and COPY_CRC (SPEC sections 4.14 and 4.15).
 
-use byway_protocols::{Completion, Rights, Status};
+use byway_protocols::{Rights, Status};
 
 use super::chunk::{Chunk, Failure, Operand};
 use super::walk::{abreast, along, overlap};
-use super::{Outcome, Step, success};
+use super::Step;
 use crate::backend::{Backend, Hint, Order};
 use crate::stage2::Access;
 
@@ -30,18 +30,8 @@ pub struct Crc {
 impl Crc {
     /// Goes on until done or until the chunk is over.
     pub fn step<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Step {
-        let completion = match self.run(chunk) {
-            Ok(()) if self.done < self.size => return Step::More,
-            Ok(()) => success(self.done),
-            Err(failure) => failure.completion(0, self.done),
-        };
-        Step::Done(Outcome {
-            completion: Completion {
-                op0: u64::from(self.crc),
-                ..completion
-            },
-            bytes: u64::from(self.done),
-        })
+        let result = self.run(chunk);
+        Step::after(result, self.done, self.size).telling(u64::from(self.crc))
     }
 
     fn run<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Result<(), Failure> {

@@ -4,7 +4,7 @@ use byway_protocols::{Rights, Status};
 
 use super::chunk::{Chunk, Failure, Operand};
 use super::walk::{abreast, overlap};
-use super::{Outcome, Step, success};
+use super::Step;
 use crate::backend::{Backend, Hint, Order};
 use crate::stage2::Access;
 
@@ -26,15 +26,8 @@ pub struct Dualcast {
 impl Dualcast {
     /// Copies until done or until the chunk is over.
     pub fn step<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Step {
-        let completion = match self.run(chunk) {
-            Ok(()) if self.done < self.size => return Step::More,
-            Ok(()) => success(self.done),
-            Err(failure) => failure.completion(0, self.done),
-        };
-        Step::Done(Outcome {
-            completion,
-            bytes: u64::from(self.done),
-        })
+        let result = self.run(chunk);
+        Step::after(result, self.done, self.size)
     }
 
     fn run<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Result<(), Failure> {

@@ -53,10 +53,7 @@ impl Memmove {
                 },
                 bytes: u64::from(self.done),
             }),
-            Err(failure) => Step::Done(Outcome {
-                completion: failure.completion(self.result(), self.done),
-                bytes: u64::from(self.done),
-            }),
+            Err(failure) => Step::failed(failure, self.result(), self.done),
         }
     }
 

@@ -59,7 +59,7 @@ use crate::backend::Backend;
 use crate::port::Await;
 use crate::queue::{Cancels, PageNeed};
 use cancel::Cancel;
-use chunk::Chunk;
+use chunk::{Chunk, Failure};
 use compare::Compare;
 use device::Device;
 use fill::Fill;
@@ -123,6 +123,47 @@ pub enum Step {
 }
 
 impl Step {
+    /// How it stands with an operation of `size` bytes, of which `done` are done, after a chunk's work.
+    #[inline(always)]
+    fn after(result: Result<(), Failure>, done: u32, size: u32) -> Self {
+        match result {
+            Ok(()) if done < size => Self::More,
+            Ok(()) => Self::Done(Outcome {
+                completion: success(done),
+                bytes: done.into(),
+            }),
+            Err(failure) => Self::failed(failure, 0, done),
+        }
+    }
+
+    /// The end of an operation that fails with `done` bytes done.
+    ///
+    /// Apart on purpose: what may be one of two completions is put down in small parts, and who takes such parts up as a larger one
+    /// waits for all stores before them, a copy's among them.
+    #[cold]
+    #[inline(never)]
+    fn failed(failure: Failure, result: u8, done: u32) -> Self {
+        Self::Done(Outcome {
+            completion: failure.completion(result, done),
+            bytes: done.into(),
+        })
+    }
+
+    /// The same, with what the operation tells beside, if it has ended.
+    #[inline(always)]
+    fn telling(self, op0: u64) -> Self {
+        match self {
+            Self::Done(outcome) => Self::Done(Outcome {
+                completion: Completion {
+                    op0,
+                    ..outcome.completion
+                },
+                ..outcome
+            }),
+            goes_on => goes_on,
+        }
+    }
+
     /// The end of a descriptor of which nothing was carried out.
     #[must_use]
     pub fn refused(status: Status) -> Self {

@@ -10,7 +10,7 @@ use super::chunk::{Chunk, Failure, Operand};
 use super::segment;
 use super::staging::{HALF, Staging};
 use super::walk::overlap;
-use super::{Outcome, Step, success};
+use super::Step;
 use crate::backend::Backend;
 use crate::backend::sum::SUMMANDS_MAX;
 use crate::context::Target;
@@ -45,15 +45,8 @@ pub struct Xor {
 impl Xor {
     /// Sums up until done or until the chunk is over.
     pub fn step<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Step {
-        let completion = match self.run(chunk) {
-            Ok(()) if self.done < self.size => return Step::More,
-            Ok(()) => success(self.done),
-            Err(failure) => failure.completion(0, self.done),
-        };
-        Step::Done(Outcome {
-            completion,
-            bytes: u64::from(self.done),
-        })
+        let result = self.run(chunk);
+        Step::after(result, self.done, self.size)
     }
 
     fn run<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Result<(), Failure> {

@@ -328,6 +328,8 @@ fn burst<'a, B: Backend>(
             complete(served, chunk, ticket, &outcome, interrupt);
             continue;
         }
+        // A copy, made of the same words: the original stays in registers, where the short way had it.
+        let descriptor = descriptor.clone();
         // A batch's size is a number of elements.
         if descriptor.size >= LONG_BYTES || descriptor.code() == Opcode::Batch as u8 {
             served.prefetch_next();
@@ -337,8 +339,6 @@ fn burst<'a, B: Backend>(
             complete(served, chunk, ticket, &outcome, interrupt);
             continue;
         }
-        // A copy: the original stays in registers, where the short way had it.
-        let descriptor = Descriptor { ..descriptor };
         let paused = begin(&descriptor, ticket, chunk, served, flight, away, waits_for);
         // Behind the operation, so that one of a whole chunk's bytes is not cut in two for it.
         chunk.budget.spend(OPERATION_COST);

@@ -55,19 +55,33 @@ pub(super) fn try_sum<'a, B: Backend>(
         }
     };
     chunk.budget.spend(OPERATION_COST + size);
-    let mut completion = success(d.size);
-    if chunk.has_lost_regions()
-        && let Err(failure) = lost(chunk, src, Access::Read)
-    {
-        completion = failure.completion(0, d.size);
+    if chunk.has_lost_regions() {
+        return Some(ended(chunk, src, d.size, sum));
     }
     Some(Outcome {
         completion: Completion {
             op0: sum,
-            ..completion
+            ..success(d.size)
         },
         bytes: size,
     })
+}
+
+/// How it ended, if some region was lost. Apart, as [`Step::failed`](crate::ops::Step::failed).
+#[cold]
+#[inline(never)]
+fn ended<B: Backend>(chunk: &Chunk<'_, B>, src: Operand, size: u32, sum: u64) -> Outcome {
+    let completion = match lost(chunk, src, Access::Read) {
+        Ok(()) => success(size),
+        Err(failure) => failure.completion(0, size),
+    };
+    Outcome {
+        completion: Completion {
+            op0: sum,
+            ..completion
+        },
+        bytes: size.into(),
+    }
 }
 
 /// Finds out where the bytes are; they are counted, and there is a window for them from now on.

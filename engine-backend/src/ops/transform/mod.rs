@@ -199,7 +199,7 @@ impl Transform {
                 op1: ended.number.unwrap_or(ended.consumed.into()),
                 ..success(ended.consumed)
             },
-            Err(failure) => failure.completion(0, self.done()),
+            Err(failure) => return Step::failed(failure, 0, self.done()),
         };
         Step::Done(Outcome {
             completion: ended,
