@@ -12,6 +12,7 @@
 
 mod entry;
 mod invalidations;
+mod last;
 mod special;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use crate::address_space::walk;
 use crate::address_space::{AddressSpace, Fault};
 use crate::stage2::{Access, HostAddr};
 use entry::{Array, Entry, Size};
+use last::Last;
 use special::Special;
 
 /// A translated piece of memory, up to the end of its page.
@@ -62,9 +64,8 @@ pub struct IotlbStats {
 /// One worker's cache of translations.
 #[derive(Debug)]
 pub struct Iotlb {
-    /// The last translation used for reading, and for writing: a copy of an entry below,
-    /// so that a stream of accesses to one page costs a few comparisons.
-    last: [Entry; 2],
+    /// The last translations used for reading, and for writing.
+    last: [Last; 2],
     arrays: [Array; 3],
     stats: IotlbStats,
     special: Special,
@@ -89,7 +90,7 @@ impl Iotlb {
     pub fn for_worker(worker: usize) -> Self {
         Self {
             special: Special::new(worker),
-            last: [Entry::EMPTY; 2],
+            last: [Last::NONE; 2],
             arrays: [
                 Array::new(Size::Page4K, 512),
                 Array::new(Size::Page2M, 128),
@@ -112,12 +113,12 @@ impl Iotlb {
         access: Access,
     ) -> Result<Span, Fault> {
         let version = space.version();
-        let last = &self.last[access as usize];
+        let last = self.last[access as usize].latest();
         if last.matches(space.id(), version, addr, access == Access::Write) {
             self.stats.hits += 1;
             return Ok(span(last, addr));
         }
-        self.look_up(space, version, addr, access)
+        self.look_back(space, version, addr, access)
     }
 
     /// The page that the last translation for this access ended in, for whoever uses it again
@@ -125,9 +126,29 @@ impl Iotlb {
     #[inline]
     #[must_use]
     pub fn around(&self, access: Access) -> Option<Around> {
-        self.last[access as usize].around(access == Access::Write)
+        self.last[access as usize]
+            .latest()
+            .around(access == Access::Write)
     }
 
+    /// Translates by the one before the last, if that is it.
+    #[inline(never)]
+    fn look_back(
+        &mut self,
+        space: &AddressSpace,
+        version: u64,
+        addr: u64,
+        access: Access,
+    ) -> Result<Span, Fault> {
+        let last = &mut self.last[access as usize];
+        if let Some(entry) = last.go_back(space.id(), version, addr, access == Access::Write) {
+            self.stats.hits += 1;
+            return Ok(span(entry, addr));
+        }
+        self.look_up(space, version, addr, access)
+    }
+
+    #[inline(never)]
     fn look_up(
         &mut self,
         space: &AddressSpace,
@@ -144,7 +165,7 @@ impl Iotlb {
         for array in &self.arrays {
             if let Some(entry) = array.find(space.id(), version, addr, write) {
                 self.stats.hits += 1;
-                self.last[access as usize] = *entry;
+                self.last[access as usize].keep(entry);
                 return Ok(span(entry, addr));
             }
         }
@@ -163,7 +184,7 @@ impl Iotlb {
         let entry = Entry::new(space.id(), version, addr, &walked);
         self.stats.walks[entry.size() as usize] += 1;
         self.arrays[entry.size() as usize].insert(entry);
-        self.last[access as usize] = entry;
+        self.last[access as usize].keep(&entry);
         Ok(span(&entry, addr))
     }
 
@@ -191,7 +212,7 @@ impl Iotlb {
                     .unwrap_or(u64::MAX),
             ),
         };
-        self.last = [Entry::EMPTY; 2];
+        self.last = [Last::NONE; 2];
         for array in &mut self.arrays {
             array.drop_range(space_id, first, last);
         }
@@ -199,7 +220,7 @@ impl Iotlb {
 
     /// Drops everything.
     pub fn flush(&mut self) {
-        self.last = [Entry::EMPTY; 2];
+        self.last = [Last::NONE; 2];
         for array in &mut self.arrays {
             array.flush();
         }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Entry, Iotlb, Size};
+use super::{Iotlb, Last, Size};
 use crate::address_space::{Access, AddressSpace, Fault, Translation};
 use crate::invalidation::{EnteredPage, Stale};
 use crate::memory::{GuestMemory, LOG_PAGE};
@@ -135,6 +135,6 @@ impl Iotlb {
         self.special.entered.drain(..).for_each(EnteredPage::leave);
         self.special.number += 1;
         // The quick way does not ask whether a page is entered.
-        self.last = [Entry::EMPTY; 2];
+        self.last = [Last::NONE; 2];
     }
 }
