@@ -4,10 +4,10 @@
 use byway_protocols::operands::DeltaEntry;
 use byway_protocols::{Rights, Status};
 
+use super::Step;
 use super::chunk::{Chunk, Failure, Operand, Piece};
 use super::staging::HALF;
 use super::walk::overlap;
-use super::Step;
 use crate::backend::Backend;
 use crate::context::Target;
 use crate::memory::HostAddr;

@@ -10,7 +10,7 @@ use super::budget::OPERATION_COST;
 use super::chunk::{Chunk, Failure, Operand};
 use super::missing::Asked;
 use super::validate;
-use super::{Operation, Outcome, Step, Windows, success, try_short};
+use super::{Operation, Outcome, Step, success, try_short};
 use crate::address_space::Access;
 use crate::backend::{Backend, load_line, store_record};
 use crate::memory::hint;
@@ -107,22 +107,20 @@ impl Batch {
             return Err(Status::AddressAlignment.into());
         }
         let first = self.next;
-        let mut windows = Windows::of_burst();
+        chunk.windows.are_for_many();
         let mut tables = Tables {
             list: Table::new(&list, ELEMENT, Access::Read, Status::BatchListFault),
             records: Table::new(&records, RECORD, Access::Write, Status::StatusArrayFault),
         };
         let result = loop {
-            let ended = match self.run_of_copies(chunk, &mut windows, &mut tables) {
+            let ended = match self.run_of_copies(chunk, &mut tables) {
                 Left::Nothing => Ok(true),
                 Left::Lost(outcome) => self
                     .end(chunk, &mut tables.records, &outcome)
                     .map(|()| true)
                     .map_err(Stop::from),
-                Left::Unread => self.element(chunk, &mut windows, asked, &mut tables, None),
-                Left::Taken(element) => {
-                    self.element(chunk, &mut windows, asked, &mut tables, Some(element))
-                }
+                Left::Unread => self.element(chunk, asked, &mut tables, None),
+                Left::Taken(element) => self.element(chunk, asked, &mut tables, Some(element)),
             };
             match ended {
                 Ok(true) if self.next < self.count && !chunk.is_spent() => {}
@@ -131,7 +129,6 @@ impl Batch {
                 Err(stop) => break Err(stop),
             }
         };
-        windows.close();
         let done = u64::from(self.next - first);
         chunk.settle(&[
             (&list, Access::Read, done * ELEMENT),
@@ -141,10 +138,9 @@ impl Batch {
     }
 
     /// Starts or continues one element, which may be taken from the list already. Whether that has ended.
-    fn element<'a, B: Backend>(
+    fn element<B: Backend>(
         &mut self,
-        chunk: &mut Chunk<'a, B>,
-        windows: &mut Windows<'a>,
+        chunk: &mut Chunk<'_, B>,
         asked: &mut Asked,
         tables: &mut Tables<'_>,
         taken: Option<Descriptor>,
@@ -157,7 +153,7 @@ impl Batch {
                 None => Step::refused(Status::NotAttempted),
                 Some(descriptor) => {
                     // Told right away: an outcome that goes through memory as a step would wait there for all that was copied.
-                    if let Some(outcome) = try_short(&descriptor, chunk, windows) {
+                    if let Some(outcome) = try_short(&descriptor, chunk) {
                         self.end(chunk, &mut tables.records, &outcome)?;
                         return Ok(true);
                     }

@@ -11,6 +11,7 @@ use super::device;
 use super::lease::Codecs;
 use super::missing::{Asked, Missing};
 use super::staging::Staging;
+use super::window::Windows;
 use super::{Outcome, Stand};
 use crate::address_space::Fault;
 use crate::backend::Backend;
@@ -126,6 +127,8 @@ pub struct Chunk<'a, B> {
     pub context: &'a Context,
     /// The worker's translations.
     pub iotlb: &'a mut Iotlb,
+    /// What operands were found out about, for those that follow.
+    pub windows: Windows<'a>,
     /// Moves the bytes.
     pub backend: &'a mut B,
     /// The worker's private memory.

@@ -2,9 +2,9 @@
 
 use byway_protocols::{Rights, Status};
 
+use super::Step;
 use super::chunk::{Chunk, Failure, Operand};
 use super::walk::overlap;
-use super::Step;
 use crate::backend::{Backend, Hint, Order};
 use crate::stage2::Access;
 

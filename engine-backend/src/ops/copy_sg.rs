@@ -3,11 +3,11 @@
 use byway_protocols::operands::Segment;
 use byway_protocols::{Rights, Status};
 
+use super::Step;
 use super::chunk::{Chunk, Failure, Operand};
 use super::segment;
 use super::short;
 use super::walk::{Walked, abreast, overlap};
-use super::{Step, Windows};
 use crate::backend::{Backend, Hint, Order};
 use crate::stage2::Access;
 
@@ -150,18 +150,13 @@ impl CopySg {
     }
 
     fn run<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Result<(), Failure> {
-        let mut windows = Windows::of_burst();
-        let result = self.copy(chunk, &mut windows);
-        windows.close();
+        chunk.windows.are_for_many();
+        let result = self.copy(chunk);
         chunk.settle(&[])?;
         result
     }
 
-    fn copy<'a, B: Backend>(
-        &mut self,
-        chunk: &mut Chunk<'a, B>,
-        windows: &mut Windows<'a>,
-    ) -> Result<(), Failure> {
+    fn copy<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Result<(), Failure> {
         let mut ahead = [0, 1].map(Ahead::of);
         let mut started = false;
         while self.done < self.size && !(started && chunk.is_spent()) {
@@ -173,8 +168,8 @@ impl CopySg {
                 .min(self.dst.left);
             let (src, dst) = (self.src.segment, self.dst.segment);
             // All that is in hand must be within bounds, as in the other way, whatever the chunk has time for.
-            let Some(found) = windows.places().both(src, dst, left.into()) else {
-                let (at, result) = self.copy_segment(chunk, windows, left.into());
+            let Some(found) = chunk.windows.places().both(src, dst, left.into()) else {
+                let (at, result) = self.copy_segment(chunk, left.into());
                 self.pass(at as u32);
                 result?;
                 continue;
@@ -185,7 +180,7 @@ impl CopySg {
             // writing, and hold `len` bytes; guest memory has no references.
             unsafe { (chunk.backend).copy(found.dst, found.src, len as usize, hint) };
             chunk.budget.spend(len);
-            windows.moved(len);
+            chunk.windows.moved(len);
             self.pass(len as u32);
             short::check_regions(chunk, src, dst)?;
         }
@@ -201,12 +196,7 @@ impl CopySg {
 
     /// What is in hand of both sides, as far as the chunk goes. How much was copied, and why no more.
     #[inline(never)]
-    fn copy_segment<'a, B: Backend>(
-        &self,
-        chunk: &mut Chunk<'a, B>,
-        windows: &mut Windows<'a>,
-        len: u64,
-    ) -> Walked {
+    fn copy_segment<B: Backend>(&self, chunk: &mut Chunk<'_, B>, len: u64) -> Walked {
         let resolved = chunk
             .resolve(self.src.segment, len, Rights::READ)
             .and_then(|src| Ok((src, chunk.resolve(self.dst.segment, len, Rights::WRITE)?)));
@@ -226,8 +216,8 @@ impl CopySg {
         }
         let settled = chunk.settle(&[(&src, Access::Read, 0), (&dst, Access::Write, 0)]);
         // Both were translated last, and counted from now on.
-        windows.open(
-            chunk,
+        (chunk.windows).open(
+            chunk.iotlb,
             (self.src.segment, &src),
             (self.dst.segment, &dst),
             at,

@@ -2,8 +2,8 @@
 
 use byway_protocols::Rights;
 
-use super::chunk::{Chunk, Failure, Operand};
 use super::Step;
+use super::chunk::{Chunk, Failure, Operand};
 use crate::backend::{Backend, Hint, Order};
 use crate::stage2::Access;
 

@@ -2,9 +2,9 @@
 
 use byway_protocols::Rights;
 
+use super::Step;
 use super::chunk::{Chunk, Failure, Operand};
 use super::walk::along;
-use super::Step;
 use crate::backend::Backend;
 use crate::stage2::Access;
 

@@ -4,7 +4,7 @@
 //! what [`Execution`](super::Execution) would, but keeps everything in registers: no state that
 //! a later chunk would need is ever written to memory and read back. Whatever is not that
 //! simple - refused, faulting, across a page's end, longer than what is left of the chunk - is left to the long way, from its
-//! beginning. In a burst most of it is done once for many ([`Windows`]).
+//! beginning. In a burst most of it is done once for many ([`Windows`](super::Windows)).
 
 mod sum;
 
@@ -13,7 +13,7 @@ use byway_protocols::{Completion, Descriptor, Opcode, PAGE_SIZE, Rights, Status}
 use super::budget::{CHUNK_BYTES, OPERATION_COST};
 use super::chunk::{Chunk, Failure, Operand, seen_as};
 use super::memmove::{Memmove, apart, decide, decide_in_one};
-use super::window::{Both, Places, Windows};
+use super::window::{Both, Places};
 use super::{Outcome, success, validate};
 use crate::backend::{Backend, Hint, Order};
 use crate::memory::HostAddr;
@@ -31,7 +31,7 @@ pub(super) struct Short {
 
 impl Short {
     /// The copy of no more than a page that a descriptor asks for, if that is what it asks for and both operands lie in windows. Its bytes are
-    /// to be counted ([`Windows::moved`]).
+    /// to be counted ([`Windows::moved`](super::Windows::moved)).
     #[inline(always)]
     pub(super) fn through(d: &Descriptor, windows: &Places) -> Option<Self> {
         let memmove = wanted(d)?;
@@ -143,49 +143,39 @@ fn fits<B: Backend>(size: u32, chunk: &Chunk<'_, B>) -> bool {
 
 /// Carries the descriptor out if it is simple, and charges the budget for it; otherwise nothing
 /// has happened, but that pages may have been marked accessed or dirty by walks that succeeded.
-/// `windows` are those of the chunk.
 #[inline(always)]
-pub fn try_short<'a, B: Backend>(
-    d: &Descriptor,
-    chunk: &mut Chunk<'a, B>,
-    windows: &mut Windows<'a>,
-) -> Option<Outcome> {
+pub fn try_short<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -> Option<Outcome> {
     let memmove = wanted(d)?;
-    copy(d, &memmove, chunk, windows)
+    copy(d, &memmove, chunk)
 }
 
 /// The same of a copy of more than a page, and of a checksum.
 ///
 /// Apart on purpose: what is done for a small message stays in registers.
 #[inline(never)]
-pub fn try_longer<'a, B: Backend>(
-    d: &Descriptor,
-    chunk: &mut Chunk<'a, B>,
-    windows: &mut Windows<'a>,
-) -> Option<Outcome> {
+pub fn try_longer<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -> Option<Outcome> {
     if !is_copy(d) {
-        return sum::try_sum(d, chunk, windows);
+        return sum::try_sum(d, chunk);
     }
     if u64::from(d.size) > B::IMMEDIATE || !fits(d.size, chunk) {
         return None;
     }
     let memmove = validate::memmove(d).ok()?;
-    copy(d, &memmove, chunk, windows)
+    copy(d, &memmove, chunk)
 }
 
 #[inline(always)]
-fn copy<'a, B: Backend>(
+fn copy<B: Backend>(
     d: &Descriptor,
     memmove: &Memmove,
-    chunk: &mut Chunk<'a, B>,
-    windows: &mut Windows<'a>,
+    chunk: &mut Chunk<'_, B>,
 ) -> Option<Outcome> {
-    let short = match Short::of(memmove, windows.places()) {
+    let short = match Short::of(memmove, chunk.windows.places()) {
         Some(short) => {
-            windows.moved(short.size.into());
+            chunk.windows.moved(short.size.into());
             short
         }
-        None => look(chunk, windows, memmove)?,
+        None => look(chunk, memmove)?,
     };
     short.carry_out(chunk);
     if chunk.iotlb.has_writes() {
@@ -197,11 +187,7 @@ fn copy<'a, B: Backend>(
 /// Finds out where the operands are; their bytes are counted, and there are windows for them
 /// from now on. `None` when one is not that simple.
 #[inline(never)]
-fn look<'a, B: Backend>(
-    chunk: &mut Chunk<'a, B>,
-    windows: &mut Windows<'a>,
-    memmove: &Memmove,
-) -> Option<Short> {
+fn look<B: Backend>(chunk: &mut Chunk<'_, B>, memmove: &Memmove) -> Option<Short> {
     let size = u64::from(memmove.size);
     let src = chunk.resolve(memmove.src, size, Rights::READ).ok()?;
     let dst = chunk.resolve(memmove.dst, size, Rights::WRITE).ok()?;
@@ -218,7 +204,7 @@ fn look<'a, B: Backend>(
     if to.len < size {
         return None;
     }
-    windows.open(chunk, (memmove.src, &src), (memmove.dst, &dst), size);
+    (chunk.windows).open(chunk.iotlb, (memmove.src, &src), (memmove.dst, &dst), size);
     Some(Short {
         from: from.host,
         to: to.host,
@@ -247,11 +233,7 @@ pub(super) fn check_regions<B: Backend>(
 
 /// Whether what was read or written there may be gone.
 #[cold]
-fn lost<B: Backend>(
-    chunk: &Chunk<'_, B>,
-    operand: Operand,
-    access: Access,
-) -> Result<(), Failure> {
+fn lost<B: Backend>(chunk: &Chunk<'_, B>, operand: Operand, access: Access) -> Result<(), Failure> {
     let write = access == Access::Write;
     let need = if write { Rights::WRITE } else { Rights::READ };
     // An error: taken back in the same moment.

@@ -7,12 +7,13 @@
 //! [`Window`] is a range of an operand's own addresses and where it lies on the host, and the
 //! next operand needs a comparison of its slot and its range, nothing else.
 //!
-//! A window must never outlive its chunk, and there is none where each use counts by itself:
+//! A window must never outlive its chunk, of which it is a part, and there is none where each use counts by itself:
 //! through a capability with limits, or into memory whose writes are logged.
 
-use super::chunk::{Chunk, Operand};
+use super::chunk::Operand;
 use crate::capability::Capability;
 use crate::context::Target;
+use crate::iotlb::Iotlb;
 use crate::memory::HostAddr;
 use crate::stage2::Access;
 
@@ -61,13 +62,8 @@ impl Window {
 
     /// The window around an operand that was just translated for `access`.
     #[inline]
-    fn around<B>(
-        chunk: &Chunk<'_, B>,
-        operand: Operand,
-        target: &Target<'_>,
-        access: Access,
-    ) -> Self {
-        let Some(page) = chunk.iotlb.around(access) else {
+    fn around(iotlb: &Iotlb, operand: Operand, target: &Target<'_>, access: Access) -> Self {
+        let Some(page) = iotlb.around(access) else {
             return Self::NONE;
         };
         let (mut first, mut last) = (page.first, page.last);
@@ -180,6 +176,17 @@ pub struct Windows<'a> {
     summed: (Window, Tally<'a>),
 }
 
+impl Drop for Windows<'_> {
+    /// They end with their chunk: what went through capabilities is counted now. Once for
+    /// all, since each count is an atomic operation that other workers may make, too.
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.read.count_up(Access::Read);
+        self.written.count_up(Access::Write);
+        self.summed.1.count_up(Access::Read);
+    }
+}
+
 impl Default for Windows<'_> {
     fn default() -> Self {
         Self::new()
@@ -204,23 +211,10 @@ impl<'a> Windows<'a> {
         }
     }
 
-    /// The same for descriptors of which many follow.
+    /// More such operands follow.
     #[inline(always)]
-    #[must_use]
-    pub(super) fn of_burst() -> Self {
-        Self {
-            is_burst: true,
-            ..Self::new()
-        }
-    }
-
-    /// Ends them with their chunk: what went through capabilities is counted now. Once for
-    /// all, since each count is an atomic operation that other workers may make, too.
-    #[inline(always)]
-    pub fn close(&mut self) {
-        self.read.count_up(Access::Read);
-        self.written.count_up(Access::Write);
-        self.summed.1.count_up(Access::Read);
+    pub(super) fn are_for_many(&mut self) {
+        self.is_burst = true;
     }
 
     /// Where they are, for as long as none is opened.
@@ -239,9 +233,9 @@ impl<'a> Windows<'a> {
     /// Counts `bytes` bytes that were moved between two operands, each inside a page that was
     /// just translated, and makes windows around them.
     #[inline]
-    pub(super) fn open<B>(
+    pub(super) fn open(
         &mut self,
-        chunk: &Chunk<'a, B>,
+        iotlb: &Iotlb,
         src: (Operand, &Target<'a>),
         dst: (Operand, &Target<'a>),
         bytes: u64,
@@ -250,8 +244,8 @@ impl<'a> Windows<'a> {
         self.written.add(dst.1, Access::Write, bytes);
         if self.is_burst {
             self.places = Places {
-                src: Window::around(chunk, src.0, src.1, Access::Read),
-                dst: Window::around(chunk, dst.0, dst.1, Access::Write),
+                src: Window::around(iotlb, src.0, src.1, Access::Read),
+                dst: Window::around(iotlb, dst.0, dst.1, Access::Write),
                 are_apart: src.1.space.id() != dst.1.space.id(),
             };
         }
@@ -270,9 +264,9 @@ impl<'a> Windows<'a> {
     /// Counts `bytes` bytes of an operand inside a page that was just translated, that are read and not copied, and makes
     /// the window around it.
     #[inline]
-    pub(super) fn open_read<B>(
+    pub(super) fn open_read(
         &mut self,
-        chunk: &Chunk<'a, B>,
+        iotlb: &Iotlb,
         src: Operand,
         target: &Target<'a>,
         bytes: u64,
@@ -280,7 +274,7 @@ impl<'a> Windows<'a> {
         let (window, tally) = &mut self.summed;
         tally.add(target, Access::Read, bytes);
         if self.is_burst {
-            *window = Window::around(chunk, src, target, Access::Read);
+            *window = Window::around(iotlb, src, target, Access::Read);
         }
         self.is_burst = true;
     }

@@ -6,11 +6,11 @@
 use byway_protocols::operands::{Segment, XOR_SOURCES_MAX};
 use byway_protocols::{Rights, Status};
 
+use super::Step;
 use super::chunk::{Chunk, Failure, Operand};
 use super::segment;
 use super::staging::{HALF, Staging};
 use super::walk::overlap;
-use super::Step;
 use crate::backend::Backend;
 use crate::backend::sum::SUMMANDS_MAX;
 use crate::context::Target;

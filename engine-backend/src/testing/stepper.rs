@@ -9,7 +9,8 @@ use crate::iotlb::Iotlb;
 use crate::memory::sigbus;
 use crate::ops::chunk::Chunk;
 use crate::ops::{
-    Budget, Codecs, Execution, Jobs, Outcome, Staging, Stand, Step, Verdict, Windows, try_short,
+    Budget, Codecs, Execution, Jobs, Outcome, Staging, Stand, Step, Verdict, Windows, try_longer,
+    try_short,
 };
 
 /// A worker's tools without a worker. What it does depends on its arguments alone: its
@@ -67,6 +68,7 @@ impl Stepper {
                 guard: &guard,
                 context: process.context(),
                 iotlb: &mut self.iotlb,
+                windows: Windows::new(),
                 backend: &mut self.backend,
                 staging: &mut self.staging,
                 budget: &mut budget,
@@ -87,6 +89,7 @@ impl Stepper {
             };
             chunk.backend.finish();
             chunk.codecs.end_chunk();
+            drop(chunk);
             drop(guard);
             match (step, &mut execution) {
                 (Step::Done(outcome), _) => return outcome,
@@ -106,8 +109,5 @@ impl Stepper {
 
 /// The short way, for one descriptor.
 fn short<B: Backend>(descriptor: &Descriptor, chunk: &mut Chunk<'_, B>) -> Option<Outcome> {
-    let mut windows = Windows::new();
-    let ended = try_short(descriptor, chunk, &mut windows);
-    windows.close();
-    ended
+    try_short(descriptor, chunk).or_else(|| try_longer(descriptor, chunk))
 }

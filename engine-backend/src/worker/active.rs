@@ -306,9 +306,8 @@ fn give_up<B: Backend>(
 ///
 /// A function of its own, so that the registers are its loop's.
 #[inline(never)]
-fn burst<'a, B: Backend>(
-    chunk: &mut Chunk<'a, B>,
-    windows: &mut Windows<'a>,
+fn burst<B: Backend>(
+    chunk: &mut Chunk<'_, B>,
     served: &mut Served,
     flight: &mut Option<Flight>,
     away: &mut Away,
@@ -323,7 +322,7 @@ fn burst<'a, B: Backend>(
         burst += 1;
         let (ticket, descriptor) = served.take(word);
         let may_begin = away.is_empty() || !must_wait(&descriptor);
-        if may_begin && let Some(outcome) = try_short(&descriptor, chunk, windows) {
+        if may_begin && let Some(outcome) = try_short(&descriptor, chunk) {
             let interrupt = wants_interrupt(&descriptor);
             complete(served, chunk, ticket, &outcome, interrupt);
             continue;
@@ -334,7 +333,7 @@ fn burst<'a, B: Backend>(
         if descriptor.size >= LONG_BYTES || descriptor.code() == Opcode::Batch as u8 {
             served.prefetch_next();
         }
-        if may_begin && let Some(outcome) = try_longer(&descriptor, chunk, windows) {
+        if may_begin && let Some(outcome) = try_longer(&descriptor, chunk) {
             let interrupt = wants_interrupt(&descriptor);
             complete(served, chunk, ticket, &outcome, interrupt);
             continue;
@@ -351,8 +350,8 @@ fn burst<'a, B: Backend>(
 
 /// A chunk's work on a queue, beside what waits for devices.
 #[inline(always)]
-fn serve_rest<'a, B: Backend>(
-    chunk: &mut Chunk<'a, B>,
+fn serve_rest<B: Backend>(
+    chunk: &mut Chunk<'_, B>,
     served: &mut Served,
     flight: &mut Option<Flight>,
     away: &mut Away,
@@ -363,10 +362,7 @@ fn serve_rest<'a, B: Backend>(
     {
         return next;
     }
-    let mut windows = Windows::new();
-    let next = burst(chunk, &mut windows, served, flight, away, waits_for);
-    windows.close();
-    next
+    burst(chunk, served, flight, away, waits_for)
 }
 
 /// The same of one in which something waits.
@@ -527,6 +523,7 @@ impl Active {
             guard,
             context: queue.context(),
             iotlb: &mut tools.iotlb,
+            windows: Windows::new(),
             backend: &mut tools.backend,
             staging: &mut tools.staging,
             budget,
@@ -537,6 +534,7 @@ impl Active {
         };
         if has_waited {
             let next = serve_waiting(&mut chunk, served, flight, away, waits_for, changes);
+            drop(chunk);
             self.settle();
             return next;
         }

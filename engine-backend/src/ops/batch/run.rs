@@ -12,7 +12,7 @@ use crate::backend::{Backend, load_line, store_record};
 use crate::memory::hint;
 use crate::ops::chunk::Chunk;
 use crate::ops::short::Short;
-use crate::ops::{Outcome, Windows, validate};
+use crate::ops::{Outcome, validate};
 
 /// Why a run ends.
 pub(super) enum Left {
@@ -27,15 +27,13 @@ pub(super) enum Left {
 }
 
 impl Batch {
-    /// Carries out as many elements as follow each other of that kind: none at the beginning of a chunk, which has no
-    /// windows yet.
+    /// Carries out as many elements as follow each other of that kind: none where the chunk has no windows yet.
     ///
     /// A function of its own, so that the registers are its loop's.
     #[inline(never)]
     pub(super) fn run_of_copies<B: Backend>(
         &mut self,
         chunk: &mut Chunk<'_, B>,
-        windows: &mut Windows<'_>,
         tables: &mut Tables<'_>,
     ) -> Left {
         let (list, records) = (tables.list.known(), tables.records.known());
@@ -44,7 +42,7 @@ impl Batch {
         if rest == 0 || self.cut || self.current.is_some() {
             return Left::Unread;
         }
-        let places = *windows.places();
+        let places = *chunk.windows.places();
         if !places.are_open() {
             return Left::Unread;
         }
@@ -90,7 +88,7 @@ impl Batch {
         tables.list.pass(taken);
         tables.records.pass(copied);
         chunk.budget.count_elements(counted);
-        windows.moved(bytes);
+        chunk.windows.moved(bytes);
         self.next += copied;
         self.succeeded += copied;
         self.bytes += match &left {

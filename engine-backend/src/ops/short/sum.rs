@@ -7,7 +7,7 @@ use crate::backend::Backend;
 use crate::memory::HostAddr;
 use crate::ops::budget::OPERATION_COST;
 use crate::ops::chunk::{Chunk, Operand};
-use crate::ops::{Outcome, Windows, success, validate};
+use crate::ops::{Outcome, success, validate};
 use crate::stage2::Access;
 
 /// Which checksum, and of what came before.
@@ -32,19 +32,15 @@ fn wanted(d: &Descriptor) -> Option<(Sum, Operand)> {
 
 /// Carries the descriptor out if it is such a checksum, as [`super::try_short`] does a copy.
 #[inline(always)]
-pub(super) fn try_sum<'a, B: Backend>(
-    d: &Descriptor,
-    chunk: &mut Chunk<'a, B>,
-    windows: &mut Windows<'a>,
-) -> Option<Outcome> {
+pub(super) fn try_sum<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -> Option<Outcome> {
     let (sum, src) = wanted(d)?;
     if !fits(d.size, chunk) {
         return None;
     }
     let size = u64::from(d.size);
-    let from = match windows.find_read(src, size) {
+    let from = match chunk.windows.find_read(src, size) {
         Some(from) => from,
-        None => look(chunk, windows, src, size)?,
+        None => look(chunk, src, size)?,
     };
     let len = d.size as usize;
     // SAFETY: the page was translated in this chunk for reading and holds `len` bytes; guest memory has no references.
@@ -86,17 +82,12 @@ fn ended<B: Backend>(chunk: &Chunk<'_, B>, src: Operand, size: u32, sum: u64) ->
 
 /// Finds out where the bytes are; they are counted, and there is a window for them from now on.
 #[inline(never)]
-fn look<'a, B: Backend>(
-    chunk: &mut Chunk<'a, B>,
-    windows: &mut Windows<'a>,
-    src: Operand,
-    size: u64,
-) -> Option<HostAddr> {
+fn look<B: Backend>(chunk: &mut Chunk<'_, B>, src: Operand, size: u64) -> Option<HostAddr> {
     let target = chunk.resolve(src, size, Rights::READ).ok()?;
     let from = chunk.page(&target, 0, Access::Read).ok()?;
     if from.len < size {
         return None;
     }
-    windows.open_read(chunk, src, &target, size);
+    (chunk.windows).open_read(chunk.iotlb, src, &target, size);
     Some(from.host)
 }

@@ -23,7 +23,8 @@ use byway_protocols::{Completion, Descriptor, Flags, Opcode, Status, Word0};
 use super::budget::CHUNK_BYTES;
 use super::chunk::Chunk;
 use super::{
-    Budget, Codecs, Execution, Jobs, Outcome, Staging, Stand, Step, Verdict, Windows, try_short,
+    Budget, Codecs, Execution, Jobs, Outcome, Staging, Stand, Step, Verdict, Windows, try_longer,
+    try_short,
 };
 use crate::backend::{Backend, Software};
 use crate::epoch::Epochs;
@@ -106,6 +107,7 @@ impl Rig {
                 guard: &guard,
                 context: self.alice.context(),
                 iotlb: &mut self.iotlb,
+                windows: Windows::new(),
                 backend: &mut self.backend,
                 staging: &mut self.staging,
                 budget: &mut budget,
@@ -115,9 +117,8 @@ impl Rig {
                 codecs: &mut self.codecs,
             };
             if self.short && self.chunks == 1 {
-                let mut windows = Windows::new();
-                let ended = try_short(descriptor, &mut chunk, &mut windows);
-                windows.close();
+                let ended = try_short(descriptor, &mut chunk)
+                    .or_else(|| try_longer(descriptor, &mut chunk));
                 if let Some(outcome) = ended {
                     chunk.backend.finish();
                     return outcome;
@@ -157,6 +158,7 @@ impl Rig {
                 guard: &guard,
                 context: self.alice.context(),
                 iotlb: &mut self.iotlb,
+                windows: Windows::new(),
                 backend: &mut self.backend,
                 staging: &mut self.staging,
                 budget: &mut budget,

@@ -12,7 +12,9 @@ use crate::iotlb::Iotlb;
 use crate::memory::sigbus;
 use crate::ops::budget::CHUNK_BYTES;
 use crate::ops::chunk::Chunk;
-use crate::ops::{Budget, Codecs, Execution, Jobs, Staging, Stand, Step, Windows, try_short};
+use crate::ops::{
+    Budget, Codecs, Execution, Jobs, Staging, Stand, Step, Windows, try_longer, try_short,
+};
 use crate::testing::{Guest, PageSize, Process, pte};
 
 /// Where processes have their data.
@@ -103,6 +105,7 @@ impl<B: Backend> World<B> {
                 guard: &guard,
                 context: self.alice.context(),
                 iotlb: &mut self.iotlb,
+                windows: Windows::new(),
                 backend: &mut self.backend,
                 staging: &mut self.staging,
                 budget: &mut budget,
@@ -112,9 +115,8 @@ impl<B: Backend> World<B> {
                 codecs: &mut self.codecs,
             };
             if execution.is_none() {
-                let mut windows = Windows::new();
-                let ended = try_short(descriptor, &mut chunk, &mut windows);
-                windows.close();
+                let ended = try_short(descriptor, &mut chunk)
+                    .or_else(|| try_longer(descriptor, &mut chunk));
                 if let Some(outcome) = ended {
                     chunk.backend.finish();
                     return outcome.completion;
