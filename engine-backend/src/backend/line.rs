@@ -25,6 +25,20 @@ pub unsafe fn load_line(at: HostAddr) -> Descriptor {
     Descriptor::from_bytes(&bytes)
 }
 
+/// Reads 8 bytes of a list, once.
+///
+/// # Safety
+/// `at` is a multiple of 8 and comes from a translation for reading made inside the
+/// current chunk.
+#[inline(always)]
+#[must_use]
+pub unsafe fn load_word(at: HostAddr) -> u64 {
+    let word: *const AtomicU64 = std::ptr::with_exposed_provenance(at.0 as usize);
+    // SAFETY: the caller guarantees that the word is mapped, readable and aligned; guests
+    // change it at any time, hence the atomic load.
+    unsafe { (*word).load(Ordering::Relaxed) }
+}
+
 /// Writes an element's completion: bytes 8-31, then the first 8 with release ordering.
 ///
 /// # Safety

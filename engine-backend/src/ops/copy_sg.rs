@@ -63,7 +63,7 @@ impl Ahead {
         chunk: &mut Chunk<'_, B>,
     ) -> Result<Segment, Failure> {
         if self.next == self.end {
-            let count = self.read(side, chunk)?;
+            let count = self.read(side.following(), side.count - side.next, chunk)?;
             (self.next, self.end) = (self.place, self.place + count);
         }
         let segment = segment::load(chunk.staging, self.next);
@@ -71,26 +71,36 @@ impl Ahead {
         Ok(segment)
     }
 
-    /// Reads the rest of the line. How many segments that were.
+    /// Reads the rest of a line from an address in a slot on, of a list with `rest` segments from there on. How many segments
+    /// that were.
     #[inline(never)]
-    fn read<B: Backend>(&self, side: &Side, chunk: &mut Chunk<'_, B>) -> Result<usize, Failure> {
-        let rest = side.count - side.next;
-        let from = side.list.plus(u64::from(side.next) * Segment::SIZE as u64);
+    fn read<B: Backend>(
+        &self,
+        (slot, addr): (u32, u64),
+        rest: u16,
+        chunk: &mut Chunk<'_, B>,
+    ) -> Result<usize, Failure> {
+        let slot = slot as u16;
+        let from = Operand { slot, addr };
         let of_line = AHEAD - (from.addr as usize / Segment::SIZE) % AHEAD;
         let count = of_line.min(rest.into());
-        let bytes = count * Segment::SIZE;
         let all = u64::from(rest) * Segment::SIZE as u64;
         let list = chunk.resolve(from, all, Rights::READ)?;
-        let at = self.place * Segment::SIZE;
-        if let Some(failure) = chunk.copy_in(&list, 0, at..at + bytes).failure {
-            return Err(failure);
-        }
-        chunk.settle(&[(&list, Access::Read, bytes as u64)])?;
+        segment::read(chunk, &list, count, self.place)?;
+        let bytes = (count * Segment::SIZE) as u64;
+        chunk.settle(&[(&list, Access::Read, bytes)])?;
         Ok(count)
     }
 }
 
 impl Side {
+    /// Slot and address of the segment that follows. A slot of 16 bits that is to be passed on would be loaded as 32, and
+    /// wait until what was stored of it alone is in the cache, and all that was stored before.
+    fn following(&self) -> (u32, u64) {
+        let passed = u64::from(self.next) * Segment::SIZE as u64;
+        (self.list.slot.into(), self.list.addr.wrapping_add(passed))
+    }
+
     /// Takes the next segment in hand when the one before is used up: numbers that stay until it is used up.
     #[inline(always)]
     fn refill<B: Backend>(

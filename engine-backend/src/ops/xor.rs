@@ -53,12 +53,10 @@ impl Xor {
         let passed = u64::from(self.done);
         let left = u64::from(self.size) - passed;
         let count = usize::from(self.count);
-        let bytes = count * Segment::SIZE;
-        let list = chunk.resolve(self.list, bytes as u64, Rights::READ)?;
+        let bytes = (count * Segment::SIZE) as u64;
+        let list = chunk.resolve(self.list, bytes, Rights::READ)?;
         let dst = chunk.resolve(self.dst.plus(passed), left, Rights::WRITE)?;
-        if let Some(failure) = chunk.copy_in(&list, 0, 0..bytes).failure {
-            return Err(failure);
-        }
+        segment::read(chunk, &list, count, 0)?;
         let mut sources: [Option<Target<'_>>; SOURCES] = [None; SOURCES];
         for (i, source) in sources.iter_mut().enumerate().take(count) {
             let segment = segment::load(chunk.staging, i);
