@@ -144,6 +144,7 @@ impl Rig {
                 }
                 Step::More | Step::Waits | Step::Device => {}
             }
+            drop(chunk);
             drop(guard);
             between(self, self.chunks);
         }
