@@ -111,16 +111,20 @@ fn piece<B: Backend>(
     }
     let to = chunk.forward(dst, at, len, Access::Write)?;
     let (to, len) = (to.host, to.len);
-    let from = &from[..sources.len()];
+    let from = &mut from[..sources.len()];
     let count = from.len() as u64;
-    let mut done = 0;
+    let (mut to, mut done) = (to, 0);
     loop {
         let part = affordable(chunk.budget.left(), len - done, count, HALF as u64);
-        sum_up(chunk.staging, from, to, done, part as usize);
+        sum_up(chunk.staging, from, to, part as usize);
         chunk.budget.spend(part * count / SOURCES_PER_COPY);
         done += part;
         if done == len || chunk.is_spent() {
             return Ok(done);
+        }
+        to = to.plus(part as usize);
+        for host in &mut *from {
+            *host = host.plus(part as usize);
         }
     }
 }
@@ -137,29 +141,23 @@ fn affordable(budget: u64, left: u64, count: u64, max: u64) -> u64 {
     }
 }
 
-/// Adds `len` bytes, `skipped` bytes behind each of the addresses: a few sources at a time, the sum so far in private
+/// Adds `len` bytes at each of the addresses: a few sources at a time, the sum so far in private
 /// memory. Nothing is written before the last source has been read, since it may be where the sum goes.
-fn sum_up(staging: &mut Staging, from: &[HostAddr], to: HostAddr, skipped: u64, len: usize) {
+fn sum_up(staging: &mut Staging, from: &[HostAddr], to: HostAddr, len: usize) {
     let private = staging.private();
-    let host = |addr: &HostAddr| HostAddr(addr.0 + skipped);
     let sum = HostAddr(staging.bytes().as_mut_ptr().expose_provenance() as u64);
-    let mut rest = from;
-    let mut has_sum = false;
+    let (mut few, mut rest) = from.split_at(from.len().min(SUMMANDS_MAX));
+    let mut with_sum = [sum; SUMMANDS_MAX];
     loop {
-        let mut few = [sum; SUMMANDS_MAX];
-        let taken = rest.len().min(SUMMANDS_MAX - usize::from(has_sum));
-        let (now, later) = rest.split_at(taken);
-        for (place, addr) in few[usize::from(has_sum)..].iter_mut().zip(now) {
-            *place = host(addr);
-        }
-        let few = &few[..taken + usize::from(has_sum)];
-        let into = if later.is_empty() { host(&to) } else { sum };
+        let into = if rest.is_empty() { to } else { sum };
         // SAFETY: all were translated in this chunk, the sources for reading and the destination for writing, and guest
         // memory has no references; `sum` is half the staging, which is borrowed and not looked at meanwhile.
         unsafe { private.sum(into, few, len) };
-        if later.is_empty() {
+        if rest.is_empty() {
             return;
         }
-        (rest, has_sum) = (later, true);
+        let (now, later) = rest.split_at(rest.len().min(SUMMANDS_MAX - 1));
+        with_sum[1..=now.len()].copy_from_slice(now);
+        (few, rest) = (&with_sum[..=now.len()], later);
     }
 }

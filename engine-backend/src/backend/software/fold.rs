@@ -140,7 +140,7 @@ pub(super) enum Copying {
 }
 
 /// The loop: `$copy` moves a step to where `rdi` points, `$ahead` asks for lines, `rcx` being what is left: one step ahead of
-/// stores, two KiB of what is read from memory.
+/// stores, two KiB of what may be read from memory, of which a range of 64 KiB is most often a part.
 macro_rules! fold_loop {
     ($name:ident, [$($ahead:literal)*], [$($copy:literal)*]) => {
         /// # Safety
@@ -225,7 +225,14 @@ macro_rules! fold_loop {
     };
 }
 
-fold_loop!(reading, [], []);
+fold_loop!(
+    reading,
+    [
+        "prefetcht0 [rsi + 2048]" "prefetcht0 [rsi + 2048 + 64]"
+        "prefetcht0 [rsi + 2048 + 128]" "prefetcht0 [rsi + 2048 + 192]"
+    ],
+    []
+);
 fold_loop!(
     copying_on,
     // No line beyond the end is taken from anybody: the last step asks for its own.

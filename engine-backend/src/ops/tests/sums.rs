@@ -266,3 +266,52 @@ fn third_operands_have_slots_and_rights_of_their_own() {
         7
     );
 }
+
+/// A page of 2 MiB, and nothing behind it.
+const LARGE: u64 = VA + (1 << 30);
+const LARGE_BYTES: u64 = 2 << 20;
+
+#[test]
+fn within_a_page_the_short_way_ends_as_the_long_one_does() {
+    let mut rig = Rig::with_ram(8 << 20);
+    rig.alice.map(LARGE, LARGE_BYTES, PageSize::Large);
+    let bytes = noise(LARGE_BYTES as usize, 2);
+    rig.alice.write(LARGE, &bytes);
+    for (opcode, chunk_bytes) in [Opcode::CrcGen, Opcode::Crc64, Opcode::Memmove]
+        .into_iter()
+        .flat_map(|opcode| [CHUNK_BYTES, 16 << 10].map(|bytes| (opcode, bytes)))
+    {
+        rig.chunk_bytes = chunk_bytes;
+        for size in [
+            1, 64, 1000, 1024, 4096, 4097, 65_535, 65_536, 65_537, 100_000,
+        ] {
+            for at in [0, 1, 63, 4000, LARGE_BYTES - size, LARGE_BYTES - size + 1] {
+                let copies = opcode == Opcode::Memmove;
+                let d = Descriptor {
+                    src: LARGE + at,
+                    // Behind it, over it, before it.
+                    dst: if copies { LARGE + at / 2 + 30_000 } else { 0 },
+                    size: size as u32,
+                    op0: if copies { 0 } else { 0x1234_5678 },
+                    ..descriptor(opcode, 0, 0)
+                };
+                let mut both = [false, true].map(|short| {
+                    rig.short = short;
+                    rig.alice.write(LARGE, &bytes);
+                    let ended = rig.run(&d);
+                    let chunks = rig.chunks;
+                    (ended, chunks, rig.alice.read(LARGE, LARGE_BYTES))
+                });
+                let what = format!("{opcode:?} of {size} at {at}, {chunk_bytes} a chunk");
+                let is_long = size >= chunk_bytes + PAGE || at + size > LARGE_BYTES;
+                assert!(is_long || both[1].1 == 1, "{what}");
+                // Through the short way or not, it is cut at the same places.
+                assert_eq!(both[0].1, both[1].1, "{what}");
+                assert!(both[0].2 == both[1].2, "{what}");
+                both[0].2.clear();
+                both[1].2.clear();
+                assert_eq!(both[0], both[1], "{what}");
+            }
+        }
+    }
+}

@@ -1,5 +1,5 @@
-//! Bursts: what a worker does for many small transfers at once, published one by one or as a batch, must be what it
-//! does for each of them alone.
+//! Bursts: what a worker does for many small transfers and checksums at once, published one by one or as a batch, must be
+//! what it does for each of them alone.
 
 use std::sync::Arc;
 
@@ -18,12 +18,19 @@ const RECORDS: u64 = LIST + PAGE;
 /// What the smaller capability covers: it begins and ends inside pages.
 const PART: (u64, u64) = (PAGE + 100, 3 * PAGE);
 const QUOTA: u64 = 2000;
+/// Where each has a large page, of which this much is used.
+const WIDE: u64 = VA + (2 << 30);
+const WIDE_BYTES: u64 = 192 << 10;
 /// Kinds of capabilities that alice holds, by the place in `World::slots`; 0 is her own memory.
-const SLOTS: usize = 5;
+const SLOTS: usize = 6;
+/// The capability for bob's large page, and a place that means alice's own.
+const WIDE_OF_BOB: usize = 5;
+const WIDE_OF_ALICE: usize = 6;
 
-/// One small transfer, as indices and offsets.
+/// One small transfer or checksum, as indices and offsets.
 #[derive(Debug, Clone)]
 struct Move {
+    what: Opcode,
     from: (usize, u64),
     to: (usize, u64),
     size: u32,
@@ -53,13 +60,16 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let guest = |id| Guest::new(id, 4 * MIB);
+        let guest = |id| Guest::new(id, 8 * MIB);
         let (alice, bob) = (Process::new(&guest(1), 16), Process::new(&guest(2), 16));
         for process in [&alice, &bob] {
             // Neighbours by address are none by place.
             process.map_scattered(VA, BYTES);
             let noise: Vec<u8> = (0..BYTES).map(|i| (i * 7 + i / 251) as u8).collect();
             process.write(VA, &noise);
+            process.map(WIDE, 2 * MIB, PageSize::Large);
+            let noise: Vec<u8> = (0..WIDE_BYTES).map(|i| (i * 13 + i / 509) as u8).collect();
+            process.write(WIDE, &noise);
         }
         alice.map(LIST, 2 * PAGE, PageSize::Small);
         let all = bob.give(&alice, VA, BYTES, Rights::ALL);
@@ -77,7 +87,8 @@ impl World {
             None,
         );
         let limited = alice.context().slots().insert(0, limited.unwrap());
-        let slots = [0, all, part, read_only, limited.ok().unwrap()];
+        let wide = bob.give(&alice, WIDE, WIDE_BYTES, Rights::ALL);
+        let slots = [0, all, part, read_only, limited.ok().unwrap(), wide];
         let capabilities = slots[1..].iter().map(|&slot| peek(slot)).collect();
         let queue = Submitter::new(&alice, 64, true);
         let mut worker = Solo::new();
@@ -95,10 +106,15 @@ impl World {
     fn descriptor(&self, m: &Move) -> Descriptor {
         let place = |(slot, offset): (usize, u64)| match slot {
             0 => (0, VA + offset),
+            WIDE_OF_ALICE => (0, WIDE + offset),
             _ => (self.slots[slot], offset),
         };
-        let ((src_slot, src), (dst_slot, dst)) = (place(m.from), place(m.to));
-        let flags = if m.strict {
+        let copies = m.what == Opcode::Memmove;
+        let ((src_slot, src), (dst_slot, dst)) = match copies {
+            true => (place(m.from), place(m.to)),
+            false => (place(m.from), (0, 0)),
+        };
+        let flags = if m.strict && copies {
             Flags::STRICT_ORDER
         } else {
             Flags::NONE
@@ -108,7 +124,9 @@ impl World {
             src,
             dst,
             size: m.size,
-            ..Descriptor::new(Opcode::Memmove, flags)
+            // A checksum's seed: no two of one size have the same.
+            op0: if copies { 0 } else { m.to.1 },
+            ..Descriptor::new(m.what, flags)
         }
     }
 
@@ -176,13 +194,11 @@ impl World {
         }
     }
 
-    fn state(&self) -> (Vec<u8>, Vec<u8>, Vec<Traffic>) {
+    fn state(&self) -> (Vec<[Vec<u8>; 2]>, Vec<Traffic>) {
         let traffic = self.capabilities.iter().map(|c| c.traffic()).collect();
-        (
-            self.alice.read(VA, BYTES),
-            self.bob.read(VA, BYTES),
-            traffic,
-        )
+        let memory = [&self.alice, &self.bob]
+            .map(|process| [process.read(VA, BYTES), process.read(WIDE, WIDE_BYTES)]);
+        (memory.into(), traffic)
     }
 
     /// Which of bob's pages were logged since the last time.
@@ -207,10 +223,22 @@ fn offset() -> impl Strategy<Value = u64> {
 }
 
 fn moves() -> impl Strategy<Value = Vec<Move>> {
-    let slot = || prop_oneof![3 => Just(0_usize), 6 => Just(1), 3 => 2..SLOTS];
+    let slot = || prop_oneof![3 => Just(0_usize), 6 => Just(1), 3 => 2..WIDE_OF_BOB];
     let size = prop_oneof![4 => Just(64_u32), 2 => 1..300_u32, 1 => 3000..5000_u32];
-    let one = ((slot(), offset()), (slot(), offset()), size, 0..8_u8);
-    let one = one.prop_map(|(from, to, size, strict)| Move {
+    let small = ((slot(), offset()), (slot(), offset()), size).boxed();
+    // As long as a chunk, and longer.
+    let slot = || prop_oneof![Just(WIDE_OF_BOB), Just(WIDE_OF_ALICE)];
+    let offset = || prop_oneof![0..2000_u64, 0..WIDE_BYTES + 100];
+    let size = prop_oneof![1..10_000_u32, 60_000..66_000_u32];
+    let wide = ((slot(), offset()), (slot(), offset()), size).boxed();
+    let what = prop_oneof![
+        3 => Just(Opcode::Memmove),
+        1 => Just(Opcode::CrcGen),
+        1 => Just(Opcode::Crc64),
+    ];
+    let place = prop_oneof![4 => small, 1 => wide];
+    let one = (what, place, 0..8_u8).prop_map(|(what, (from, to, size), strict)| Move {
+        what,
         from,
         to,
         size,
@@ -282,6 +310,7 @@ proptest! {
 fn what_is_taken_back_between_two_bursts_is_refused_in_the_second() {
     let mut world = World::new();
     let put = Move {
+        what: Opcode::Memmove,
         from: (0, 0),
         to: (1, 0),
         size: 64,

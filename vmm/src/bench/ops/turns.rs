@@ -7,7 +7,8 @@
 //! descriptors in flight from another core: submission, checks, translation and completion are in it, but for
 //! those that the worker need not wait for.
 //!
-//! **What counts.** A window of either side in which its thread lost its core, waited for it for more than a hundredth of
+//! **What counts.** What two windows that follow each other say of each other, and of all that the median: a host whose caches are
+//! others' as well, and slower for seconds at a time, is as slow in both. A window of either side in which its thread lost its core, waited for it for more than a hundredth of
 //! the window, or took a page fault does not. One that a single operation fills, of dozens of megabytes, may have lost its core
 //! for that hundredth: what it finds in the caches is its own last milliseconds' anyway. There are more windows for as long as more than a tenth of all so far do not count, up to
 //! `ROUNDS_FACTOR` times as many; when it is still more than a tenth, the result is "not measured".
@@ -50,8 +51,10 @@ pub(super) struct Measured {
     pub(super) engine: Watch,
     /// The same of the library, if there is one: the median.
     pub(super) library_ns: Option<f64>,
+    /// How much longer the library takes than the engine: the median of what each pair of windows, one after the other, says.
+    pub(super) over_library: Option<f64>,
     /// The same of the passes that a fused operation replaces.
-    pub(super) passes_ns: Option<f64>,
+    pub(super) over_passes: Option<f64>,
     /// Largest share of windows of a kind in which the host did not leave the core alone.
     pub(super) disturbed_share: f64,
     /// Operations in flight.
@@ -76,7 +79,7 @@ impl<'g> Turns<'g> {
         Ok(Self {
             harness,
             submitter,
-            rounds: if quick { 11 } else { 31 },
+            rounds: if quick { 11 } else { 61 },
             _guests: guests,
         })
     }
@@ -169,6 +172,7 @@ impl<'g> Turns<'g> {
             self.rounds
         };
         let [mut engine, mut library, mut passes] = [const { Watch::new() }; 3];
+        let [mut over_library, mut over_passes] = [const { Watch::new() }; 2];
         let has_library = case.library.is_some();
         let mut work = || -> Result<(f64, bool)> {
             let Some(library) = &mut case.library else {
@@ -193,16 +197,18 @@ impl<'g> Turns<'g> {
                 if round >= rounds && share <= DISTURBED_SHARE_MAX {
                     break;
                 }
-                let (ns, quiet) = self.engine(&one, count, depth)?;
-                engine.count(ns, quiet);
+                let (own, is_quiet) = self.engine(&one, count, depth)?;
+                engine.count(own, is_quiet);
                 if let Some(two) = &case.passes {
                     let (ns, quiet) = self.engine(two, count, depth)?;
                     passes.count(ns, quiet);
+                    over_passes.count(ns / own, quiet && is_quiet);
                 }
                 if has_library {
                     self.asleep();
                     let (ns, quiet) = library_window()??;
                     library.count(ns, quiet);
+                    over_library.count(ns / own, quiet && is_quiet);
                 }
             }
             Ok(())
@@ -210,7 +216,8 @@ impl<'g> Turns<'g> {
         let windows = engine.values().len() as u64;
         Ok(Measured {
             library_ns: library.median(),
-            passes_ns: passes.median(),
+            over_library: over_library.median(),
+            over_passes: over_passes.median(),
             disturbed_share: share_of([&engine, &library, &passes]),
             engine,
             depth,
