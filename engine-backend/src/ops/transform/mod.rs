@@ -75,7 +75,9 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// The operands without what was done of them.
+    /// The operands without what was done of them. Inlined: two of them, returned through memory, are taken up in other parts than
+    /// they were put down in, and wait for all stores before.
+    #[inline(always)]
     fn resolve<'g, B>(
         &self,
         chunk: &Chunk<'g, B>,
