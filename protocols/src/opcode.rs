@@ -13,9 +13,11 @@ macro_rules! opcodes {
             pub const ALL: &'static [Self] = &[ $( Self::$name, )* ];
 
             /// The operation with this code, or `None` when the ABI has none such.
+            #[inline]
             #[must_use]
             pub const fn from_code(code: u8) -> Option<Self> {
-                match code { $( $code => Some(Self::$name), )* _ => None }
+                // One load: of a `match` the compiler makes a jump for each code.
+                BY_CODE[code as usize]
             }
 
             /// Name as the specification spells it.
@@ -24,6 +26,12 @@ macro_rules! opcodes {
                 match self { $( Self::$name => stringify!($name), )* }
             }
         }
+
+        const BY_CODE: [Option<Opcode>; 256] = {
+            let mut by_code = [None; 256];
+            $( by_code[$code] = Some(Opcode::$name); )*
+            by_code
+        };
     };
 }
 

@@ -268,14 +268,13 @@ impl Execution {
         }
     }
 
-    /// Checks a private copy of a descriptor, to carry it out from now on. In place: what is made
-    /// elsewhere and moved here costs as much as a short copy.
+    /// Has one that does nothing carry a descriptor out from now on, of which this is a private copy, once that is checked. In
+    /// place: what is made elsewhere and moved here costs as much as a short copy.
     ///
     /// # Errors
     /// The status with which it is refused: 10-14, 18, 19, 1C. It does nothing then.
     #[inline(always)]
     pub fn accept(&mut self, descriptor: &Descriptor) -> Result<(), Status> {
-        self.request = Request::Operation(Operation::Nothing);
         validate::request(descriptor, &mut self.request)?;
         self.interrupt = wants_interrupt(descriptor);
         self.block = validate::blocks(descriptor);

@@ -41,8 +41,9 @@ const TAKEN_SHARE: u64 = 100;
 const ROUNDS_FACTOR: u32 = 4;
 /// Looks for a completion between two looks whether a kick is asked for.
 const SPINS: u32 = 4096;
-/// Operations in flight. What is measured is the worker, so it always finds the next.
-const DEPTH: u64 = 4;
+/// Operations in flight. What is measured is the worker, so it always finds the next: also when the host has taken the submitter's
+/// core for the few microseconds that an exit of a virtual machine takes, in which a worker does four of the shortest.
+const DEPTH: u64 = 8;
 
 /// What came of a case.
 #[derive(Debug)]
