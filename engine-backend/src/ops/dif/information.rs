@@ -4,9 +4,8 @@
 //! most significant byte first, as T10 and NVMe store them.
 
 use byway_protocols::operands::{
-    dif_destination_flags as made, dif_flags, dif_mismatch, dif_source_flags as checked,
+    dif_destination_flags as made, dif_mismatch, dif_source_flags as checked,
 };
-use crc_fast::{CrcAlgorithm, Digest};
 
 /// Bytes of it.
 pub(super) const BYTES: usize = 8;
@@ -43,23 +42,6 @@ impl Information {
     pub(super) fn to_bytes(self) -> [u8; BYTES] {
         let tags = u64::from(self.app_tag) << 32 | u64::from(self.ref_tag);
         (u64::from(self.guard) << 48 | tags).to_be_bytes()
-    }
-}
-
-/// The guard of a block's data, in the form that `flags` (`dif_flags`) ask for.
-pub(super) fn guard(data: &[u8], flags: u8) -> u16 {
-    let crc = if flags & dif_flags::INVERT_CRC_SEED == 0 {
-        // The usual form, without the library's state of a checksum under way: that is as large as half a block.
-        crc_fast::checksum(CrcAlgorithm::Crc16T10Dif, data) as u16
-    } else {
-        let mut digest = Digest::new_with_init_state(CrcAlgorithm::Crc16T10Dif, 0xffff);
-        digest.update(data);
-        digest.finalize() as u16
-    };
-    if flags & dif_flags::INVERT_CRC_RESULT != 0 {
-        !crc
-    } else {
-        crc
     }
 }
 
@@ -173,44 +155,6 @@ impl Tags {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The check value of CRC-16/T10-DIF, and the CRC test cases of SBC-3, section 4.22.4.
-    #[test]
-    fn the_guard_is_that_of_the_standard() {
-        assert_eq!(guard(b"123456789", 0), 0xd0db);
-        let ascending: [u8; 32] = std::array::from_fn(|i| i as u8);
-        let descending: [u8; 32] = std::array::from_fn(|i| 0xff - i as u8);
-        let mut two_ones = [0; 32];
-        two_ones[..2].fill(0xff);
-        for (data, value) in [
-            ([0; 32], 0),
-            ([0xff; 32], 0xa293),
-            (ascending, 0x0224),
-            (two_ones, 0x21b8),
-            (descending, 0xa0b7),
-        ] {
-            assert_eq!(guard(&data, 0), value, "{data:02x?}");
-        }
-        assert_eq!(guard(&[0; 512], 0), 0);
-        let data: Vec<u8> = (0..=255).cycle().take(520).collect();
-        for len in [1, 7, 512, 520] {
-            let data = &data[..len];
-            assert_eq!(guard(data, 0), bitwise(data, 0), "{len}");
-            assert_eq!(
-                guard(data, dif_flags::INVERT_CRC_SEED),
-                bitwise(data, 0xffff)
-            );
-            assert_eq!(guard(data, dif_flags::INVERT_CRC_RESULT), !bitwise(data, 0));
-        }
-    }
-
-    fn bitwise(data: &[u8], seed: u16) -> u16 {
-        data.iter().fold(seed, |crc, &byte| {
-            (0..8).fold(crc ^ u16::from(byte) << 8, |c, _| {
-                (c << 1) ^ (0x8bb7 & (c >> 15).wrapping_neg())
-            })
-        })
-    }
 
     #[test]
     fn information_is_stored_most_significant_byte_first() {

@@ -4,6 +4,7 @@
 //! Whole blocks are taken into private memory, checked and changed there, and written
 //! out: what was checked is what goes on.
 
+mod guard;
 mod information;
 
 use byway_protocols::operands::{DifResult, dif_block, dif_flags};
@@ -16,8 +17,9 @@ use super::{Outcome, Step, success};
 use crate::backend::Backend;
 use crate::context::Target;
 use crate::stage2::Access;
+use guard::guard;
 pub use information::Tags;
-use information::{BYTES, Information, guard};
+use information::{BYTES, Information};
 
 /// Bytes that are worked on at a time: they stay in the first cache.
 const PIECE: usize = 16 << 10;
@@ -123,16 +125,23 @@ impl From<Failure> for Stop {
 impl Dif {
     /// Goes on until done or until the chunk is over.
     pub fn step<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Step {
-        let completion = match self.run(chunk) {
-            Ok(()) if self.done < self.size => return Step::More,
-            Ok(()) => success(self.done),
-            Err(Stop::Failure(failure)) => failure.completion(0, self.done),
-            Err(Stop::Mismatch(wrong)) => {
-                Failure::from(Status::DifMismatch).completion(wrong, self.done)
-            }
-        };
+        match self.run(chunk) {
+            Ok(()) if self.done < self.size => Step::More,
+            Ok(()) => Step::Done(Outcome {
+                completion: self.with_tags(success(self.done)),
+                bytes: u64::from(self.done),
+            }),
+            Err(Stop::Failure(failure)) => self.failed(failure, 0),
+            Err(Stop::Mismatch(wrong)) => self.failed(Status::DifMismatch.into(), wrong),
+        }
+    }
+
+    /// Apart, as [`Step::failed`].
+    #[cold]
+    #[inline(never)]
+    fn failed(&self, failure: Failure, wrong: u8) -> Step {
         Step::Done(Outcome {
-            completion: self.with_tags(completion),
+            completion: self.with_tags(failure.completion(wrong, self.done)),
             bytes: u64::from(self.done),
         })
     }
