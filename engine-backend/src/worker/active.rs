@@ -328,7 +328,7 @@ fn burst<B: Backend>(
             continue;
         }
         // A copy, made of the same words: the original stays in registers, where the short way had it.
-        let descriptor = descriptor.clone();
+        let descriptor = Descriptor { ..descriptor };
         // A batch's size is a number of elements.
         if descriptor.size >= LONG_BYTES || descriptor.code() == Opcode::Batch as u8 {
             served.prefetch_next();
