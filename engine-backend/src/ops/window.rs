@@ -60,6 +60,13 @@ impl Window {
         self.base.wrapping_add(operand.addr)
     }
 
+    /// Whether it has an address of the address space that another one has.
+    #[inline]
+    fn meets(&self, other: &Self) -> bool {
+        let [own, others] = [self, other].map(|window| window.base.wrapping_add(window.first));
+        others.wrapping_sub(own) < self.bytes || own.wrapping_sub(others) < other.bytes
+    }
+
     /// The window around an operand that was just translated for `access`.
     #[inline]
     fn around(iotlb: &Iotlb, operand: Operand, target: &Target<'_>, access: Access) -> Self {
@@ -131,7 +138,8 @@ impl<'a> Tally<'a> {
 pub(super) struct Places {
     pub(super) src: Window,
     pub(super) dst: Window,
-    /// Source and destination are in two address spaces.
+    /// No byte of one is a byte of the other, as far as one can see: they are in two address spaces, or are two ranges of one that
+    /// share no address.
     pub(super) are_apart: bool,
 }
 
@@ -140,7 +148,7 @@ pub(super) struct Places {
 pub(super) struct Both {
     pub(super) src: HostAddr,
     pub(super) dst: HostAddr,
-    /// How far they are apart, in one address space.
+    /// How far they are apart, where they may share a byte.
     pub(super) distance: Option<u64>,
 }
 
@@ -243,10 +251,13 @@ impl<'a> Windows<'a> {
         self.read.add(src.1, Access::Read, bytes);
         self.written.add(dst.1, Access::Write, bytes);
         if self.is_burst {
+            let are_in_one = src.1.space.id() == dst.1.space.id();
+            let src = Window::around(iotlb, src.0, src.1, Access::Read);
+            let dst = Window::around(iotlb, dst.0, dst.1, Access::Write);
             self.places = Places {
-                src: Window::around(iotlb, src.0, src.1, Access::Read),
-                dst: Window::around(iotlb, dst.0, dst.1, Access::Write),
-                are_apart: src.1.space.id() != dst.1.space.id(),
+                src,
+                dst,
+                are_apart: !(are_in_one && src.meets(&dst)),
             };
         }
         self.is_burst = true;

@@ -36,14 +36,14 @@ impl Batch {
         chunk: &mut Chunk<'_, B>,
         tables: &mut Tables<'_>,
     ) -> Left {
-        let (list, records) = (tables.list.known(), tables.records.known());
-        let known = (list.len / ELEMENT).min(records.len / RECORD);
-        let rest = known.min((self.count - self.next).into()) as u32;
-        if rest == 0 || self.cut || self.current.is_some() {
+        let places = *chunk.windows.places();
+        if self.cut || self.current.is_some() || !places.are_open() {
             return Left::Unread;
         }
-        let places = *chunk.windows.places();
-        if !places.are_open() {
+        let (list, records) = tables.known(chunk, self.next);
+        let known = (list.len / ELEMENT).min(records.len / RECORD);
+        let rest = known.min((self.count - self.next).into()) as u32;
+        if rest == 0 {
             return Left::Unread;
         }
         let has_failed = self.succeeded < self.next;

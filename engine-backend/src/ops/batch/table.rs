@@ -13,6 +13,26 @@ pub(super) struct Tables<'t> {
     pub(super) records: Table<'t>,
 }
 
+impl Tables<'_> {
+    /// Where the entries from the one in hand on are, whose number is `index`: those that are known to lie in one page. None where
+    /// each is to be looked up by itself, or not even the first one can be: whoever takes it up next meets the same, and tells.
+    #[inline(always)]
+    pub(super) fn known<B: Backend>(
+        &mut self,
+        chunk: &mut Chunk<'_, B>,
+        index: u32,
+    ) -> (Piece, Piece) {
+        // The place for a completion first: an element that ran has one.
+        for table in [&mut self.records, &mut self.list] {
+            if table.page.len == 0 && table.look_up(chunk, index).is_err() {
+                chunk.missing = None;
+                break;
+            }
+        }
+        (self.list.page, self.records.page)
+    }
+}
+
 /// One part of it, gone through entry by entry. A page that was translated in a chunk stays usable to its end, so
 /// it is looked up once for all entries in it, where each use need not be noted by itself.
 pub(super) struct Table<'t> {
@@ -62,12 +82,6 @@ impl<'t> Table<'t> {
             self.page = page;
         }
         Ok(page)
-    }
-
-    /// Where the entries from the one in hand on are, those that are known to lie in one page.
-    #[inline(always)]
-    pub(super) fn known(&self) -> Piece {
-        self.page
     }
 
     /// The entry that many further on is in hand.
