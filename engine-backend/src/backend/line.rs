@@ -14,18 +14,16 @@ use crate::memory::HostAddr;
 /// current chunk.
 #[must_use]
 pub unsafe fn load_line(at: HostAddr) -> Descriptor {
-    let words: *const AtomicU64 = std::ptr::with_exposed_provenance(at.0 as usize);
     let mut bytes = [0; Descriptor::SIZE];
     for (i, word) in bytes.chunks_exact_mut(8).enumerate() {
-        // SAFETY: the caller guarantees that the line is mapped, readable and aligned;
-        // guests change it at any time, hence the atomic load.
-        let value = unsafe { (*words.add(i)).load(Ordering::Relaxed) };
+        // SAFETY: the caller guarantees as much of the whole line.
+        let value = unsafe { load_word(at.plus(8 * i)) };
         word.copy_from_slice(&value.to_le_bytes());
     }
     Descriptor::from_bytes(&bytes)
 }
 
-/// Reads 8 bytes of a list, once.
+/// Reads 8 bytes, once.
 ///
 /// # Safety
 /// `at` is a multiple of 8 and comes from a translation for reading made inside the

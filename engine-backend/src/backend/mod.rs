@@ -20,6 +20,7 @@ mod software;
 pub use choice::{Backends, Choice, ChoiceError};
 pub use dsa::Dsa;
 pub use line::{GuestWord, atomic_u64, load_line, load_word, store_record};
+pub(crate) use software::polynomial;
 pub use software::{Private, Software, diff, sum};
 
 use crate::memory::HostAddr;

@@ -8,8 +8,6 @@
 //! read once in `LOOK_EVERY` units only, since reading it costs as much as a small copy, and once a slice in a long chunk; more
 //! often where a unit takes longer than it does to copy a byte.
 
-use byway_protocols::PAGE_SIZE;
-
 /// Most work of one chunk, in bytes; and of one slice of a longer one.
 pub const CHUNK_BYTES: u64 = 64 << 10;
 
@@ -137,21 +135,6 @@ impl Budget {
     pub fn left(&self) -> u64 {
         let of_slice = CHUNK_BYTES.saturating_sub(self.spent - self.slice);
         self.rest().min(of_slice)
-    }
-
-    /// How long the next piece may be when `left` bytes are to be done. Never less than a
-    /// page, so that the rest of a budget is not spent in crumbs; nor does it leave less than a
-    /// page for another chunk, which would cost more than it does. Whoever overdraws pays in the
-    /// next round.
-    #[inline(always)]
-    #[must_use]
-    pub fn room(&self, left: u64) -> u64 {
-        let budget = self.left();
-        if left < budget + PAGE_SIZE {
-            left
-        } else {
-            budget.max(PAGE_SIZE)
-        }
     }
 
     /// Work that is left of the chunk, in bytes.

@@ -209,11 +209,19 @@ impl<'a, B> Chunk<'a, B> {
         self.guard.is_awaited() || self.iotlb.has_entered_pages()
     }
 
-    /// See [`Budget::room`].
+    /// How long the next piece may be when `left` bytes are to be done. Never less than a
+    /// page, so that the rest of a budget is not spent in crumbs; nor does it leave less than a
+    /// page for another chunk, which would cost more than it does. Whoever overdraws pays in the
+    /// next round.
     #[inline(always)]
     #[must_use]
     pub fn room(&self, left: u64) -> u64 {
-        self.budget.room(left)
+        let budget = self.budget.left();
+        if left < budget + PAGE {
+            left
+        } else {
+            budget.max(PAGE)
+        }
     }
 
     /// Translates one byte; the piece reaches to the end of its page.

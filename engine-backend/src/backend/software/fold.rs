@@ -9,10 +9,9 @@
 //! Rust knows about and share no byte. The processor has AVX-512F, VPCLMULQDQ and PCLMULQDQ.
 
 use std::arch::asm;
-use std::arch::x86_64::{
-    _mm_clmulepi64_si128, _mm_cvtsi64_si128, _mm_cvtsi128_si64, _mm_unpackhi_epi64,
-};
 use std::mem::offset_of;
+
+use super::polynomial::{self, product};
 
 /// Bytes of a step.
 pub(super) const STEP: usize = 256;
@@ -62,7 +61,7 @@ impl Powers {
             lanes,
             step: halves(8 * STEP as u32, polynomial),
             end: reversed_power(127, polynomial),
-            quotient: quotient(polynomial),
+            quotient: polynomial::quotient(polynomial).reverse_bits(),
             polynomial: polynomial.reverse_bits(),
         }
     }
@@ -70,24 +69,15 @@ impl Powers {
     /// The register after 16 bytes and 0 before them.
     #[target_feature(enable = "pclmulqdq")]
     fn register(&self, [first, second]: [u64; 2]) -> u64 {
-        // Times x^64, which is what a register is: the first half by way of its power.
-        let (low, high) = product(first, self.end);
+        // Times x^64, which is what a register is: the first half by way of its power. A product of reversed numbers comes out
+        // times x.
+        let [low, high] = product(first, self.end);
         let (first, second) = (low ^ second, high);
         // The rest is a multiple of x^64, whose remainder is found by Barrett's way.
-        let quotient = first ^ (product(first, self.quotient).0 << 1);
-        let (low, high) = product(quotient, self.polynomial);
+        let quotient = first ^ (product(first, self.quotient)[0] << 1);
+        let [low, high] = product(quotient, self.polynomial);
         second ^ (high << 1 | low >> 63)
     }
-}
-
-/// The product of two polynomials, its lower bits first: of reversed ones it comes out times x.
-#[target_feature(enable = "pclmulqdq")]
-fn product(a: u64, b: u64) -> (u64, u64) {
-    let [a, b] = [a, b].map(|word| _mm_cvtsi64_si128(word.cast_signed()));
-    let product = _mm_clmulepi64_si128::<0>(a, b);
-    let high = _mm_unpackhi_epi64(product, product);
-    let word = |half| _mm_cvtsi128_si64(half).cast_unsigned();
-    (word(product), word(high))
 }
 
 /// What the halves of 16 bytes are multiplied by to get `bits` bits further on: the first one is the higher.
@@ -101,31 +91,7 @@ const fn halves(bits: u32, polynomial: u64) -> [u64; 2] {
 
 /// x^`exponent` modulo x^64 + `polynomial`, reversed.
 const fn reversed_power(exponent: u32, polynomial: u64) -> u64 {
-    let mut power = 1;
-    let mut i = 0;
-    while i < exponent {
-        power = times_x(power, polynomial);
-        i += 1;
-    }
-    power.reverse_bits()
-}
-
-/// x^128 divided by x^64 + `polynomial`, without its highest power, reversed.
-const fn quotient(polynomial: u64) -> u64 {
-    // After the first step of the division, which gives the highest power.
-    let (mut rest, mut quotient, mut i) = (polynomial, 0, 0);
-    while i < 64 {
-        // The digits come from the highest on.
-        quotient |= (rest >> 63) << i;
-        rest = times_x(rest, polynomial);
-        i += 1;
-    }
-    quotient
-}
-
-const fn times_x(power: u64, polynomial: u64) -> u64 {
-    let carry = power >> 63;
-    (power << 1) ^ if carry != 0 { polynomial } else { 0 }
+    polynomial::power(exponent, polynomial).reverse_bits()
 }
 
 /// How what is folded is copied on the way.

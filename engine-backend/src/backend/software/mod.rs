@@ -14,6 +14,7 @@ pub mod diff;
 mod fill;
 mod flush;
 mod fold;
+pub(crate) mod polynomial;
 mod private;
 pub mod sum;
 

@@ -9,6 +9,8 @@ use std::arch::x86_64::*;
 use byway_protocols::operands::dif_flags;
 use crc_fast::{CrcAlgorithm, Digest};
 
+use crate::backend::polynomial::{self, product};
+
 /// Bytes of a step.
 const STEP: usize = 256;
 
@@ -82,32 +84,11 @@ const TO_LAST: [[u64; 2]; LANES] = {
     lanes
 };
 
-/// The remainder of x^`exponent`.
 const fn power(exponent: u32) -> u64 {
-    let mut power = 1;
-    let mut i = 0;
-    while i < exponent {
-        power = times_x(power);
-        i += 1;
-    }
-    power
+    polynomial::power(exponent, POLYNOMIAL)
 }
 
-const fn times_x(power: u64) -> u64 {
-    (power << 1) ^ if power >> 63 != 0 { POLYNOMIAL } else { 0 }
-}
-
-/// x^128 divided by the polynomial, without its highest power.
-const QUOTIENT: u64 = {
-    // After the first step of the division, which gives the highest power.
-    let (mut rest, mut quotient, mut i) = (POLYNOMIAL, 0, 0);
-    while i < 64 {
-        quotient = quotient << 1 | rest >> 63;
-        rest = times_x(rest);
-        i += 1;
-    }
-    quotient
-};
+const QUOTIENT: u64 = polynomial::quotient(POLYNOMIAL);
 
 /// The checksum of `first` and the steps that follow, after one that has come to `seed`.
 #[target_feature(enable = "avx512f,avx512bw,vpclmulqdq,pclmulqdq")]
@@ -170,27 +151,13 @@ fn broadcast([low, high]: [u64; 2]) -> __m512i {
 /// The remainder of 16 bytes, two of 0 behind them.
 #[target_feature(enable = "pclmulqdq")]
 fn register(lane: __m128i) -> u16 {
-    let [low, high] = words(lane);
+    let [low, high] = polynomial::halves(lane);
     // Times x^64, of which x^16 is for the zeroes and the rest goes with the polynomial's: the upper half by way of its power.
-    let [product, carry] = product(high, const { power(128) });
-    let (low, high) = (product, carry ^ low);
+    let [rest, carry] = product(high, const { power(128) });
+    let high = carry ^ low;
     // The remainder of that by Barrett's way.
-    let quotient = self::product(high, QUOTIENT)[1] ^ high;
-    let rest = low ^ self::product(quotient, POLYNOMIAL)[0];
-    (rest >> 48) as u16
-}
-
-/// The product of two polynomials, its lower half first.
-#[target_feature(enable = "pclmulqdq")]
-fn product(a: u64, b: u64) -> [u64; 2] {
-    let [a, b] = [a, b].map(|word| _mm_cvtsi64_si128(word.cast_signed()));
-    words(_mm_clmulepi64_si128::<0>(a, b))
-}
-
-#[target_feature(enable = "sse2")]
-fn words(lane: __m128i) -> [u64; 2] {
-    let high = _mm_unpackhi_epi64(lane, lane);
-    [lane, high].map(|half| _mm_cvtsi128_si64(half).cast_unsigned())
+    let quotient = product(high, QUOTIENT)[1] ^ high;
+    ((rest ^ product(quotient, POLYNOMIAL)[0]) >> 48) as u16
 }
 
 #[cfg(test)]
