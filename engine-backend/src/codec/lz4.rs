@@ -37,6 +37,10 @@ const SIZE_BYTES: usize = 4;
 /// Most input that a call asks for: a block as the encoder makes them, its checksum, and the next one's size.
 const INPUT_MAX: usize = ENCODER_BLOCK + 4 + SIZE_BYTES;
 
+/// Most bytes of what the encoder makes of a block, with a frame's header before and its end behind it.
+pub const ENCODED_MAX: usize =
+    HEADER_BYTES + SIZE_BYTES + get_maximum_output_size(ENCODER_BLOCK) + SIZE_BYTES;
+
 /// What a decoder found wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecodeError {
@@ -91,6 +95,9 @@ impl Pending {
 }
 
 /// Compresses into a frame, or into one block.
+///
+/// A block that the input has whole is compressed from there, and to the output at once where that has room for the largest
+/// that it may become ([`ENCODED_MAX`]): so data in pieces of [`ENCODER_BLOCK`] is copied nowhere in between.
 pub struct Encoder {
     framed: bool,
     table: CompressTable,
@@ -111,13 +118,12 @@ impl Encoder {
     /// Allocates all that it will need.
     #[must_use]
     pub fn new() -> Self {
-        let block_out = 4 + get_maximum_output_size(ENCODER_BLOCK);
         Self {
             framed: true,
             table: CompressTable::small(),
             block: vec![0; ENCODER_BLOCK].into_boxed_slice(),
             have: 0,
-            out: Pending::new(HEADER_BYTES + block_out + 4),
+            out: Pending::new(ENCODED_MAX),
             started: false,
             ended: false,
         }
@@ -143,56 +149,83 @@ impl Encoder {
         let mut progress = Progress::default();
         if self.wants_input() {
             let taken = input.len().min(ENCODER_BLOCK - self.have);
-            self.block[self.have..][..taken].copy_from_slice(&input[..taken]);
-            self.have += taken;
-            progress.consumed = taken;
             let is_last = last && taken == input.len();
-            if is_last || (self.framed && self.have == ENCODER_BLOCK) {
-                self.fill(is_last);
+            let is_whole = is_last || (self.framed && self.have + taken == ENCODER_BLOCK);
+            progress.consumed = taken;
+            if is_whole && self.have == 0 {
+                progress.produced = self.encode(&input[..taken], is_last, output);
+            } else {
+                self.block[self.have..][..taken].copy_from_slice(&input[..taken]);
+                self.have += taken;
+                if is_whole {
+                    let block = std::mem::take(&mut self.block);
+                    progress.produced = self.encode(&block[..self.have], is_last, output);
+                    self.block = block;
+                    self.have = 0;
+                }
             }
         }
-        progress.produced = self.out.emit(output);
+        if progress.produced == 0 {
+            progress.produced = self.out.emit(output);
+        }
         progress.finished = self.ended && self.out.is_empty();
         progress
     }
 
-    /// Compresses the block that was collected.
-    fn fill(&mut self, last: bool) {
+    /// Makes a block of the data, with what goes before it and behind it: in the output, if there is room for whatever it may
+    /// become, or else to be handed over piece by piece; how many bytes went to the output.
+    fn encode(&mut self, data: &[u8], last: bool, output: &mut [u8]) -> usize {
+        if output.len() >= ENCODED_MAX {
+            return self.encode_into(data, last, output);
+        }
+        let mut pending = std::mem::take(&mut self.out.bytes);
+        self.out.end = self.encode_into(data, last, &mut pending);
+        self.out.bytes = pending;
+        0
+    }
+
+    fn encode_into(&mut self, data: &[u8], last: bool, output: &mut [u8]) -> usize {
+        let mut end = 0;
+        let mut push = |bytes: &[u8]| {
+            output[end..][..bytes.len()].copy_from_slice(bytes);
+            end += bytes.len();
+        };
         if self.framed && !self.started {
             self.started = true;
             let descriptor = [VERSION | INDEPENDENT, BLOCKS_64K];
-            self.out.push(&MAGIC.to_le_bytes());
-            self.out.push(&descriptor);
-            self.out.push(&[header_checksum(&descriptor)]);
+            push(&MAGIC.to_le_bytes());
+            push(&descriptor);
+            push(&[header_checksum(&descriptor)]);
         }
-        if self.have != 0 || !self.framed {
-            self.compress();
+        if !data.is_empty() || !self.framed {
+            end += self.compress(data, &mut output[end..]);
         }
         if last {
-            if self.framed {
-                self.out.push(&[0; 4]);
-            }
             self.ended = true;
+            if self.framed {
+                output[end..][..SIZE_BYTES].fill(0);
+                end += SIZE_BYTES;
+            }
         }
+        end
     }
 
-    fn compress(&mut self) {
-        let prefix = if self.framed { 4 } else { 0 };
-        let at = self.out.end + prefix;
-        let data = &self.block[..self.have];
+    /// A block, behind its size if there is a frame; its length.
+    fn compress(&mut self, data: &[u8], output: &mut [u8]) -> usize {
+        let (size, block) = output.split_at_mut(if self.framed { SIZE_BYTES } else { 0 });
         // It cannot fail: there is room for the worst case.
-        let len = compress_into_with_table(data, &mut self.out.bytes[at..], &mut self.table)
+        let mut len = compress_into_with_table(data, block, &mut self.table)
             .expect("room for the largest output");
-        if !self.framed {
-            self.out.end = at + len;
-        } else if len < self.have {
-            self.out.push(&(len as u32).to_le_bytes());
-            self.out.end += len;
-        } else {
-            self.out.push(&(STORED | self.have as u32).to_le_bytes());
-            self.out.push(&self.block[..self.have]);
+        if self.framed {
+            let mut field = len as u32;
+            if len >= data.len() {
+                len = data.len();
+                field = STORED | len as u32;
+                block[..len].copy_from_slice(data);
+            }
+            size.copy_from_slice(&field.to_le_bytes());
         }
-        self.have = 0;
+        size.len() + len
     }
 }
 

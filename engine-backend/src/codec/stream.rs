@@ -3,7 +3,7 @@
 use byway_protocols::codec::Compression;
 
 use super::deflate::{Compressor, Decompressor};
-use super::lz4::{DecodeError, Decoder, Encoder};
+use super::lz4::{DecodeError, Decoder, ENCODED_MAX, Encoder};
 use super::{BadData, Progress};
 
 /// What a stream does.
@@ -104,6 +104,7 @@ impl Stream {
     pub fn output_bytes(&self) -> usize {
         match self.kind {
             StreamKind::Decompress(Compression::Deflate | Compression::Zlib) => 8 << 10,
+            StreamKind::Compress(Compression::Lz4Block | Compression::Lz4Frame) => ENCODED_MAX,
             _ => 16 << 10,
         }
     }

@@ -20,6 +20,7 @@ use crossbeam_queue::ArrayQueue;
 use super::aligned::Aligned;
 use super::buffer::Buffer;
 use super::device::Chains;
+use crate::codec::lz4::ENCODED_MAX;
 use crate::codec::{Cipher, CipherError, Stream};
 
 /// Jobs of a worker.
@@ -46,8 +47,8 @@ pub struct Job {
     pub output: Aligned,
 }
 
-/// Bytes of a job's output: the most that one call makes, and one that does not fit.
-pub const OUTPUT_BYTES: usize = (16 << 10) + 1;
+/// Bytes of a job's output: the most that one call makes.
+pub const OUTPUT_BYTES: usize = ENCODED_MAX;
 
 /// What a job that encrypts or decrypts works with.
 #[derive(Debug)]

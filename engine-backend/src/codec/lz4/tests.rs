@@ -70,6 +70,16 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
+    fn what_comes_out_does_not_depend_on_the_pieces(
+        data in data(), i in 1..30_000_usize, o in 1..30_000_usize,
+    ) {
+        let straight = |framed, data| encode(framed, data, ENCODER_BLOCK, ENCODED_MAX);
+        prop_assert_eq!(encode(true, &data, i, o), straight(true, &data));
+        let block = &data[..data.len().min(ENCODER_BLOCK)];
+        prop_assert_eq!(encode(false, block, i, o), straight(false, block));
+    }
+
+    #[test]
     fn frames_come_back(data in data(), i in 1..30_000_usize, o in 1..30_000_usize) {
         let frame = encode(true, &data, i, o);
         prop_assert_eq!(&frame[..7], &[0x04, 0x22, 0x4d, 0x18, 0x60, 0x40, 0x82]);
