@@ -4,6 +4,8 @@
 //! Everything here is good until the chunk's guard is dropped and is looked up again
 //! in the next one. The only way from a guest's address to a host address.
 
+use std::num::NonZeroU8;
+
 use byway_protocols::{Completion, Rights, Status};
 
 use super::budget::Budget;
@@ -51,32 +53,59 @@ impl Operand {
 }
 
 /// Why an operation stops.
+///
+/// Two words, neither of them made of parts: so what may be one comes and goes in registers. In memory its parts would be
+/// stored one by one, and whoever loads them as one waits for all stores before, a copy's among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failure {
-    /// How it ends.
-    pub status: Status,
-    /// Whether a write met the fault.
-    pub write: bool,
+    /// As a completion has it: the status, none of which is 0, and whether a write met it.
+    code: NonZeroU8,
     /// Where, in the operand's own terms; 0 when it was no fault in memory.
-    pub addr: u64,
+    addr: u64,
 }
 
 impl From<Status> for Failure {
+    #[inline]
     fn from(status: Status) -> Self {
-        Self {
-            status,
-            write: false,
-            addr: 0,
-        }
+        Self::at(status, Access::Read, 0)
     }
 }
 
 impl Failure {
+    /// One that an access to `addr` met, in the operand's own terms.
+    #[inline]
+    #[must_use]
+    pub fn at(status: Status, access: Access, addr: u64) -> Self {
+        let write = match access {
+            Access::Read => 0,
+            Access::Write => Status::WRITE_FAULT,
+        };
+        let code = NonZeroU8::new(status as u8 | write);
+        Self {
+            code: code.expect("a status that is not 0"),
+            addr,
+        }
+    }
+
+    /// How it ends.
+    #[must_use]
+    pub fn status(self) -> Option<Status> {
+        Status::from_code(self.code.get() & !Status::WRITE_FAULT)
+    }
+
+    /// The same met with another status.
+    #[must_use]
+    pub fn told_as(self, status: Status) -> Self {
+        let write = self.code.get() & Status::WRITE_FAULT != 0;
+        let access = if write { Access::Write } else { Access::Read };
+        Self::at(status, access, self.addr)
+    }
+
     /// The completion of an operation that stops with `done` bytes or descriptors done.
     #[must_use]
     pub fn completion(self, result: u8, done: u32) -> Completion {
         Completion {
-            status: self.status as u8 | if self.write { Status::WRITE_FAULT } else { 0 },
+            status: self.code.get(),
             result,
             bytes_completed: done,
             fault_addr: self.addr,
@@ -347,11 +376,12 @@ impl<'a, B> Chunk<'a, B> {
     fn fault(&mut self, target: &Target<'_>, fault: Fault) -> Failure {
         let status = seen_as(target, fault.status);
         self.missing = Missing::of(target, &fault, status, self.context.domain());
-        Failure {
-            status,
-            write: fault.write,
-            addr: fault.addr.wrapping_sub(target.base),
-        }
+        let access = if fault.write {
+            Access::Write
+        } else {
+            Access::Read
+        };
+        Failure::at(status, access, fault.addr.wrapping_sub(target.base))
     }
 
     /// Whether what ended so is to wait for a page instead; see [`Asked::decide`].
@@ -392,11 +422,8 @@ impl<B: Backend> Chunk<'_, B> {
         if self.has_lost_regions() {
             for &(target, access, _) in moved {
                 if target.space.memory().is_dead() {
-                    return Err(Failure {
-                        status: seen_as(target, Status::RegionGone),
-                        write: access == Access::Write,
-                        addr: target.addr - target.base,
-                    });
+                    let status = seen_as(target, Status::RegionGone);
+                    return Err(Failure::at(status, access, target.addr - target.base));
                 }
             }
         }

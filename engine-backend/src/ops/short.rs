@@ -234,16 +234,15 @@ pub(super) fn check_regions<B: Backend>(
 /// Whether what was read or written there may be gone.
 #[cold]
 fn lost<B: Backend>(chunk: &Chunk<'_, B>, operand: Operand, access: Access) -> Result<(), Failure> {
-    let write = access == Access::Write;
-    let need = if write { Rights::WRITE } else { Rights::READ };
+    let need = match access {
+        Access::Read => Rights::READ,
+        Access::Write => Rights::WRITE,
+    };
     // An error: taken back in the same moment.
     let target = chunk.resolve(operand, 0, need)?;
     if target.space.memory().is_dead() {
-        return Err(Failure {
-            status: seen_as(&target, Status::RegionGone),
-            write,
-            addr: operand.addr,
-        });
+        let status = seen_as(&target, Status::RegionGone);
+        return Err(Failure::at(status, access, operand.addr));
     }
     Ok(())
 }

@@ -96,8 +96,8 @@ impl<'t> Table<'t> {
 /// A fault on the batch's own memory: in one's own domain, a status that names which
 /// part it was, if mending the page mends the batch.
 fn met_in(target: &Target<'_>, failure: Failure, status: Status) -> Failure {
-    if target.own && failure.status.is_resumable() {
-        Failure { status, ..failure }
+    if target.own && failure.status().is_some_and(Status::is_resumable) {
+        failure.told_as(status)
     } else {
         failure
     }

@@ -27,6 +27,7 @@ use crate::backend::Backend;
 use crate::context::BlockUse;
 use crate::endpoint::Refusal;
 use crate::endpoint::device::{self, Request};
+use crate::stage2::Access;
 use pieces::Pieces;
 
 pub use chain::{Chains, Link};
@@ -441,15 +442,11 @@ impl Device {
             device::Outcome::Failed { device_status, .. } => (Status::DeviceError, device_status),
             _ => (Status::DeviceGone, 0),
         };
-        let failure = Failure {
-            status,
-            write: !is_read,
-            addr: at,
-        };
+        let access = if is_read { Access::Read } else { Access::Write };
         Completion {
             op0: code.into(),
             op1: at / u64::from(block),
-            ..failure.completion(0, self.done)
+            ..Failure::at(status, access, at).completion(0, self.done)
         }
     }
 
