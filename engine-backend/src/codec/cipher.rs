@@ -2,7 +2,7 @@
 //!
 //! With `channel` the only place that calls AWS-LC. A context is bound to its algorithm when it is made,
 //! which is when AWS-LC allocates; each use after that only expands a key into it and
-//! works in place on the caller's slice. [`Cipher::forget`] overwrites the key.
+//! works on the caller's slices. [`Cipher::forget`] overwrites the key.
 
 use std::ffi::c_int;
 use std::ptr::{self, NonNull};
@@ -160,33 +160,61 @@ impl Cipher {
     /// # Errors
     /// A length that the mode does not take.
     pub fn apply(&mut self, data: &mut [u8]) -> Result<(), CipherError> {
+        self.check(data.len())?;
+        for piece in data.chunks_mut(PIECE_MAX) {
+            let to = piece.as_mut_ptr();
+            // SAFETY: the context has a key. A piece is read and written in place, which each of these modes may be.
+            unsafe { self.update(to, to, piece.len()) }?;
+        }
+        Ok(())
+    }
+
+    /// The same from one place to another of the same length.
+    ///
+    /// # Errors
+    /// As [`Self::apply`], and two lengths.
+    pub fn apply_to(&mut self, from: &[u8], to: &mut [u8]) -> Result<(), CipherError> {
+        self.check(from.len())?;
+        if from.len() != to.len() {
+            return Err(CipherError);
+        }
+        for (from, to) in from.chunks(PIECE_MAX).zip(to.chunks_mut(PIECE_MAX)) {
+            // SAFETY: the context has a key. The pieces are as long as each other and, one of them being borrowed for
+            // writing, share no byte.
+            unsafe { self.update(from.as_ptr(), to.as_mut_ptr(), from.len()) }?;
+        }
+        Ok(())
+    }
+
+    /// Whether it has a key, and its mode takes so many bytes.
+    fn check(&self, len: usize) -> Result<(), CipherError> {
         let fits = match self.algorithm {
-            KeyAlgorithm::AesXts256 => (BLOCK_BYTES..=PIECE_MAX).contains(&data.len()),
-            KeyAlgorithm::AesCbc128 | KeyAlgorithm::AesCbc256 => {
-                data.len().is_multiple_of(BLOCK_BYTES)
-            }
+            KeyAlgorithm::AesXts256 => (BLOCK_BYTES..=PIECE_MAX).contains(&len),
+            KeyAlgorithm::AesCbc128 | KeyAlgorithm::AesCbc256 => len.is_multiple_of(BLOCK_BYTES),
             KeyAlgorithm::AesGcm128 | KeyAlgorithm::AesGcm256 | KeyAlgorithm::Channel256 => true,
         };
         if !fits || !self.keyed {
             return Err(CipherError);
         }
-        for piece in data.chunks_mut(PIECE_MAX) {
-            let mut written: c_int = 0;
-            // SAFETY: the context is good and has a key. It reads and writes `piece` alone:
-            // these modes hold no byte back (blocks are whole, padding is off), so no more
-            // comes out than went in, and each may work in place.
-            checked(unsafe {
-                lc::EVP_CipherUpdate(
-                    self.raw(),
-                    piece.as_mut_ptr(),
-                    &mut written,
-                    piece.as_ptr(),
-                    piece.len() as c_int,
-                )
-            })?;
-            if written as usize != piece.len() {
-                return Err(CipherError);
-            }
+        Ok(())
+    }
+
+    /// Encrypts or decrypts at most [`PIECE_MAX`] bytes.
+    ///
+    /// # Safety
+    /// There is a key, `from` is good for reading and `to` for writing `len` bytes, and the two are the same or share none.
+    unsafe fn update(
+        &mut self,
+        from: *const u8,
+        to: *mut u8,
+        len: usize,
+    ) -> Result<(), CipherError> {
+        let mut written: c_int = 0;
+        // SAFETY: the context is good. It reads and writes these bytes alone: these modes hold no byte back (blocks are
+        // whole, padding is off), so no more comes out than went in.
+        checked(unsafe { lc::EVP_CipherUpdate(self.raw(), to, &mut written, from, len as c_int) })?;
+        if written as usize != len {
+            return Err(CipherError);
         }
         Ok(())
     }

@@ -273,10 +273,38 @@ fn gcm_is_that_of_the_standard() {
 }
 
 #[test]
+fn from_one_place_to_another_is_as_in_place() {
+    // More than one call of the library's, and no whole number of blocks where the mode takes that.
+    let gcm = [PIECE_MAX + 77, 16, 1, 0];
+    let lengths = |algorithm: KeyAlgorithm| match algorithm {
+        KeyAlgorithm::AesXts256 => [4096, 512, 33, 16],
+        KeyAlgorithm::AesCbc128 | KeyAlgorithm::AesCbc256 => [PIECE_MAX + 64, 16, 32, 0],
+        _ => gcm,
+    };
+    for &algorithm in KeyAlgorithm::ALL {
+        let key: Vec<u8> = (1..=algorithm.key_bytes() as u8).collect();
+        for direction in [Direction::Encrypt, Direction::Decrypt] {
+            for len in lengths(algorithm) {
+                let from: Vec<u8> = (0..len).map(|i| (i * 7 + i / 300) as u8).collect();
+                let (mut to, mut in_place) = (vec![0; len], from.clone());
+                let new = || started(algorithm, &key, &[9; 16], direction);
+                new().apply(&mut in_place).unwrap();
+                new().apply_to(&from, &mut to).unwrap();
+                assert_eq!(to, in_place, "{algorithm:?} {direction:?} {len}");
+            }
+            let mut cipher = started(algorithm, &key, &[9; 16], direction);
+            let two_lengths = cipher.apply_to(&[0; 32], &mut [0; 48]);
+            assert_eq!(two_lengths, Err(CipherError));
+        }
+    }
+}
+
+#[test]
 fn what_was_not_started_or_was_forgotten_does_nothing() {
     for &algorithm in KeyAlgorithm::ALL {
         let mut cipher = Cipher::new(algorithm).unwrap();
         assert_eq!(cipher.apply(&mut [0; 16]), Err(CipherError));
+        assert_eq!(cipher.apply_to(&[0; 16], &mut [0; 16]), Err(CipherError));
         let key: Vec<u8> = (1..=algorithm.key_bytes() as u8).collect();
         let iv = [9; BLOCK_BYTES];
         assert_eq!(
