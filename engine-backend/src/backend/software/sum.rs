@@ -15,6 +15,11 @@ pub const SUMMANDS_MAX: usize = 4;
 /// Bytes of a step.
 const STEP: usize = 64;
 
+/// So far ahead a line of each source is asked for, in bytes. Several streams in small pages, which lie anywhere in the second
+/// cache, are more than a processor follows by itself: 6 % less time for 64 KiB of four. In a page of 2 MiB it is as much more, and
+/// no more than the same sum of what the compiler makes of it.
+const AHEAD: usize = 640;
+
 /// A step of four vectors of 16 bytes, of which `$add` adds one more source.
 macro_rules! sse2_loads {
     () => {
@@ -105,6 +110,8 @@ macro_rules! sum_loop {
                 asm!(
                     "xor {at:e}, {at:e}",
                     "2:",
+                    "prefetcht0 [{a} + {at} + {ahead}]",
+                    $(concat!("prefetcht0 [{", $letter, "} + {at} + {ahead}]"),)*
                     $loads!(),
                     $($loads!($letter),)*
                     $loads!(store),
@@ -113,7 +120,7 @@ macro_rules! sum_loop {
                     "jb 2b",
                     $end,
                     to = in(reg) to, a = in(reg) a, $($source = in(reg) $source,)*
-                    len = in(reg) len, at = out(reg) _,
+                    len = in(reg) len, at = out(reg) _, ahead = const AHEAD,
                     out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
                     out("zmm16") _, out("xmm4") _, out("xmm5") _,
                     out("xmm6") _, out("xmm7") _, out("xmm8") _, out("xmm9") _,
