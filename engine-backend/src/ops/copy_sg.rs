@@ -85,10 +85,7 @@ impl Ahead {
         let of_line = AHEAD - (from.addr as usize / Segment::SIZE) % AHEAD;
         let count = of_line.min(rest.into());
         let all = u64::from(rest) * Segment::SIZE as u64;
-        let list = chunk.resolve(from, all, Rights::READ)?;
-        segment::read(chunk, &list, count, self.place)?;
-        let bytes = (count * Segment::SIZE) as u64;
-        chunk.settle(&[(&list, Access::Read, bytes)])?;
+        segment::read(chunk, from, all, count, self.place)?;
         Ok(count)
     }
 }

@@ -1,12 +1,15 @@
 //! Elements of the lists that XOR and COPY_SG read (SPEC section 4.20).
 
+use std::ops::Range;
+
 use byway_protocols::operands::Segment;
-use byway_protocols::{Status, Word0};
+use byway_protocols::{Rights, Status, Word0};
 
 use super::chunk::{Chunk, Failure, Operand};
+use super::short::lost;
 use super::staging::Staging;
 use crate::backend::{Backend, load_word};
-use crate::context::Target;
+use crate::memory::HostAddr;
 use crate::stage2::Access;
 
 /// The element with this index of a list that has been copied into the staging. Taken up in the words in which it may have been
@@ -28,29 +31,66 @@ pub(super) fn load(staging: &mut Staging, index: usize) -> Segment {
     }
 }
 
-/// Reads `count` elements of a list from its beginning on into the staging, the first one at `index` there.
+/// Reads the first `count` elements of a list, of which `whole` bytes are to be in bounds, into the staging, the first one at
+/// `index` there. They are counted, and there is a window for those that follow them.
 ///
 /// # Errors
-/// As [`Chunk::page`].
+/// As [`Chunk::resolve`], [`Chunk::page`] and [`Chunk::settle`].
 pub(super) fn read<B: Backend>(
     chunk: &mut Chunk<'_, B>,
-    list: &Target<'_>,
+    list: Operand,
+    whole: u64,
     count: usize,
     index: usize,
 ) -> Result<(), Failure> {
     let (at, bytes) = (index * Segment::SIZE, count * Segment::SIZE);
-    let piece = chunk.page(list, 0, Access::Read)?;
-    if piece.len < bytes as u64 || !piece.host.0.is_multiple_of(8) {
-        let copied = chunk.copy_in(list, 0, at..at + bytes);
-        return copied.failure.map_or(Ok(()), Err);
-    }
+    let from = match chunk.windows.find_read(list, whole) {
+        Some(from) if is_aligned(from) => {
+            chunk.windows.were_read(bytes as u64);
+            from
+        }
+        _ => match look(chunk, list, whole, at..at + bytes)? {
+            Some(from) => from,
+            None => return Ok(()),
+        },
+    };
     let places = &mut chunk.staging.bytes()[at..at + bytes];
     for (i, place) in places.chunks_exact_mut(8).enumerate() {
         // SAFETY: translated in this chunk for reading, a multiple of 8, and inside the page.
-        let word = unsafe { load_word(piece.host.plus(8 * i)) };
+        let word = unsafe { load_word(from.plus(8 * i)) };
         place.copy_from_slice(&word.to_le_bytes());
     }
+    if chunk.has_lost_regions() {
+        return lost(chunk, list, Access::Read);
+    }
     Ok(())
+}
+
+/// Finds out where the elements that are to be read to `staged` lie. `None`: not so that words of them can be loaded, and
+/// they have been copied.
+#[inline(never)]
+fn look<B: Backend>(
+    chunk: &mut Chunk<'_, B>,
+    list: Operand,
+    whole: u64,
+    staged: Range<usize>,
+) -> Result<Option<HostAddr>, Failure> {
+    let bytes = staged.len() as u64;
+    let target = chunk.resolve(list, whole, Rights::READ)?;
+    let piece = chunk.page(&target, 0, Access::Read)?;
+    if piece.len >= bytes && is_aligned(piece.host) {
+        (chunk.windows).open_read(chunk.iotlb, list, &target, bytes);
+        return Ok(Some(piece.host));
+    }
+    let copied = chunk.copy_in(&target, 0, staged);
+    copied.failure.map_or(Ok(()), Err)?;
+    chunk.settle(&[(&target, Access::Read, bytes)])?;
+    Ok(None)
+}
+
+/// Whether words can be loaded from there.
+fn is_aligned(at: HostAddr) -> bool {
+    at.0.is_multiple_of(8)
 }
 
 /// Where the element lies.

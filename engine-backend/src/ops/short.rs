@@ -232,8 +232,15 @@ pub(super) fn check_regions<B: Backend>(
 }
 
 /// Whether what was read or written there may be gone.
+///
+/// # Errors
+/// As [`Chunk::settle`].
 #[cold]
-fn lost<B: Backend>(chunk: &Chunk<'_, B>, operand: Operand, access: Access) -> Result<(), Failure> {
+pub(super) fn lost<B: Backend>(
+    chunk: &Chunk<'_, B>,
+    operand: Operand,
+    access: Access,
+) -> Result<(), Failure> {
     let need = match access {
         Access::Read => Rights::READ,
         Access::Write => Rights::WRITE,

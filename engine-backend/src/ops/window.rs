@@ -263,13 +263,16 @@ impl<'a> Windows<'a> {
         self.is_burst = true;
     }
 
-    /// Host address of `bytes` bytes that are read and not copied, if they lie in the window of such; they are counted then.
+    /// Host address of `bytes` bytes that are read and not copied, if they lie in the window of such.
     #[inline(always)]
-    pub(super) fn find_read(&mut self, src: Operand, bytes: u64) -> Option<HostAddr> {
-        let (window, tally) = &mut self.summed;
-        let found = window.find(src, bytes)?;
-        tally.bytes += bytes;
-        Some(found)
+    pub(super) fn find_read(&self, src: Operand, bytes: u64) -> Option<HostAddr> {
+        self.summed.0.find(src, bytes)
+    }
+
+    /// Counts `bytes` bytes that were found there.
+    #[inline(always)]
+    pub(super) fn were_read(&mut self, bytes: u64) {
+        self.summed.1.bytes += bytes;
     }
 
     /// Counts `bytes` bytes of an operand inside a page that was just translated, that are read and not copied, and makes

@@ -54,9 +54,8 @@ impl Xor {
         let left = u64::from(self.size) - passed;
         let count = usize::from(self.count);
         let bytes = (count * Segment::SIZE) as u64;
-        let list = chunk.resolve(self.list, bytes, Rights::READ)?;
+        segment::read(chunk, self.list, bytes, count, 0)?;
         let dst = chunk.resolve(self.dst.plus(passed), left, Rights::WRITE)?;
-        segment::read(chunk, &list, count, 0)?;
         let mut sources: [Option<Target<'_>>; SOURCES] = [None; SOURCES];
         for (i, source) in sources.iter_mut().enumerate().take(count) {
             let segment = segment::load(chunk.staging, i);

@@ -39,7 +39,10 @@ pub(super) fn try_sum<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -> O
     }
     let size = u64::from(d.size);
     let from = match chunk.windows.find_read(src, size) {
-        Some(from) => from,
+        Some(from) => {
+            chunk.windows.were_read(size);
+            from
+        }
         None => look(chunk, src, size)?,
     };
     let len = d.size as usize;

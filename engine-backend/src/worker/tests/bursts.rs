@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use byway_protocols::operands::{CopySgFields, Segment, XorFields};
 use proptest::prelude::*;
 
 use super::*;
@@ -325,4 +326,110 @@ fn what_is_taken_back_between_two_bursts_is_refused_in_the_second() {
     let refused = |c: &Completion| c.status() == Some(Status::Revoked) && c.bytes_completed == 0;
     assert!(ended.iter().all(refused), "{ended:?}");
     assert_eq!(world.capabilities[0].traffic().written, 20 * 64);
+}
+
+/// A sum or a gather of two pieces of alice's own memory, by a list at an offset in a slot.
+fn of_list(world: &World, opcode: Opcode, (slot, offset): (usize, u64), to: u64) -> Descriptor {
+    let (slot, src) = match slot {
+        0 => (0, VA + offset),
+        _ => (world.slots[slot], offset),
+    };
+    let sum = XorFields {
+        count: 2,
+        ..XorFields::default()
+    };
+    let gather = CopySgFields {
+        src_count: 2,
+        ..CopySgFields::default()
+    };
+    let place = Descriptor {
+        word0: Word0::new(slot, 0, false).0,
+        src,
+        dst: VA + to,
+        size: 100,
+        ..Descriptor::new(opcode, Flags::NONE)
+    };
+    place.with_operands(match opcode {
+        Opcode::Xor => sum.to_bytes(),
+        _ => gather.to_bytes(),
+    })
+}
+
+#[test]
+fn lists_are_read_and_counted_in_a_burst_as_they_are_alone() {
+    // In whole words and not, across a page's end, at the end of what the slot covers, behind it, and where each use counts.
+    let lists = [
+        (0, 512),
+        (1, 512),
+        (1, PAGE - 16),
+        (2, 160),
+        (2, PART.1 - 32),
+        (2, PART.1 - 16),
+        (4, 512),
+    ];
+    let run = |world: &mut World, some: &[Descriptor]| -> Vec<Completion> {
+        some.iter().for_each(|d| world.queue.submit(d));
+        while world.worker.turn() {}
+        let ended = std::iter::from_fn(|| world.queue.poll());
+        ended.map(|c| Completion { phase: 0, ..c }).collect()
+    };
+    for (opcode, bytes) in [(Opcode::Xor, 0), (Opcode::CopySg, 50)] {
+        for place @ (slot, offset) in lists {
+            let [mut together, mut alone] = [World::new(), World::new()];
+            for world in [&together, &alone] {
+                let (owner, base) = match slot {
+                    0 => (&world.alice, VA),
+                    2 => (&world.bob, VA + PART.0),
+                    _ => (&world.bob, VA),
+                };
+                for (i, addr) in [VA + 5 * PAGE, VA + 6 * PAGE + 50].into_iter().enumerate() {
+                    let segment = Segment {
+                        addr,
+                        bytes,
+                        ..Segment::default()
+                    };
+                    owner.write(base + offset + 16 * i as u64, &segment.to_bytes());
+                }
+            }
+            let all: Vec<_> = (0..6)
+                .map(|i| of_list(&together, opcode, place, 8 * PAGE + 100 * i))
+                .collect();
+            let ended = run(&mut together, &all);
+            let expected: Vec<_> = all.chunks(1).flat_map(|d| run(&mut alone, d)).collect();
+            assert_eq!(ended, expected, "{opcode:?} {place:?}");
+            assert!(together.state() == alone.state(), "{opcode:?} {place:?}");
+            let is_inside = place != (2, PART.1 - 16);
+            for completion in &ended {
+                let succeeds = completion.status() == Some(Status::Success);
+                assert_eq!(succeeds, is_inside, "{opcode:?} {place:?} {completion:?}");
+            }
+            if slot != 0 {
+                let read = together.capabilities[slot - 1].traffic().read;
+                let lists = if is_inside { 6 * 32 } else { 0 };
+                assert_eq!(read, lists, "{opcode:?} {place:?}");
+            }
+        }
+    }
+    // Where one in bounds was read, one of which only what is looked at is.
+    let mut world = World::new();
+    let segment = Segment {
+        addr: VA + 5 * PAGE,
+        bytes: 50,
+        ..Segment::default()
+    };
+    let gathers = [512, WIDE_BYTES - 64].map(|list| {
+        for at in [list, list + 16] {
+            world.bob.write(WIDE + at, &segment.to_bytes());
+        }
+        let fields = CopySgFields {
+            src_count: 6,
+            ..CopySgFields::default()
+        };
+        of_list(&world, Opcode::CopySg, (WIDE_OF_BOB, list), 8 * PAGE)
+            .with_operands(fields.to_bytes())
+    });
+    let ended = run(&mut world, &gathers.repeat(3));
+    let statuses = ended.iter().map(|c| c.status().unwrap());
+    let expected = [Status::Success, Status::Bounds].repeat(3);
+    assert_eq!(statuses.collect::<Vec<_>>(), expected);
 }
