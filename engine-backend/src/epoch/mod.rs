@@ -106,10 +106,15 @@ impl Epochs {
     /// Whether each chunk that was under way at the snapshot is over. Never waits.
     #[must_use]
     pub fn passed(&self, snapshot: &Snapshot) -> bool {
-        self.counters
-            .iter()
-            .zip(&snapshot.seen)
-            .all(|(counter, &seen)| over(counter, seen))
+        self.left(snapshot) == 0
+    }
+
+    /// How many chunks that were under way at the snapshot are not over.
+    fn left(&self, snapshot: &Snapshot) -> u32 {
+        let chunks = self.counters.iter().zip(&snapshot.seen);
+        chunks
+            .map(|(counter, &seen)| u32::from(!over(counter, seen)))
+            .sum()
     }
 
     /// Waits until each chunk that is under way now is over, and says how many there
@@ -140,19 +145,17 @@ impl Epochs {
         late: impl Fn() -> Late,
         mut tell: impl FnMut(usize),
     ) -> u32 {
-        if self.passed(snapshot) {
+        // Before anybody can know of the wait, and end a chunk because of it.
+        let left = self.left(snapshot);
+        if left == 0 {
             return 0;
         }
         // No more than a hint, that need not be seen at once: nothing is ordered by it.
         self.waiting.0.fetch_add(1, Ordering::Relaxed);
-        let mut waited = 0;
         for (worker, (counter, &seen)) in self.counters.iter().zip(&snapshot.seen).enumerate() {
             let mut turn = 0;
             let mut late = late();
             while !over(counter, seen) {
-                if turn == 0 {
-                    waited += 1;
-                }
                 relax(turn);
                 if late.becomes_so(turn) {
                     tell(worker);
@@ -161,7 +164,7 @@ impl Epochs {
             }
         }
         self.waiting.0.fetch_sub(1, Ordering::Relaxed);
-        waited
+        left
     }
 }
 
