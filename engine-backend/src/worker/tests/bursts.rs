@@ -133,13 +133,18 @@ impl World {
 
     /// Publishes some, has them served, and says how each ended.
     fn run(&mut self, moves: &[Move]) -> Vec<Completion> {
-        for m in moves {
-            let descriptor = self.descriptor(m);
-            self.queue.submit(&descriptor);
+        let descriptors: Vec<_> = moves.iter().map(|m| self.descriptor(m)).collect();
+        self.serve(&descriptors)
+    }
+
+    /// The same of any descriptors.
+    fn serve(&mut self, descriptors: &[Descriptor]) -> Vec<Completion> {
+        for descriptor in descriptors {
+            self.queue.submit(descriptor);
         }
         while self.worker.turn() {}
         let ended: Vec<_> = std::iter::from_fn(|| self.queue.poll()).collect();
-        assert_eq!(ended.len(), moves.len());
+        assert_eq!(ended.len(), descriptors.len());
         // The lap's phase alone may differ.
         (ended.into_iter())
             .map(|c| Completion { phase: 0, ..c })
@@ -367,12 +372,6 @@ fn lists_are_read_and_counted_in_a_burst_as_they_are_alone() {
         (2, PART.1 - 16),
         (4, 512),
     ];
-    let run = |world: &mut World, some: &[Descriptor]| -> Vec<Completion> {
-        some.iter().for_each(|d| world.queue.submit(d));
-        while world.worker.turn() {}
-        let ended = std::iter::from_fn(|| world.queue.poll());
-        ended.map(|c| Completion { phase: 0, ..c }).collect()
-    };
     for (opcode, bytes) in [(Opcode::Xor, 0), (Opcode::CopySg, 50)] {
         for place @ (slot, offset) in lists {
             let [mut together, mut alone] = [World::new(), World::new()];
@@ -394,8 +393,8 @@ fn lists_are_read_and_counted_in_a_burst_as_they_are_alone() {
             let all: Vec<_> = (0..6)
                 .map(|i| of_list(&together, opcode, place, 8 * PAGE + 100 * i))
                 .collect();
-            let ended = run(&mut together, &all);
-            let expected: Vec<_> = all.chunks(1).flat_map(|d| run(&mut alone, d)).collect();
+            let ended = together.serve(&all);
+            let expected: Vec<_> = all.chunks(1).flat_map(|d| alone.serve(d)).collect();
             assert_eq!(ended, expected, "{opcode:?} {place:?}");
             assert!(together.state() == alone.state(), "{opcode:?} {place:?}");
             let is_inside = place != (2, PART.1 - 16);
@@ -428,7 +427,7 @@ fn lists_are_read_and_counted_in_a_burst_as_they_are_alone() {
         of_list(&world, Opcode::CopySg, (WIDE_OF_BOB, list), 8 * PAGE)
             .with_operands(fields.to_bytes())
     });
-    let ended = run(&mut world, &gathers.repeat(3));
+    let ended = world.serve(&gathers.repeat(3));
     let statuses = ended.iter().map(|c| c.status().unwrap());
     let expected = [Status::Success, Status::Bounds].repeat(3);
     assert_eq!(statuses.collect::<Vec<_>>(), expected);
