@@ -149,8 +149,22 @@ impl Compressor {
     }
 }
 
+/// Output that a call of a decompressor should come to, in bytes.
+const CALL_BYTES: usize = 8 << 10;
+
+/// Least and most input of a call, in bytes.
+const INPUT_MIN: usize = 256;
+const INPUT_MAX: usize = 4 << 10;
+
 /// A decompressor of both representations.
-pub struct Decompressor(Inflate);
+///
+/// The library goes fast until the input or the room for output ends soon, and from there on carefully: over the last bytes of input, or
+/// over as many of output as the longest match has, which are a thirtieth of a call's. So a call gets as much input as comes to
+/// 8 KiB, as far as the call before tells, and more room than that.
+pub struct Decompressor {
+    inflate: Inflate,
+    input_bytes: usize,
+}
 
 impl Default for Decompressor {
     fn default() -> Self {
@@ -159,15 +173,28 @@ impl Default for Decompressor {
 }
 
 impl Decompressor {
+    /// Most output of a call, in bytes.
+    pub const OUTPUT_BYTES: usize = 2 * CALL_BYTES;
+
     /// Allocates all that it will need.
     #[must_use]
     pub fn new() -> Self {
-        Self(Inflate::new(false, WINDOW_BITS))
+        Self {
+            inflate: Inflate::new(false, WINDOW_BITS),
+            input_bytes: INPUT_MAX / 2,
+        }
     }
 
     /// Forgets what it had, for a new stream.
     pub fn reset(&mut self, zlib: bool) {
-        self.0.reset(zlib);
+        self.inflate.reset(zlib);
+        self.input_bytes = INPUT_MAX / 2;
+    }
+
+    /// How much input a call should get, in bytes.
+    #[must_use]
+    pub fn input_bytes(&self) -> usize {
+        self.input_bytes
     }
 
     /// Decompresses.
@@ -175,11 +202,15 @@ impl Decompressor {
     /// # Errors
     /// The stream is not valid, or needs a dictionary.
     pub fn run(&mut self, input: &[u8], output: &mut [u8]) -> Result<Progress, BadData> {
-        let (read, written) = (self.0.total_in(), self.0.total_out());
-        let status = self.0.decompress(input, output, InflateFlush::NoFlush);
+        let (read, written) = (self.inflate.total_in(), self.inflate.total_out());
+        let status = (self.inflate).decompress(input, output, InflateFlush::NoFlush);
+        let consumed = (self.inflate.total_in() - read) as usize;
+        let produced = (self.inflate.total_out() - written) as usize;
+        let wanted = CALL_BYTES * consumed / produced.max(1);
+        self.input_bytes = wanted.clamp(INPUT_MIN, INPUT_MAX);
         Ok(Progress {
-            consumed: (self.0.total_in() - read) as usize,
-            produced: (self.0.total_out() - written) as usize,
+            consumed,
+            produced,
             finished: status.map_err(|_| BadData)? == Status::StreamEnd,
         })
     }

@@ -93,7 +93,9 @@ impl Stream {
     pub fn input_bytes(&self) -> usize {
         match self.kind {
             StreamKind::Compress(Compression::Deflate | Compression::Zlib) => 2 << 10,
-            StreamKind::Decompress(Compression::Deflate | Compression::Zlib) => 4 << 10,
+            StreamKind::Decompress(Compression::Deflate | Compression::Zlib) => {
+                self.decompressor.input_bytes()
+            }
             StreamKind::Decompress(_) => self.decoder.input_bytes(),
             _ => 16 << 10,
         }
@@ -103,7 +105,9 @@ impl Stream {
     #[must_use]
     pub fn output_bytes(&self) -> usize {
         match self.kind {
-            StreamKind::Decompress(Compression::Deflate | Compression::Zlib) => 8 << 10,
+            StreamKind::Decompress(Compression::Deflate | Compression::Zlib) => {
+                Decompressor::OUTPUT_BYTES
+            }
             StreamKind::Compress(Compression::Lz4Block | Compression::Lz4Frame) => ENCODED_MAX,
             _ => 16 << 10,
         }

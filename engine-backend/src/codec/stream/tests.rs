@@ -254,3 +254,45 @@ fn a_zlib_stream_is_the_librarys_own() {
         }
     }
 }
+
+#[test]
+fn a_call_of_a_decompressor_gets_what_comes_to_its_share() {
+    let mut stream = Stream::new();
+    let deflate = StreamKind::Compress(Compression::Deflate);
+    // What hardly compresses, what does, and what becomes a thousandth, in one stream: each part tells of the next wrongly.
+    let parts = [
+        noise(200_000, 7),
+        text(400_000),
+        vec![0; 400_000],
+        noise(200_000, 9),
+    ];
+    let data = parts.concat();
+    let small = run(&mut stream, deflate, &data, 2000, 20_000).unwrap();
+    stream.start(StreamKind::Decompress(Compression::Deflate));
+    let (mut at, mut out, mut calls) = (0, Vec::new(), Vec::new());
+    loop {
+        let input = stream.input_bytes().min(small.len() - at);
+        assert!(input <= 4 << 10);
+        let mut room = vec![0; stream.output_bytes()];
+        let ended = stream.run(&small[at..at + input], at + input == small.len(), &mut room);
+        let p = ended.unwrap();
+        at += p.consumed;
+        out.extend_from_slice(&room[..p.produced]);
+        calls.push((out.len(), p.produced));
+        if p.finished {
+            break;
+        }
+    }
+    assert!(out == data, "{} bytes of {}", out.len(), data.len());
+    // Well inside the part that compresses, a call comes to half and twice of 8 KiB at the most.
+    let usual = calls
+        .iter()
+        .filter(|(end, _)| (300_000..580_000).contains(end));
+    let (least, most) = usual.fold((usize::MAX, 0), |(least, most), &(_, bytes)| {
+        (least.min(bytes), most.max(bytes))
+    });
+    assert!(
+        least >= 4 << 10 && most < 16 << 10,
+        "{least} to {most} bytes"
+    );
+}
