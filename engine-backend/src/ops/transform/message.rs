@@ -18,6 +18,7 @@ use crate::capability::Key;
 use crate::codec::stream::StreamError;
 use crate::codec::{Direction, KeyName, Progress, Stream, StreamKind, channel};
 use crate::context::{KeyUse, Target};
+use crate::ops::budget::CHUNK_BYTES;
 use crate::ops::buffer::Buffer;
 use crate::ops::chunk::{Chunk, Failure};
 use crate::ops::lease::{Lease, Parts};
@@ -25,6 +26,9 @@ use crate::stage2::Access;
 
 /// Bytes of a piece that is only encrypted, decrypted or copied.
 const PIECE_BYTES: u32 = 16 << 10;
+
+/// Bytes of an opened message that go out at a time: a chunk's.
+const RELEASE_BYTES: usize = CHUNK_BYTES as usize;
 
 /// What comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -449,7 +453,7 @@ impl Message {
         let plain = self.body_end - aead.head;
         let rest = &mut message[self.released as usize..plain as usize];
         if !self.stream {
-            let len = rest.len().min(PIECE_BYTES as usize);
+            let len = rest.len().min(RELEASE_BYTES);
             let (written, result) = work.put(self.produced, &mut rest[..len], chunk);
             self.produced += written as u32;
             self.released += written as u32;
