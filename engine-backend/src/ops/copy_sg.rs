@@ -12,7 +12,7 @@ use crate::backend::{Backend, Hint, Order};
 use crate::stage2::Access;
 
 /// What a segment costs of a chunk's budget beside its bytes.
-const SEGMENT_COST: u64 = 128;
+pub(super) const SEGMENT_COST: u64 = 128;
 
 /// One side of a copy: a list and the segment of it that is in hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,7 +232,8 @@ impl CopySg {
         (at, settled)
     }
 
-    fn hint(&self, overlaps: bool) -> Hint {
+    #[inline(always)]
+    pub(super) fn hint(&self, overlaps: bool) -> Hint {
         Hint {
             order: if overlaps {
                 Order::Ascending

@@ -54,16 +54,39 @@ pub(super) fn read<B: Backend>(
             None => return Ok(()),
         },
     };
-    let places = &mut chunk.staging.bytes()[at..at + bytes];
-    for (i, place) in places.chunks_exact_mut(8).enumerate() {
-        // SAFETY: translated in this chunk for reading, a multiple of 8, and inside the page.
-        let word = unsafe { load_word(from.plus(8 * i)) };
-        place.copy_from_slice(&word.to_le_bytes());
-    }
+    // SAFETY: translated in this chunk for reading, a multiple of 8, and the bytes lie inside the page.
+    unsafe { take(&mut chunk.staging.bytes()[at..at + bytes], from) };
     if chunk.has_lost_regions() {
         return lost(chunk, list, Access::Read);
     }
     Ok(())
+}
+
+/// Reads all `count` elements of a list for which there is a window. Their bytes, which are to be counted once something is done.
+#[inline(always)]
+pub(super) fn read_found<B: Backend>(
+    chunk: &mut Chunk<'_, B>,
+    list: Operand,
+    count: usize,
+) -> Option<u64> {
+    let bytes = count * Segment::SIZE;
+    let from = (chunk.windows.find_read(list, bytes as u64)).filter(|&from| is_aligned(from))?;
+    // SAFETY: as in `read`.
+    unsafe { take(&mut chunk.staging.bytes()[..bytes], from) };
+    Some(bytes as u64)
+}
+
+/// Loads words of a list, each once.
+///
+/// # Safety
+/// So many bytes are mapped and readable there, at a multiple of 8, and no memory that Rust knows about.
+#[inline(always)]
+unsafe fn take(into: &mut [u8], from: HostAddr) {
+    for (i, place) in into.chunks_exact_mut(8).enumerate() {
+        // SAFETY: the caller's guarantee.
+        let word = unsafe { load_word(from.plus(8 * i)) };
+        place.copy_from_slice(&word.to_le_bytes());
+    }
 }
 
 /// Finds out where the elements that are to be read to `staged` lie. `None`: not so that words of them can be loaded, and

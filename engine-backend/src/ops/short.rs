@@ -1,4 +1,4 @@
-//! The short way: a MEMMOVE or a checksum of which each operand lies in one page, done in one go.
+//! The short way: a MEMMOVE, a checksum or a COPY_SG of which each operand lies in one page, done in one go.
 //!
 //! Nearly all small messages are of this kind, and in a guest with large pages much of what is as long as a chunk. It does exactly
 //! what [`Execution`](super::Execution) would, but keeps everything in registers: no state that
@@ -6,6 +6,7 @@
 //! simple - refused, faulting, across a page's end, longer than what is left of the chunk - is left to the long way, from its
 //! beginning. In a burst most of it is done once for many ([`Windows`](super::Windows)).
 
+mod list;
 mod sum;
 
 use byway_protocols::{Completion, Descriptor, Opcode, PAGE_SIZE, Rights, Status};
@@ -149,13 +150,13 @@ pub fn try_short<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -> Option
     copy(d, &memmove, chunk)
 }
 
-/// The same of a copy of more than a page, and of a checksum.
+/// The same of a copy of more than a page, of a checksum, and of a copy by a list.
 ///
 /// Apart on purpose: what is done for a small message stays in registers.
 #[inline(never)]
 pub fn try_longer<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -> Option<Outcome> {
     if !is_copy(d) {
-        return sum::try_sum(d, chunk);
+        return sum::try_sum(d, chunk).or_else(|| list::try_list(d, chunk));
     }
     if u64::from(d.size) > B::IMMEDIATE || !fits(d.size, chunk) {
         return None;

@@ -26,6 +26,7 @@ use crate::codec::{Direction, StreamKind};
 
 pub(super) use checksum::{crc_gen, crc64_gen};
 pub(super) use device::{chained, chained_before};
+pub(super) use gather::copy_lists;
 
 /// A descriptor that is well-formed.
 #[derive(Debug)]

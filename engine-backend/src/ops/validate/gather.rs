@@ -86,33 +86,47 @@ fn list(addr: u64) -> Result<(), Status> {
 #[inline(always)]
 pub(super) fn copy_sg(d: &Descriptor, into: &mut Operation) -> Result<(), Status> {
     let fields = CopySgFields::from_bytes(&d.operands());
-    let unused = if fields.row_bytes == 0 {
-        fields.src_stride | fields.dst_stride
+    let copy = if fields.row_bytes == 0 {
+        Rare::CopySg(lists(d, &fields)?)
     } else {
-        u64::from(fields.src_count | fields.dst_count)
+        Rare::CopyRows(rows(d, &fields)?)
     };
+    put(into, Operation::Rare(copy));
+    Ok(())
+}
+
+/// A COPY_SG of lists that is in order, if that is what a descriptor with its code asks for.
+#[inline(always)]
+pub(in crate::ops) fn copy_lists(d: &Descriptor) -> Option<CopySg> {
+    let fields = CopySgFields::from_bytes(&d.operands());
+    (fields.row_bytes == 0).then(|| lists(d, &fields).ok())?
+}
+
+#[inline(always)]
+fn rows(d: &Descriptor, fields: &CopySgFields) -> Result<CopyRows, Status> {
+    let unused = u64::from(fields.src_count | fields.dst_count);
     common(d, WRITES, d.status_array | unused)?;
     let size = transfer_size(d)?;
-    let cached = d.flags().contains(Flags::CACHE_CONTROL);
-    if fields.row_bytes != 0 {
-        if !size.is_multiple_of(fields.row_bytes) {
-            return Err(Status::BadSize);
-        }
-        put(
-            into,
-            Operation::Rare(Rare::CopyRows(CopyRows {
-                src: src_operand(d),
-                dst: dst_operand(d),
-                row: fields.row_bytes,
-                src_stride: fields.src_stride,
-                dst_stride: fields.dst_stride,
-                size,
-                cached,
-                done: 0,
-            })),
-        );
-        return Ok(());
+    if !size.is_multiple_of(fields.row_bytes) {
+        return Err(Status::BadSize);
     }
+    Ok(CopyRows {
+        src: src_operand(d),
+        dst: dst_operand(d),
+        row: fields.row_bytes,
+        src_stride: fields.src_stride,
+        dst_stride: fields.dst_stride,
+        size,
+        cached: d.flags().contains(Flags::CACHE_CONTROL),
+        done: 0,
+    })
+}
+
+#[inline(always)]
+fn lists(d: &Descriptor, fields: &CopySgFields) -> Result<CopySg, Status> {
+    let unused = fields.src_stride | fields.dst_stride;
+    common(d, WRITES, d.status_array | unused)?;
+    let size = transfer_size(d)?;
     let counts = [fields.src_count, fields.dst_count];
     if counts == [0, 0] || counts.into_iter().any(|count| count > SEGMENTS_MAX) {
         return Err(Status::BadCount);
@@ -129,15 +143,11 @@ pub(super) fn copy_sg(d: &Descriptor, into: &mut Operation) -> Result<(), Status
             left: if count == 0 { size } else { 0 },
         })
     };
-    put(
-        into,
-        Operation::Rare(Rare::CopySg(CopySg {
-            src: side(src_operand(d), fields.src_count)?,
-            dst: side(dst_operand(d), fields.dst_count)?,
-            size,
-            cached,
-            done: 0,
-        })),
-    );
-    Ok(())
+    Ok(CopySg {
+        src: side(src_operand(d), fields.src_count)?,
+        dst: side(dst_operand(d), fields.dst_count)?,
+        size,
+        cached: d.flags().contains(Flags::CACHE_CONTROL),
+        done: 0,
+    })
 }

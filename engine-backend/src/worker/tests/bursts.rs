@@ -381,7 +381,8 @@ fn lists_are_read_and_counted_in_a_burst_as_they_are_alone() {
                     2 => (&world.bob, VA + PART.0),
                     _ => (&world.bob, VA),
                 };
-                for (i, addr) in [VA + 5 * PAGE, VA + 6 * PAGE + 50].into_iter().enumerate() {
+                // In one page, so that a gather finds both where the one before did.
+                for (i, addr) in [VA + 5 * PAGE, VA + 5 * PAGE + 150].into_iter().enumerate() {
                     let segment = Segment {
                         addr,
                         bytes,
@@ -431,4 +432,156 @@ fn lists_are_read_and_counted_in_a_burst_as_they_are_alone() {
     let statuses = ended.iter().map(|c| c.status().unwrap());
     let expected = [Status::Success, Status::Bounds].repeat(3);
     assert_eq!(statuses.collect::<Vec<_>>(), expected);
+}
+
+/// A copy by one list: its segments' places, lengths and reserved fields, the other side's place, and how much longer than
+/// all segments it is to be.
+#[derive(Debug, Clone)]
+struct Listed {
+    scatters: bool,
+    /// The list is bob's, in what alice holds of him.
+    is_bobs: bool,
+    segments: Vec<((usize, u64), u32, u16)>,
+    whole: (usize, u64),
+    more: i32,
+}
+
+/// Where bob has lists, in his large page: few copies go there.
+const LISTS: u64 = WIDE_BYTES - PAGE;
+
+impl Listed {
+    /// Writes the list, and says what asks for the copy.
+    fn descriptor(&self, world: &World, number: usize) -> Descriptor {
+        let place = |(slot, offset): (usize, u64)| match slot {
+            WIDE_OF_ALICE => (0, WIDE + offset),
+            0 => (0, VA + offset),
+            _ => (world.slots[slot], offset),
+        };
+        let list: Vec<u8> = (self.segments.iter())
+            .flat_map(|&(at, bytes, reserved14)| {
+                let (slot, addr) = place(at);
+                let segment = Segment {
+                    addr,
+                    bytes,
+                    slot,
+                    reserved14,
+                };
+                segment.to_bytes()
+            })
+            .collect();
+        let offset = 256 * number as u64;
+        let (list_slot, list) = if self.is_bobs {
+            world.bob.write(WIDE + LISTS + offset, &list);
+            (world.slots[WIDE_OF_BOB], LISTS + offset)
+        } else {
+            world.alice.write(LIST + offset, &list);
+            (0, LIST + offset)
+        };
+        let all: i64 = (self.segments.iter())
+            .map(|&(_, bytes, _)| i64::from(bytes))
+            .sum();
+        let (whole_slot, whole) = place(self.whole);
+        let count = self.segments.len() as u16;
+        let (slots, [src, dst], counts) = match self.scatters {
+            true => ((whole_slot, list_slot), [whole, list], (0, count)),
+            false => ((list_slot, whole_slot), [list, whole], (count, 0)),
+        };
+        let fields = CopySgFields {
+            src_count: counts.0,
+            dst_count: counts.1,
+            ..CopySgFields::default()
+        };
+        Descriptor {
+            word0: Word0::new(slots.0, slots.1, false).0,
+            src,
+            dst,
+            size: (all + i64::from(self.more)).max(1) as u32,
+            ..Descriptor::new(Opcode::CopySg, Flags::NONE)
+        }
+        .with_operands(fields.to_bytes())
+    }
+}
+
+/// Lists as short as a line and longer, all of them bob's or none, most of them in order and in large pages. No byte of a source is one
+/// of the destination: what those are afterwards is not specified.
+fn lists(is_bobs: bool) -> impl Strategy<Value = Vec<Listed>> {
+    let wide = || prop_oneof![Just(WIDE_OF_BOB), Just(WIDE_OF_ALICE)];
+    let other = prop_oneof![40 => Just(None), 1 => (0..=WIDE_OF_ALICE).prop_map(Some)];
+    let whole = (wide(), 100_000..102_000_u64);
+    let bytes = prop_oneof![40 => 1..2000_u32, 8 => 8000..9000_u32, 1 => Just(0_u32)];
+    let reserved = prop_oneof![99 => Just(0_u16), 1 => Just(1_u16)];
+    let segments = proptest::collection::vec((other, 0..80_000_u64, bytes, reserved), 1..11);
+    let more = prop_oneof![6 => Just(0), 1 => -1500..1500_i32];
+    let one = (any::<bool>(), wide(), segments, whole, more).prop_map(
+        move |(scatters, slot, segments, whole, more)| Listed {
+            scatters,
+            is_bobs,
+            segments: (segments.into_iter())
+                .map(|(other, at, bytes, reserved)| ((other.unwrap_or(slot), at), bytes, reserved))
+                .collect(),
+            whole,
+            more,
+        },
+    );
+    proptest::collection::vec(one, 2..12)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(192))]
+    #[test]
+    fn a_burst_of_lists_does_what_each_would_do_alone(
+        (is_bobs, bursts) in any::<bool>().prop_flat_map(|is_bobs| {
+            (Just(is_bobs), proptest::collection::vec((event(), lists(is_bobs)), 1..4))
+        }),
+    ) {
+        let (mut together, mut alone) = (World::new(), World::new());
+        for (event, lists) in &bursts {
+            for world in [&together, &alone] {
+                world.happen(event);
+            }
+            let of = |world: &World| -> Vec<_> {
+                lists.iter().enumerate().map(|(i, list)| list.descriptor(world, i)).collect()
+            };
+            let (all, single) = (of(&together), of(&alone));
+            let ended = together.serve(&all);
+            let expected: Vec<_> = single.chunks(1).flat_map(|d| alone.serve(d)).collect();
+            prop_assert_eq!(ended, expected);
+            let ((memory, traffic), (expected, due)) = (together.state(), alone.state());
+            prop_assert!(memory == expected, "memory differs");
+            for (counted, due) in traffic.iter().zip(&due) {
+                prop_assert_eq!(counted.written, due.written);
+                // What is left of a line of a list when a chunk ends is read once more in the next one.
+                if !is_bobs {
+                    prop_assert_eq!(counted.read, due.read);
+                }
+            }
+            prop_assert_eq!(together.logged(), alone.logged());
+        }
+    }
+}
+
+#[test]
+fn of_lists_in_a_burst_each_is_told_that_its_region_is_gone() {
+    let mut world = World::new();
+    let gather = |place: u64| Listed {
+        scatters: false,
+        is_bobs: false,
+        segments: vec![((WIDE_OF_BOB, 0), 100, 0), ((WIDE_OF_BOB, 500), 200, 0)],
+        whole: (WIDE_OF_ALICE, 1000 * place),
+        more: 0,
+    };
+    let all: Vec<_> = (0..4)
+        .map(|i| gather(i).descriptor(&world, i as usize))
+        .collect();
+    // Where everything lies is known afterwards, so that nothing of what is lost is looked at before it is copied.
+    for completion in world.serve(&all) {
+        assert_eq!(completion.status(), Some(Status::Success));
+    }
+    world.bob.guest().file().set_len(0).unwrap();
+    let ended = world.serve(&all);
+    for completion in &ended {
+        assert_eq!(completion.status(), Some(Status::RemoteFault), "{ended:?}");
+        assert_eq!((completion.bytes_completed, completion.op0), (100, 1));
+        assert_eq!(completion, &ended[0]);
+    }
 }
