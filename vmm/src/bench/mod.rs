@@ -55,7 +55,7 @@ pub enum Case {
 /// What `byway bench` takes.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(
-    after_help = "Examples:\n  byway bench --quick --json bench.json  every figure in under two minutes\n  byway bench revoke memcpy              only these cases\n  byway bench --case ops --json ops.json every operation beside its library, in under two minutes\n  byway bench block --folder /mnt/disk   blocks of a file there, beside fio"
+    after_help = "Examples:\n  byway bench --quick --json bench.json  every figure in under two minutes\n  byway bench revoke memcpy              only these cases\n  byway bench --case ops --json ops.json every operation beside its library, in under three minutes\n  byway bench block --folder /mnt/disk   blocks of a file there, beside fio"
 )]
 pub struct BenchArgs {
     /// Cases to measure, all when none is named

@@ -44,6 +44,8 @@ pub(super) struct Guests {
     guest: std::sync::Arc<Guest>,
     /// Guest-physical start of each buffer.
     frames: [(u64, u64); 4],
+    /// Slots of a key for each algorithm, which cases share: there are more cases than a process has slots.
+    keys: Vec<(KeyAlgorithm, u16)>,
 }
 
 impl Guests {
@@ -58,10 +60,17 @@ impl Guests {
             let bytes = if va == LIST { LIST_ROOM } else { ROOM };
             (va, alice.map(va, bytes, PageSize::Large))
         });
+        let keys = (KeyAlgorithm::ALL.iter())
+            .map(|&algorithm| {
+                let key = Key::new(algorithm, &library::key(algorithm)).context("a good key")?;
+                Ok((algorithm, alice.give_key(&alice, key, Rights::KEY)))
+            })
+            .collect::<Result<_>>()?;
         Ok(Self {
             alice,
             guest,
             frames,
+            keys,
         })
     }
 
@@ -121,8 +130,8 @@ impl Guests {
 
     /// Alice's key of this algorithm.
     fn key(&self, algorithm: KeyAlgorithm) -> Result<u16> {
-        let key = Key::new(algorithm, &library::key(algorithm)).context("a good key")?;
-        Ok(self.alice.give_key(&self.alice, key, Rights::KEY))
+        let found = self.keys.iter().find(|key| key.0 == algorithm);
+        Ok(found.context("a key for every algorithm")?.1)
     }
 }
 

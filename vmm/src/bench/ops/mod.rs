@@ -19,7 +19,7 @@ use super::Progress;
 use super::quiet::DISTURBED_SHARE_MAX;
 use super::report::{Ratios, Row};
 use cases::{Case, Guests};
-use turns::Turns;
+use turns::{Measured, Turns};
 
 /// Smallest operation that has a target, in bytes.
 pub const TARGET_FROM: u64 = 64 << 10;
@@ -29,6 +29,9 @@ pub const LIBRARY_MIN: f64 = 0.9;
 pub const FUSED_MIN: f64 = 1.3;
 /// Above the last-level cache: both operands together are far larger than any host's share of one.
 const FUSED_FROM: u64 = 64 << 20;
+
+/// Times that all cases are measured one after the other, for a third of their windows each.
+const SWEEPS: usize = 3;
 
 /// What is written down for backends that this host has no device for.
 const NO_DEVICE: &str = "not measured: no DSA work queue on this host (byway doctor); its model says nothing of a device's speed";
@@ -69,10 +72,19 @@ pub(super) fn measure(
     );
     let guests = Guests::new()?;
     let mut turns = Turns::new(&guests, wanted.quick)?;
-    for plan in plans {
-        progress.next(plan.op)?;
-        let case = plan.make(&guests, &mut turns)?;
-        rows.push(software(case, &mut turns, not_measured)?);
+    let mut measured: Vec<_> = plans.iter().map(|_| Measured::default()).collect();
+    let mut told = Vec::new();
+    for _ in 0..if wanted.quick { 1 } else { SWEEPS } {
+        told.clear();
+        for (plan, measured) in plans.iter().zip(&mut measured) {
+            progress.next(plan.op)?;
+            let case = plan.make(&guests, &mut turns)?;
+            told.push(About::of(&case));
+            turns.take(case, measured)?;
+        }
+    }
+    for (about, measured) in told.into_iter().zip(&measured) {
+        rows.push(software(about, measured, not_measured));
     }
     let offloaded = OFFLOADED.iter().map(|op| op.name());
     rows.extend(offloaded.filter(|op| wanted.wants(op)).map(on_dsa));
@@ -83,43 +95,70 @@ pub(super) fn measure(
     Ok(())
 }
 
-fn software(mut case: Case, turns: &mut Turns<'_>, not_measured: &mut Vec<String>) -> Result<Row> {
-    let (op, size, moves) = (case.op, case.size, case.moves);
-    let staged = case.staged;
-    let (note, is_fused) = (case.note.take(), case.passes.is_some());
-    let measured = turns.take(case)?;
+/// What a report says of a case beside what was measured.
+struct About {
+    op: &'static str,
+    size: u64,
+    moves: bool,
+    staged: bool,
+    is_fused: bool,
+    note: Option<String>,
+}
+
+impl About {
+    fn of(case: &Case) -> Self {
+        Self {
+            op: case.op,
+            size: case.size,
+            moves: case.moves,
+            staged: case.staged,
+            is_fused: case.passes.is_some(),
+            note: case.note.clone(),
+        }
+    }
+}
+
+fn software(about: About, measured: &Measured, not_measured: &mut Vec<String>) -> Row {
+    let About {
+        op,
+        size,
+        moves,
+        staged,
+        is_fused,
+        note,
+    } = about;
     let gbps = |ns: f64| size as f64 / ns.max(1.0);
-    let what = format!("{op} of {size} bytes");
-    let stands = measured.disturbed_share <= DISTURBED_SHARE_MAX;
+    let disturbed_share = measured.disturbed_share();
+    let stands = disturbed_share <= DISTURBED_SHARE_MAX;
     let engine_ns = measured.engine.median().filter(|_| stands);
     if engine_ns.is_none() {
         not_measured.push(format!(
-            "{what}: the host disturbed {:.0} % of the windows; close other programs and run again",
-            100.0 * measured.disturbed_share
+            "{op} of {size} bytes: the host disturbed {:.0} % of the windows; close other programs and run again",
+            100.0 * disturbed_share
         ));
     }
-    let ratio = measured.over_library.filter(|_| stands);
-    let over = measured.over_passes.filter(|_| stands);
-    Ok(Row {
+    let ratio = measured.over_library.median().filter(|_| stands);
+    let over = measured.over_passes.median().filter(|_| stands);
+    Row {
         case: "ops".to_owned(),
         size,
         depth: measured.depth,
         gbps: engine_ns.map(gbps).filter(|_| moves),
         ops_per_s: engine_ns.map(|ns| 1e9 / ns),
         samples: Some(measured.samples),
-        disturbed_share: Some(measured.disturbed_share),
+        disturbed_share: Some(disturbed_share),
         note,
         ops: Some(OpsFigures {
             op: op.to_owned(),
             backend: "software".to_owned(),
-            library_gbps: measured.library_ns.map(gbps),
+            library_gbps: measured.library.median().map(gbps),
             over_library: ratio,
             staged,
             over_two_passes: over.filter(|_| is_fused && size >= FUSED_FROM),
             has_target: moves && size >= TARGET_FROM,
         }),
         ..Row::default()
-    })
+    }
 }
 
 /// What a backend without a device has to say.

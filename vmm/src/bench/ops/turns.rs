@@ -12,6 +12,9 @@
 //! the window, or took a page fault does not. One that a single operation fills, of dozens of megabytes, may have lost its core
 //! for that hundredth: what it finds in the caches is its own last milliseconds' anyway. There are more windows for as long as more than a tenth of all so far do not count, up to
 //! `ROUNDS_FACTOR` times as many; when it is still more than a tenth, the result is "not measured".
+//!
+//! **When.** A third of a case's windows, then of the next one's, and so on, and all that three times: a neighbour who is busy for a
+//! few seconds has a part in many cases, and decides none.
 
 use std::time::{Duration, Instant};
 
@@ -45,23 +48,33 @@ const SPINS: u32 = 4096;
 /// core for the few microseconds that an exit of a virtual machine takes, in which a worker does four of the shortest.
 const DEPTH: u64 = 8;
 
-/// What came of a case.
-#[derive(Debug)]
+/// What came of a case so far.
+#[derive(Debug, Default)]
 pub(super) struct Measured {
     /// Nanoseconds of one operation in the engine.
     pub(super) engine: Watch,
-    /// The same of the library, if there is one: the median.
-    pub(super) library_ns: Option<f64>,
-    /// How much longer the library takes than the engine: the median of what each pair of windows, one after the other, says.
-    pub(super) over_library: Option<f64>,
+    /// The same of the library, if there is one.
+    pub(super) library: Watch,
     /// The same of the passes that a fused operation replaces.
-    pub(super) over_passes: Option<f64>,
-    /// Largest share of windows of a kind in which the host did not leave the core alone.
-    pub(super) disturbed_share: f64,
+    passes: Watch,
+    /// How much longer the library takes than the engine: what each pair of windows, one after the other, says.
+    pub(super) over_library: Watch,
+    /// The same of the passes.
+    pub(super) over_passes: Watch,
     /// Operations in flight.
     pub(super) depth: u64,
     /// Operations that were measured.
     pub(super) samples: u64,
+}
+
+impl Measured {
+    /// Largest share of windows of a kind in which the host did not leave the core alone.
+    pub(super) fn disturbed_share(&self) -> f64 {
+        [&self.engine, &self.library, &self.passes]
+            .map(Watch::disturbed_share)
+            .into_iter()
+            .fold(0.0, f64::max)
+    }
 }
 
 /// A worker, its queue, and windows in turn.
@@ -80,7 +93,7 @@ impl<'g> Turns<'g> {
         Ok(Self {
             harness,
             submitter,
-            rounds: if quick { 11 } else { 61 },
+            rounds: if quick { 11 } else { 21 },
             _guests: guests,
         })
     }
@@ -157,11 +170,11 @@ impl<'g> Turns<'g> {
         }
     }
 
-    /// Measures a case.
+    /// Measures a case for some rounds more.
     ///
     /// # Errors
     /// When an operation fails, or the worker cannot be observed.
-    pub(super) fn take(&mut self, mut case: Case) -> Result<Measured> {
+    pub(super) fn take(&mut self, mut case: Case, measured: &mut Measured) -> Result<()> {
         let one = [case.descriptor];
         self.run(&one[0])?;
         let alone = self.window(&one, 1, 1)?;
@@ -172,8 +185,6 @@ impl<'g> Turns<'g> {
         } else {
             self.rounds
         };
-        let [mut engine, mut library, mut passes] = [const { Watch::new() }; 3];
-        let [mut over_library, mut over_passes] = [const { Watch::new() }; 2];
         let has_library = case.library.is_some();
         let mut work = || -> Result<(f64, bool)> {
             let Some(library) = &mut case.library else {
@@ -192,38 +203,31 @@ impl<'g> Turns<'g> {
             Ok((ns / count as f64, is_quiet(&before, &after, ns, count)))
         };
         let core = self.harness.worker_core();
+        let before = measured.engine.values().len();
         on_core(core, &mut work, |library_window| {
             for round in 0..ROUNDS_FACTOR * rounds {
-                let share = share_of([&engine, &library, &passes]);
-                if round >= rounds && share <= DISTURBED_SHARE_MAX {
+                if round >= rounds && measured.disturbed_share() <= DISTURBED_SHARE_MAX {
                     break;
                 }
                 let (own, is_quiet) = self.engine(&one, count, depth)?;
-                engine.count(own, is_quiet);
+                measured.engine.count(own, is_quiet);
                 if let Some(two) = &case.passes {
                     let (ns, quiet) = self.engine(two, count, depth)?;
-                    passes.count(ns, quiet);
-                    over_passes.count(ns / own, quiet && is_quiet);
+                    measured.passes.count(ns, quiet);
+                    measured.over_passes.count(ns / own, quiet && is_quiet);
                 }
                 if has_library {
                     self.asleep();
                     let (ns, quiet) = library_window()??;
-                    library.count(ns, quiet);
-                    over_library.count(ns / own, quiet && is_quiet);
+                    measured.library.count(ns, quiet);
+                    measured.over_library.count(ns / own, quiet && is_quiet);
                 }
             }
             Ok(())
         })?;
-        let windows = engine.values().len() as u64;
-        Ok(Measured {
-            library_ns: library.median(),
-            over_library: over_library.median(),
-            over_passes: over_passes.median(),
-            disturbed_share: share_of([&engine, &library, &passes]),
-            engine,
-            depth,
-            samples: windows * count,
-        })
+        measured.depth = depth;
+        measured.samples += (measured.engine.values().len() - before) as u64 * count;
+        Ok(())
     }
 }
 
@@ -234,12 +238,4 @@ fn is_quiet(before: &ThreadLoad, after: &ThreadLoad, ns: f64, count: u64) -> boo
         1 => after.has_run_since(before, taken_max),
         _ => after.quiet_since(before, taken_max),
     }
-}
-
-/// The largest share of disturbed windows of any kind.
-fn share_of(kinds: [&Watch; 3]) -> f64 {
-    kinds
-        .map(Watch::disturbed_share)
-        .into_iter()
-        .fold(0.0, f64::max)
 }
