@@ -104,16 +104,20 @@ impl World {
         }
     }
 
-    fn descriptor(&self, m: &Move) -> Descriptor {
-        let place = |(slot, offset): (usize, u64)| match slot {
+    /// Slot and address of a place.
+    fn place(&self, (slot, offset): (usize, u64)) -> (u16, u64) {
+        match slot {
             0 => (0, VA + offset),
             WIDE_OF_ALICE => (0, WIDE + offset),
             _ => (self.slots[slot], offset),
-        };
+        }
+    }
+
+    fn descriptor(&self, m: &Move) -> Descriptor {
         let copies = m.what == Opcode::Memmove;
         let ((src_slot, src), (dst_slot, dst)) = match copies {
-            true => (place(m.from), place(m.to)),
-            false => (place(m.from), (0, 0)),
+            true => (self.place(m.from), self.place(m.to)),
+            false => (self.place(m.from), (0, 0)),
         };
         let flags = if m.strict && copies {
             Flags::STRICT_ORDER
@@ -334,11 +338,8 @@ fn what_is_taken_back_between_two_bursts_is_refused_in_the_second() {
 }
 
 /// A sum or a gather of two pieces of alice's own memory, by a list at an offset in a slot.
-fn of_list(world: &World, opcode: Opcode, (slot, offset): (usize, u64), to: u64) -> Descriptor {
-    let (slot, src) = match slot {
-        0 => (0, VA + offset),
-        _ => (world.slots[slot], offset),
-    };
+fn of_list(world: &World, opcode: Opcode, list: (usize, u64), to: u64) -> Descriptor {
+    let (slot, src) = world.place(list);
     let sum = XorFields {
         count: 2,
         ..XorFields::default()
@@ -452,14 +453,9 @@ const LISTS: u64 = WIDE_BYTES - PAGE;
 impl Listed {
     /// Writes the list, and says what asks for the copy.
     fn descriptor(&self, world: &World, number: usize) -> Descriptor {
-        let place = |(slot, offset): (usize, u64)| match slot {
-            WIDE_OF_ALICE => (0, WIDE + offset),
-            0 => (0, VA + offset),
-            _ => (world.slots[slot], offset),
-        };
         let list: Vec<u8> = (self.segments.iter())
             .flat_map(|&(at, bytes, reserved14)| {
-                let (slot, addr) = place(at);
+                let (slot, addr) = world.place(at);
                 let segment = Segment {
                     addr,
                     bytes,
@@ -480,7 +476,7 @@ impl Listed {
         let all: i64 = (self.segments.iter())
             .map(|&(_, bytes, _)| i64::from(bytes))
             .sum();
-        let (whole_slot, whole) = place(self.whole);
+        let (whole_slot, whole) = world.place(self.whole);
         let count = self.segments.len() as u16;
         let (slots, [src, dst], counts) = match self.scatters {
             true => ((whole_slot, list_slot), [whole, list], (0, count)),
