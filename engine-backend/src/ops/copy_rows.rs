@@ -3,9 +3,11 @@
 use byway_protocols::{Rights, Status};
 
 use super::Step;
-use super::chunk::{Chunk, Failure, Operand};
+use super::chunk::{Chunk, Failure, Operand, Piece};
 use super::walk::overlap;
 use crate::backend::{Backend, Hint, Order};
+use crate::context::Target;
+use crate::memory::HostAddr;
 use crate::stage2::Access;
 
 /// What a row costs of a chunk's budget beside its bytes.
@@ -30,6 +32,74 @@ pub struct CopyRows {
     pub cached: bool,
     /// Bytes done.
     pub done: u32,
+}
+
+/// Where the rows of an operand lie, one after the other, and the page that the last of them was found in: rows are often shorter
+/// than pages, and a page that was translated in a chunk stays usable to its end.
+struct Rows {
+    /// Offset of the present row in the operand.
+    row: u64,
+    stride: u64,
+    /// Offset of the first byte that is known to lie in the page.
+    first: u64,
+    /// From there to the page's end; of no bytes while none is known.
+    page: Piece,
+    /// Bits that a distance from there can have.
+    inside: u64,
+}
+
+impl Rows {
+    fn from(row: u64, stride: u64) -> Self {
+        Self {
+            row,
+            stride,
+            first: 0,
+            page: Piece::NONE,
+            inside: 0,
+        }
+    }
+
+    /// On to the next row.
+    #[inline(always)]
+    fn pass(&mut self) {
+        // Beyond the address space behind the last row only.
+        self.row = self.row.wrapping_add(self.stride);
+    }
+
+    /// The piece that starts at a column of the present row, at most `max` bytes.
+    #[inline(always)]
+    fn piece<B: Backend>(
+        &mut self,
+        chunk: &mut Chunk<'_, B>,
+        (target, access): (&Target<'_>, Access),
+        column: u64,
+        max: u64,
+    ) -> Result<Piece, Failure> {
+        let offset = self.row + column;
+        let at = offset.wrapping_sub(self.first);
+        if at < self.page.len && max <= self.page.len - at {
+            // The comparison may be mispredicted; see `Window::find`.
+            let host = HostAddr(self.page.host.0.wrapping_add(at & self.inside));
+            return Ok(Piece { host, len: max });
+        }
+        self.find(chunk, (target, access), offset, max)
+    }
+
+    #[inline(never)]
+    fn find<B: Backend>(
+        &mut self,
+        chunk: &mut Chunk<'_, B>,
+        (target, access): (&Target<'_>, Access),
+        offset: u64,
+        max: u64,
+    ) -> Result<Piece, Failure> {
+        let page = chunk.page(target, offset, access)?;
+        (self.first, self.page) = (offset, page);
+        // No page is as large as the address space.
+        self.inside = page.len.next_power_of_two() - 1;
+        // What is left of a row may lie in several pages.
+        chunk.forward(target, offset, max, access)
+    }
 }
 
 impl CopyRows {
@@ -61,16 +131,23 @@ impl CopyRows {
             cached: self.cached,
         };
         let before = self.done;
+        let (row, column) = (self.done / self.row, u64::from(self.done % self.row));
+        // Inside the extents, so none of them wraps before the last row.
+        let mut places = [
+            Rows::from(u64::from(row) * self.src_stride, self.src_stride),
+            Rows::from(u64::from(row) * self.dst_stride, self.dst_stride),
+        ];
+        let mut column = column;
         let mut result = Ok(());
         while self.done < self.size && !(self.done > before && chunk.is_spent()) {
-            let (row, column) = (self.done / self.row, u64::from(self.done % self.row));
-            // Inside the extents, so neither wraps.
-            let from = u64::from(row) * self.src_stride + column;
-            let to = u64::from(row) * self.dst_stride + column;
             let room = chunk.room(u64::from(self.row) - column);
-            let pieces = chunk
-                .forward(&src, from, room, Access::Read)
-                .and_then(|from| Ok((from, chunk.forward(&dst, to, from.len, Access::Write)?)));
+            let [sources, targets] = &mut places;
+            let pieces = sources
+                .piece(chunk, (&src, Access::Read), column, room)
+                .and_then(|from| {
+                    let to = targets.piece(chunk, (&dst, Access::Write), column, from.len)?;
+                    Ok((from, to))
+                });
             let (from, to) = match pieces {
                 Ok(pieces) => pieces,
                 Err(failure) => {
@@ -87,6 +164,11 @@ impl CopyRows {
             }
             self.done += to.len as u32;
             chunk.budget.spend(to.len + ROW_COST);
+            column += to.len;
+            if column == u64::from(self.row) {
+                column = 0;
+                places.iter_mut().for_each(Rows::pass);
+            }
         }
         let moved = u64::from(self.done - before);
         chunk.settle(&[(&src, Access::Read, moved), (&dst, Access::Write, moved)])?;
