@@ -53,7 +53,9 @@ impl Compare {
         })
     }
 
-    fn answer(&self, differs: bool) -> Completion {
+    /// What is told of it at its end.
+    #[inline(always)]
+    pub(super) fn answer(&self, differs: bool) -> Completion {
         let status = match self.expected {
             Some(expected) if expected != differs => Status::SuccessPredicate,
             _ => Status::Success,

@@ -31,10 +31,10 @@ impl Fill {
         Step::after(result, self.done, self.size)
     }
 
-    fn run<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Result<(), Failure> {
-        let left = u64::from(self.size - self.done);
-        let dst = chunk.resolve(self.dst.plus(u64::from(self.done)), left, Rights::WRITE)?;
-        let hint = Hint {
+    /// How it is to be written.
+    #[inline(always)]
+    pub(super) fn hint(&self) -> Hint {
+        Hint {
             order: if self.strict {
                 Order::Ascending
             } else {
@@ -42,7 +42,13 @@ impl Fill {
             },
             total: u64::from(self.size),
             cached: self.cached,
-        };
+        }
+    }
+
+    fn run<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Result<(), Failure> {
+        let left = u64::from(self.size - self.done);
+        let dst = chunk.resolve(self.dst.plus(u64::from(self.done)), left, Rights::WRITE)?;
+        let hint = self.hint();
         let mut at = 0;
         let mut result = Ok(());
         while at < left && !(at > 0 && chunk.is_over()) {

@@ -44,9 +44,9 @@ pub(super) fn read<B: Backend>(
     index: usize,
 ) -> Result<(), Failure> {
     let (at, bytes) = (index * Segment::SIZE, count * Segment::SIZE);
-    let from = match chunk.windows.find_read(list, whole) {
+    let from = match chunk.windows.reads.find(list, whole) {
         Some(from) if is_aligned(from) => {
-            chunk.windows.were_read(bytes as u64);
+            chunk.windows.reads.passed(bytes as u64);
             from
         }
         _ => match look(chunk, list, whole, at..at + bytes)? {
@@ -70,7 +70,7 @@ pub(super) fn read_found<B: Backend>(
     count: usize,
 ) -> Option<u64> {
     let bytes = count * Segment::SIZE;
-    let from = (chunk.windows.find_read(list, bytes as u64)).filter(|&from| is_aligned(from))?;
+    let from = (chunk.windows.reads.find(list, bytes as u64)).filter(|&from| is_aligned(from))?;
     // SAFETY: as in `read`.
     unsafe { take(&mut chunk.staging.bytes()[..bytes], from) };
     Some(bytes as u64)
@@ -102,7 +102,8 @@ fn look<B: Backend>(
     let target = chunk.resolve(list, whole, Rights::READ)?;
     let piece = chunk.page(&target, 0, Access::Read)?;
     if piece.len >= bytes && is_aligned(piece.host) {
-        (chunk.windows).open_read(chunk.iotlb, list, &target, bytes);
+        let found = (chunk.windows).found(chunk.iotlb, list, target, Access::Read, piece.host);
+        chunk.windows.reads.open(&found, bytes);
         return Ok(Some(piece.host));
     }
     let copied = chunk.copy_in(&target, 0, staged);

@@ -1,4 +1,4 @@
-//! The short way: a MEMMOVE, a checksum or a COPY_SG of which each operand lies in one page, done in one go.
+//! The short way: a MEMMOVE, a FILL, a comparison, a checksum or a COPY_SG of which each operand lies in one page, done in one go.
 //!
 //! Nearly all small messages are of this kind, and in a guest with large pages much of what is as long as a chunk. It does exactly
 //! what [`Execution`](super::Execution) would, but keeps everything in registers: no state that
@@ -6,6 +6,8 @@
 //! simple - refused, faulting, across a page's end, longer than what is left of the chunk - is left to the long way, from its
 //! beginning. In a burst most of it is done once for many ([`Windows`](super::Windows)).
 
+mod compare;
+mod fill;
 mod list;
 mod sum;
 
@@ -14,7 +16,7 @@ use byway_protocols::{Completion, Descriptor, Opcode, PAGE_SIZE, Rights, Status}
 use super::budget::{CHUNK_BYTES, OPERATION_COST};
 use super::chunk::{Chunk, Failure, Operand, seen_as};
 use super::memmove::{Memmove, apart, decide, decide_in_one};
-use super::window::{Both, Places};
+use super::window::{Both, Found, Places};
 use super::{Outcome, success, validate};
 use crate::backend::{Backend, Hint, Order};
 use crate::memory::HostAddr;
@@ -150,19 +152,22 @@ pub fn try_short<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -> Option
     copy(d, &memmove, chunk)
 }
 
-/// The same of a copy of more than a page, of a checksum, and of a copy by a list.
+/// The same of a copy of more than a page, and of all else that can be as simple.
 ///
 /// Apart on purpose: what is done for a small message stays in registers.
 #[inline(never)]
 pub fn try_longer<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -> Option<Outcome> {
-    if !is_copy(d) {
-        return sum::try_sum(d, chunk).or_else(|| list::try_list(d, chunk));
+    // The code alone: what else there may be in a descriptor is seen to by whoever takes it.
+    match Opcode::from_code(d.code())?.canonical() {
+        Opcode::Memmove if u64::from(d.size) > B::IMMEDIATE || !fits(d.size, chunk) => None,
+        Opcode::Memmove => copy(d, &validate::memmove(d).ok()?, chunk),
+        Opcode::Fill => fill::try_fill(d, chunk),
+        Opcode::Compare => compare::try_compare(validate::compare(d), chunk),
+        Opcode::CompareValue => compare::try_compare(validate::compare_value(d), chunk),
+        Opcode::CrcGen | Opcode::Crc64 => sum::try_sum(d, chunk),
+        Opcode::CopySg => list::try_list(d, chunk),
+        _ => None,
     }
-    if u64::from(d.size) > B::IMMEDIATE || !fits(d.size, chunk) {
-        return None;
-    }
-    let memmove = validate::memmove(d).ok()?;
-    copy(d, &memmove, chunk)
 }
 
 #[inline(always)]
@@ -215,6 +220,31 @@ fn look<B: Backend>(chunk: &mut Chunk<'_, B>, memmove: &Memmove) -> Option<Short
     })
 }
 
+/// An operand that lies in one page, which is translated for `access`. Its bytes are to be counted with its window
+/// ([`Lone::open`](super::window::Lone::open)).
+#[inline(never)]
+fn find<'a, B: Backend>(
+    chunk: &mut Chunk<'a, B>,
+    operand: Operand,
+    size: u64,
+    access: Access,
+) -> Option<Found<'a>> {
+    let target = chunk.resolve(operand, size, needed(access)).ok()?;
+    let page = chunk.page(&target, 0, access).ok()?;
+    if page.len < size {
+        return None;
+    }
+    Some((chunk.windows).found(chunk.iotlb, operand, target, access, page.host))
+}
+
+/// The right that it takes.
+fn needed(access: Access) -> Rights {
+    match access {
+        Access::Read => Rights::READ,
+        Access::Write => Rights::WRITE,
+    }
+}
+
 /// What became of what was moved between two operands in windows.
 ///
 /// # Errors
@@ -242,12 +272,8 @@ pub(super) fn lost<B: Backend>(
     operand: Operand,
     access: Access,
 ) -> Result<(), Failure> {
-    let need = match access {
-        Access::Read => Rights::READ,
-        Access::Write => Rights::WRITE,
-    };
     // An error: taken back in the same moment.
-    let target = chunk.resolve(operand, 0, need)?;
+    let target = chunk.resolve(operand, 0, needed(access))?;
     if target.space.memory().is_dead() {
         let status = seen_as(&target, Status::RegionGone);
         return Err(Failure::at(status, access, operand.addr));

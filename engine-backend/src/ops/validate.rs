@@ -306,7 +306,7 @@ pub fn memmove(d: &Descriptor) -> Result<Memmove, Status> {
 }
 
 #[inline(always)]
-fn fill(d: &Descriptor) -> Result<Fill, Status> {
+pub(super) fn fill(d: &Descriptor) -> Result<Fill, Status> {
     let wide = d.flags().contains(Flags::FILL_16);
     let high = if wide { 0 } else { d.op0 };
     common(
@@ -335,7 +335,7 @@ fn expected(d: &Descriptor) -> (Option<bool>, u64) {
 }
 
 #[inline(always)]
-fn compare(d: &Descriptor) -> Result<Compare, Status> {
+pub(super) fn compare(d: &Descriptor) -> Result<Compare, Status> {
     let (expected, unused) = expected(d);
     common(d, COMPARES, d.status_array | unused | d.op1 | d.op2)?;
     Ok(Compare {
@@ -348,7 +348,7 @@ fn compare(d: &Descriptor) -> Result<Compare, Status> {
 }
 
 #[inline(always)]
-fn compare_value(d: &Descriptor) -> Result<Compare, Status> {
+pub(super) fn compare_value(d: &Descriptor) -> Result<Compare, Status> {
     let (expected, unused) = expected(d);
     common(
         d,

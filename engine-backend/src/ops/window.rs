@@ -172,6 +172,61 @@ impl Places {
     }
 }
 
+/// The window of operands that are read and not copied, or written from no other operand, and what went through it.
+#[derive(Debug)]
+pub(super) struct Lone<'a> {
+    window: Window,
+    tally: Tally<'a>,
+    access: Access,
+}
+
+impl<'a> Lone<'a> {
+    #[inline(always)]
+    const fn of(access: Access) -> Self {
+        Self {
+            window: Window::NONE,
+            tally: Tally::EMPTY,
+            access,
+        }
+    }
+
+    /// Host address of `size` bytes of an operand, if they lie in the window.
+    #[inline(always)]
+    pub(super) fn find(&self, operand: Operand, size: u64) -> Option<HostAddr> {
+        self.window.find(operand, size)
+    }
+
+    /// Counts `bytes` bytes that were found there.
+    #[inline(always)]
+    pub(super) fn passed(&mut self, bytes: u64) {
+        self.tally.bytes += bytes;
+    }
+
+    /// Counts `bytes` bytes that were not, and has another window from now on.
+    #[inline]
+    pub(super) fn open(&mut self, found: &Found<'a>, bytes: u64) {
+        self.tally.add(&found.target, self.access, bytes);
+        if let Some(window) = found.window {
+            self.window = window;
+        }
+    }
+
+    #[inline(always)]
+    fn count_up(&mut self) {
+        self.tally.count_up(self.access);
+    }
+}
+
+/// An operand inside a page that was just translated.
+#[derive(Debug)]
+pub(super) struct Found<'a> {
+    target: Target<'a>,
+    /// The window around it, if more such operands follow.
+    window: Option<Window>,
+    /// Its first byte.
+    pub(super) host: HostAddr,
+}
+
 /// The windows of one chunk, and what went through them.
 #[derive(Debug)]
 pub struct Windows<'a> {
@@ -180,8 +235,12 @@ pub struct Windows<'a> {
     is_burst: bool,
     read: Tally<'a>,
     written: Tally<'a>,
-    /// Of what is read and not copied.
-    summed: (Window, Tally<'a>),
+    /// Of what is read and not copied: what is summed up, lists, and the first of two ranges that are compared.
+    pub(super) reads: Lone<'a>,
+    /// Of the second one.
+    pub(super) others: Lone<'a>,
+    /// Of what is filled.
+    pub(super) fills: Lone<'a>,
 }
 
 impl Drop for Windows<'_> {
@@ -191,7 +250,9 @@ impl Drop for Windows<'_> {
     fn drop(&mut self) {
         self.read.count_up(Access::Read);
         self.written.count_up(Access::Write);
-        self.summed.1.count_up(Access::Read);
+        self.reads.count_up();
+        self.others.count_up();
+        self.fills.count_up();
     }
 }
 
@@ -215,7 +276,9 @@ impl<'a> Windows<'a> {
             is_burst: false,
             read: Tally::EMPTY,
             written: Tally::EMPTY,
-            summed: (Window::NONE, Tally::EMPTY),
+            reads: Lone::of(Access::Read),
+            others: Lone::of(Access::Read),
+            fills: Lone::of(Access::Write),
         }
     }
 
@@ -263,33 +326,22 @@ impl<'a> Windows<'a> {
         self.is_burst = true;
     }
 
-    /// Host address of `bytes` bytes that are read and not copied, if they lie in the window of such.
-    #[inline(always)]
-    pub(super) fn find_read(&self, src: Operand, bytes: u64) -> Option<HostAddr> {
-        self.summed.0.find(src, bytes)
-    }
-
-    /// Counts `bytes` bytes that were found there.
-    #[inline(always)]
-    pub(super) fn were_read(&mut self, bytes: u64) {
-        self.summed.1.bytes += bytes;
-    }
-
-    /// Counts `bytes` bytes of an operand inside a page that was just translated, that are read and not copied, and makes
-    /// the window around it.
+    /// An operand of which the page was just translated for `access`, its first byte at `host`: for a [`Lone`] window.
     #[inline]
-    pub(super) fn open_read(
+    pub(super) fn found(
         &mut self,
         iotlb: &Iotlb,
-        src: Operand,
-        target: &Target<'a>,
-        bytes: u64,
-    ) {
-        let (window, tally) = &mut self.summed;
-        tally.add(target, Access::Read, bytes);
-        if self.is_burst {
-            *window = Window::around(iotlb, src, target, Access::Read);
-        }
+        operand: Operand,
+        target: Target<'a>,
+        access: Access,
+        host: HostAddr,
+    ) -> Found<'a> {
+        let window = (self.is_burst).then(|| Window::around(iotlb, operand, &target, access));
         self.is_burst = true;
+        Found {
+            target,
+            window,
+            host,
+        }
     }
 }

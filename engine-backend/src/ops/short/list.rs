@@ -122,7 +122,7 @@ pub(super) fn try_list<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -> 
         // writing, and hold `len` bytes; guest memory has no references.
         unsafe { (chunk.backend).copy(piece.to, piece.from, piece.len as usize, hint) };
     }
-    chunk.windows.were_read(list);
+    chunk.windows.reads.passed(list);
     chunk.windows.moved(size.into());
     let cost = OPERATION_COST + count as u64 * SEGMENT_COST;
     chunk.budget.spend(cost + u64::from(size));

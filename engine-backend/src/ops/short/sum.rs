@@ -1,10 +1,9 @@
 //! CRC_GEN and CRC64 of bytes that lie in one page.
 
-use byway_protocols::{Completion, Descriptor, Opcode, Rights};
+use byway_protocols::{Completion, Descriptor, Opcode};
 
-use super::{fits, lost};
+use super::{find, fits, lost};
 use crate::backend::Backend;
-use crate::memory::HostAddr;
 use crate::ops::budget::OPERATION_COST;
 use crate::ops::chunk::{Chunk, Operand};
 use crate::ops::{Outcome, success, validate};
@@ -38,12 +37,16 @@ pub(super) fn try_sum<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -> O
         return None;
     }
     let size = u64::from(d.size);
-    let from = match chunk.windows.find_read(src, size) {
+    let from = match chunk.windows.reads.find(src, size) {
         Some(from) => {
-            chunk.windows.were_read(size);
+            chunk.windows.reads.passed(size);
             from
         }
-        None => look(chunk, src, size)?,
+        None => {
+            let found = find(chunk, src, size, Access::Read)?;
+            chunk.windows.reads.open(&found, size);
+            found.host
+        }
     };
     let len = d.size as usize;
     // SAFETY: the page was translated in this chunk for reading and holds `len` bytes; guest memory has no references.
@@ -81,16 +84,4 @@ fn ended<B: Backend>(chunk: &Chunk<'_, B>, src: Operand, size: u32, sum: u64) ->
         },
         bytes: size.into(),
     }
-}
-
-/// Finds out where the bytes are; they are counted, and there is a window for them from now on.
-#[inline(never)]
-fn look<B: Backend>(chunk: &mut Chunk<'_, B>, src: Operand, size: u64) -> Option<HostAddr> {
-    let target = chunk.resolve(src, size, Rights::READ).ok()?;
-    let from = chunk.page(&target, 0, Access::Read).ok()?;
-    if from.len < size {
-        return None;
-    }
-    (chunk.windows).open_read(chunk.iotlb, src, &target, size);
-    Some(from.host)
 }

@@ -277,7 +277,16 @@ fn within_a_page_the_short_way_ends_as_the_long_one_does() {
     rig.alice.map(LARGE, LARGE_BYTES, PageSize::Large);
     let bytes = noise(LARGE_BYTES as usize, 2);
     rig.alice.write(LARGE, &bytes);
-    for (opcode, chunk_bytes) in [Opcode::CrcGen, Opcode::Crc64, Opcode::Memmove]
+    let pattern = u64::from_ne_bytes([bytes[0]; 8]);
+    let all = [
+        Opcode::CrcGen,
+        Opcode::Crc64,
+        Opcode::Memmove,
+        Opcode::Fill,
+        Opcode::Compare,
+        Opcode::CompareValue,
+    ];
+    for (opcode, chunk_bytes) in all
         .into_iter()
         .flat_map(|opcode| [CHUNK_BYTES, 16 << 10].map(|bytes| (opcode, bytes)))
     {
@@ -286,13 +295,20 @@ fn within_a_page_the_short_way_ends_as_the_long_one_does() {
             1, 64, 1000, 1024, 4096, 4097, 65_535, 65_536, 65_537, 100_000,
         ] {
             for at in [0, 1, 63, 4000, LARGE_BYTES - size, LARGE_BYTES - size + 1] {
-                let copies = opcode == Opcode::Memmove;
-                let d = Descriptor {
-                    src: LARGE + at,
+                let (src, dst, op0) = match opcode {
                     // Behind it, over it, before it.
-                    dst: if copies { LARGE + at / 2 + 30_000 } else { 0 },
+                    Opcode::Memmove => (LARGE + at, LARGE + at / 2 + 30_000, 0),
+                    Opcode::Fill => (pattern, LARGE + at, 0),
+                    // What is the same all along, and what differs at once.
+                    Opcode::Compare => (LARGE + at, LARGE + at / 63 * 63, 0),
+                    Opcode::CompareValue => (LARGE + at, pattern, 0),
+                    _ => (LARGE + at, 0, 0x1234_5678),
+                };
+                let d = Descriptor {
+                    src,
+                    dst,
                     size: size as u32,
-                    op0: if copies { 0 } else { 0x1234_5678 },
+                    op0,
                     ..descriptor(opcode, 0, 0)
                 };
                 let mut both = [false, true].map(|short| {

@@ -1,4 +1,4 @@
-//! Bursts: what a worker does for many small transfers and checksums at once, published one by one or as a batch, must be
+//! Bursts: what a worker does for many small transfers, fills, comparisons and checksums at once, published one by one or as a batch, must be
 //! what it does for each of them alone.
 
 use std::sync::Arc;
@@ -27,6 +27,9 @@ const SLOTS: usize = 6;
 /// The capability for bob's large page, and a place that means alice's own.
 const WIDE_OF_BOB: usize = 5;
 const WIDE_OF_ALICE: usize = 6;
+
+/// What is filled with, and compared with.
+const PATTERN: u64 = u64::from_ne_bytes([0x5a; 8]);
 
 /// One small transfer or checksum, as indices and offsets.
 #[derive(Debug, Clone)]
@@ -114,23 +117,28 @@ impl World {
     }
 
     fn descriptor(&self, m: &Move) -> Descriptor {
-        let copies = m.what == Opcode::Memmove;
-        let ((src_slot, src), (dst_slot, dst)) = match copies {
-            true => (self.place(m.from), self.place(m.to)),
-            false => (self.place(m.from), (0, 0)),
+        let value = (0, PATTERN);
+        let (from, to) = (self.place(m.from), self.place(m.to));
+        let ((src_slot, src), (dst_slot, dst)) = match m.what {
+            Opcode::Fill => (value, to),
+            Opcode::CompareValue => (from, value),
+            Opcode::CrcGen | Opcode::Crc64 => (from, (0, 0)),
+            _ => (from, to),
         };
-        let flags = if m.strict && copies {
-            Flags::STRICT_ORDER
-        } else {
-            Flags::NONE
+        let (flags, op0) = match m.what {
+            Opcode::Memmove | Opcode::Fill if m.strict => (Flags::STRICT_ORDER, 0),
+            Opcode::Memmove | Opcode::Fill => (Flags::NONE, 0),
+            Opcode::Compare | Opcode::CompareValue if m.strict => (Flags::CHECK_RESULT, 1),
+            Opcode::Compare | Opcode::CompareValue => (Flags::NONE, 0),
+            // A checksum's seed: no two of one size have the same.
+            _ => (Flags::NONE, m.to.1),
         };
         Descriptor {
             word0: Word0::new(src_slot, dst_slot, false).0,
             src,
             dst,
             size: m.size,
-            // A checksum's seed: no two of one size have the same.
-            op0: if copies { 0 } else { m.to.1 },
+            op0,
             ..Descriptor::new(m.what, flags)
         }
     }
@@ -245,14 +253,21 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         3 => Just(Opcode::Memmove),
         1 => Just(Opcode::CrcGen),
         1 => Just(Opcode::Crc64),
+        1 => Just(Opcode::Fill),
+        1 => Just(Opcode::Compare),
+        1 => Just(Opcode::CompareValue),
     ];
     let place = prop_oneof![4 => small, 1 => wide];
-    let one = (what, place, 0..8_u8).prop_map(|(what, (from, to, size), strict)| Move {
+    let one = (what, place, 0..8_u8).prop_map(|(what, (from, to, size), which)| Move {
         what,
         from,
-        to,
+        // At one place both had the same at first.
+        to: match what {
+            Opcode::Compare if which > 2 => (to.0, from.1),
+            _ => to,
+        },
         size,
-        strict: strict == 0,
+        strict: which == 0,
     });
     // Runs of neighbours, as a program would make them, among others.
     let run = (one, 1..12_u64).prop_map(|(first, count)| {
@@ -335,6 +350,41 @@ fn what_is_taken_back_between_two_bursts_is_refused_in_the_second() {
     let refused = |c: &Completion| c.status() == Some(Status::Revoked) && c.bytes_completed == 0;
     assert!(ended.iter().all(refused), "{ended:?}");
     assert_eq!(world.capabilities[0].traffic().written, 20 * 64);
+}
+
+#[test]
+fn in_a_burst_each_is_told_that_its_region_is_gone() {
+    let all = [
+        Opcode::Fill,
+        Opcode::Compare,
+        Opcode::CompareValue,
+        Opcode::CrcGen,
+    ];
+    for what in all {
+        let mut world = World::new();
+        let at = |slot| (slot, 4000);
+        let (from, to) = match what {
+            Opcode::Compare => (at(WIDE_OF_ALICE), at(WIDE_OF_BOB)),
+            _ => (at(WIDE_OF_BOB), at(WIDE_OF_BOB)),
+        };
+        let burst = vec![
+            Move {
+                what,
+                from,
+                to,
+                size: 20_000,
+                strict: false,
+            };
+            4
+        ];
+        let good = |c: &Completion| c.status() == Some(Status::Success);
+        assert!(world.run(&burst).iter().all(good), "{what:?}");
+        // Where it lies is known now, so that what is lost is not looked at before it is met.
+        world.bob.guest().file().set_len(0).unwrap();
+        for completion in world.run(&burst) {
+            assert_eq!(completion.status(), Some(Status::RemoteFault), "{what:?}");
+        }
+    }
 }
 
 /// A sum or a gather of two pieces of alice's own memory, by a list at an offset in a slot.
