@@ -66,8 +66,29 @@ impl Rows {
         self.row = self.row.wrapping_add(self.stride);
     }
 
-    /// The piece that starts at a column of the present row, at most `max` bytes.
+    /// How many rows of `bytes` bytes lie in the page, from the present one on.
     #[inline(always)]
+    fn in_page(&self, bytes: u32) -> u32 {
+        let at = self.row.wrapping_sub(self.first);
+        let left = (self.page.len.checked_sub(at)).and_then(|left| left.checked_sub(bytes.into()));
+        match left {
+            None => 0,
+            Some(left) => (left.checked_div(self.stride)).map_or(u32::MAX, |more| {
+                more.saturating_add(1).try_into().unwrap_or(u32::MAX)
+            }),
+        }
+    }
+
+    /// Where the present row is, which lies in the page.
+    #[inline(always)]
+    fn host(&self) -> HostAddr {
+        let at = self.row.wrapping_sub(self.first);
+        // How many rows there are may be mispredicted; see `Window::find`.
+        HostAddr(self.page.host.0.wrapping_add(at & self.inside))
+    }
+
+    /// The piece that starts at a column of the present row, at most `max` bytes. Its page is the one that is known from now on.
+    #[inline(never)]
     fn piece<B: Backend>(
         &mut self,
         chunk: &mut Chunk<'_, B>,
@@ -76,23 +97,6 @@ impl Rows {
         max: u64,
     ) -> Result<Piece, Failure> {
         let offset = self.row + column;
-        let at = offset.wrapping_sub(self.first);
-        if at < self.page.len && max <= self.page.len - at {
-            // The comparison may be mispredicted; see `Window::find`.
-            let host = HostAddr(self.page.host.0.wrapping_add(at & self.inside));
-            return Ok(Piece { host, len: max });
-        }
-        self.find(chunk, (target, access), offset, max)
-    }
-
-    #[inline(never)]
-    fn find<B: Backend>(
-        &mut self,
-        chunk: &mut Chunk<'_, B>,
-        (target, access): (&Target<'_>, Access),
-        offset: u64,
-        max: u64,
-    ) -> Result<Piece, Failure> {
         let page = chunk.page(target, offset, access)?;
         (self.first, self.page) = (offset, page);
         // No page is as large as the address space.
@@ -107,6 +111,20 @@ impl CopyRows {
     pub fn step<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Step {
         let result = self.run(chunk);
         Step::after(result, self.done, self.size)
+    }
+
+    /// What a row costs of a chunk's budget.
+    fn cost(&self) -> u64 {
+        u64::from(self.row) + ROW_COST
+    }
+
+    /// Rows for which the chunk has room.
+    #[inline(always)]
+    fn affordable<B: Backend>(&self, chunk: &Chunk<'_, B>) -> u32 {
+        let left = (self.size - self.done) / self.row;
+        // So many at least that what follows is not done in crumbs.
+        let room = chunk.room(u64::from(left) * self.cost());
+        left.min((room / self.cost()) as u32)
     }
 
     /// From the first byte of the first row to the last of the last.
@@ -140,8 +158,26 @@ impl CopyRows {
         let mut column = column;
         let mut result = Ok(());
         while self.done < self.size && !(self.done > before && chunk.is_spent()) {
-            let room = chunk.room(u64::from(self.row) - column);
             let [sources, targets] = &mut places;
+            if column == 0 {
+                let rows = self
+                    .affordable(chunk)
+                    .min(sources.in_page(self.row))
+                    .min(targets.in_page(self.row));
+                if rows != 0 {
+                    for _ in 0..rows {
+                        let (from, to) = (sources.host(), targets.host());
+                        // SAFETY: as below.
+                        unsafe { (chunk.backend).copy(to, from, self.row as usize, hint) };
+                        sources.pass();
+                        targets.pass();
+                    }
+                    self.done += rows * self.row;
+                    chunk.budget.spend(u64::from(rows) * self.cost());
+                    continue;
+                }
+            }
+            let room = chunk.room(u64::from(self.row) - column);
             let pieces = sources
                 .piece(chunk, (&src, Access::Read), column, room)
                 .and_then(|from| {

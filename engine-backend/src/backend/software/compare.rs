@@ -8,6 +8,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::__m128i;
+use std::mem::MaybeUninit;
 
 use super::cpu::Simd;
 
@@ -190,11 +191,11 @@ macro_rules! long_step_loop {
     ($(#[$doc:meta])* $name:ident, $before:expr, $differences:expr) => {
         $(#[$doc])*
         /// Looks at whole steps, `len` being at least one. Gives the bytes found equal, and whether the step behind these
-        /// differs: then `differences` tells where.
+        /// differs: then all of `differences` is filled, and tells where.
         ///
         /// # Safety
         /// See the module.
-        unsafe fn $name(a: u64, b: u64, len: usize, differences: &mut Differences) -> (usize, bool) {
+        unsafe fn $name(a: u64, b: u64, len: usize, differences: &mut MaybeUninit<Differences>) -> (usize, bool) {
             debug_assert!(len >= LONG_STEP);
             let (mut done, mut next): (usize, usize);
             // SAFETY: the loop reads whole steps inside `len`, each byte once; `differences` has room for one.
@@ -300,11 +301,12 @@ fn first(differences: &Differences) -> usize {
 pub(super) unsafe fn ranges(simd: Simd, a: u64, b: u64, len: usize) -> Option<usize> {
     let mut from = 0;
     if simd == Simd::Avx512 && len >= LONG_STEP {
-        let mut differences = [0; LONG_STEP];
+        let mut differences = MaybeUninit::uninit();
         // SAFETY: the caller's guarantee.
         let (done, differs) = unsafe { avx512_ranges_by_steps(a, b, len, &mut differences) };
         if differs {
-            return Some(done + first(&differences));
+            // SAFETY: filled, since there are some.
+            return Some(done + first(unsafe { differences.assume_init_ref() }));
         }
         from = done;
     }
@@ -389,11 +391,12 @@ pub(super) unsafe fn value(simd: Simd, a: u64, len: usize, pattern: u128) -> Opt
     let bytes = pattern.to_le_bytes();
     let at = bytes.as_ptr().expose_provenance() as u64;
     if simd == Simd::Avx512 && len >= LONG_STEP {
-        let mut differences = [0; LONG_STEP];
+        let mut differences = MaybeUninit::uninit();
         // SAFETY: the caller's guarantee; the pattern lives as long as the call.
         let (done, differs) = unsafe { avx512_value_by_steps(a, at, len, &mut differences) };
         if differs {
-            return Some(done + first(&differences));
+            // SAFETY: filled, since there are some.
+            return Some(done + first(unsafe { differences.assume_init_ref() }));
         }
         from = done;
     }

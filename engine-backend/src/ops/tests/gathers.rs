@@ -244,6 +244,65 @@ proptest! {
     }
 }
 
+/// Pages of 2 MiB, and how much of them is used.
+const LARGE: u64 = VA + (1 << 30);
+const LARGE_BYTES: u64 = 4 << 20;
+
+#[test]
+fn rows_of_large_pages_are_found_and_take_as_many_chunks_as_other_copies() {
+    let mut rig = Rig::with_ram(12 << 20);
+    // Not in their order.
+    let (first, second) = (LARGE_BYTES / 2, LARGE_BYTES / 2);
+    rig.alice.map(LARGE + first, second, PageSize::Large);
+    rig.alice.map(LARGE, first, PageSize::Large);
+    let bytes = noise(LARGE_BYTES as usize, 7);
+    for (row, rows, strides, from) in [
+        // In one page; across the end of one; longer than a chunk; so short that what a row costs beside its bytes counts.
+        (4096, 40, [4352, 4096], 100),
+        (4096, 40, [4352, 5000], first - 30_000),
+        (70_000, 3, [100_000, 80_000], first - 150_000),
+        (64, 2000, [64, 100], 0),
+        (1, 500, [5000, 1], 3),
+        (1000, 90, [0, 1000], first - 500),
+    ] {
+        let fields = CopySgFields {
+            row_bytes: row as u32,
+            src_stride: strides[0],
+            dst_stride: strides[1],
+            ..CopySgFields::default()
+        };
+        let to = first + 1_000_001;
+        let d = Descriptor {
+            src: LARGE + from,
+            dst: LARGE + to,
+            size: (row * rows) as u32,
+            ..descriptor(Opcode::CopySg, 0, 0)
+        }
+        .with_operands(fields.to_bytes());
+        let mut want = bytes.clone();
+        for i in 0..rows {
+            let (from, to) = (from + i * strides[0], to + i * strides[1]);
+            let row = row as usize;
+            want[to as usize..][..row].copy_from_slice(&bytes[from as usize..][..row]);
+        }
+        rig.alice.write(LARGE, &bytes);
+        let c = rig.complete(&d);
+        assert_eq!(
+            short_form(&c),
+            (Status::Success, false, (row * rows) as u32)
+        );
+        assert!(rig.alice.read(LARGE, LARGE_BYTES) == want, "{row} x {rows}");
+        // What is left of a chunk is used up, but for a page.
+        let cost = (row + 64) * rows;
+        let chunks = cost.div_ceil(CHUNK_BYTES + PAGE)..=cost.div_ceil(CHUNK_BYTES - PAGE);
+        assert!(
+            chunks.contains(&u64::from(rig.chunks)),
+            "{row} x {rows}: {}",
+            rig.chunks
+        );
+    }
+}
+
 #[test]
 fn what_is_wrong_with_a_source_of_a_sum_is_said_before_a_byte_moves() {
     let (mut rig, bytes) = rig();
