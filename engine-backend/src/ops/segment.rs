@@ -103,7 +103,10 @@ fn look<B: Backend>(
     let piece = chunk.page(&target, 0, Access::Read)?;
     if piece.len >= bytes && is_aligned(piece.host) {
         let found = (chunk.windows).found(chunk.iotlb, list, target, Access::Read, piece.host);
-        chunk.windows.reads.open(&found, bytes);
+        let reads = &mut chunk.windows.reads;
+        reads.open(&found);
+        reads.passed(bytes);
+        reads.opened();
         return Ok(Some(piece.host));
     }
     let copied = chunk.copy_in(&target, 0, staged);

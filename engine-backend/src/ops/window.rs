@@ -118,18 +118,29 @@ impl<'a> Tally<'a> {
         self.bytes = 0;
     }
 
+    /// Counts for another capability from now on.
     #[inline]
-    fn add(&mut self, target: &Target<'a>, access: Access, bytes: u64) {
+    fn turn_to(&mut self, target: &Target<'a>, access: Access) {
         let capability = target.capability();
         if self.capability.map(std::ptr::from_ref) != capability.map(std::ptr::from_ref) {
             self.count_up(access);
             self.capability = capability;
         }
-        self.bytes += bytes;
-        // Its limits are for the next operation to see.
-        if capability.is_some_and(Capability::is_limited) {
+    }
+
+    /// Its limits are for the next operation to see.
+    #[inline]
+    fn count_if_limited(&mut self, access: Access) {
+        if self.capability.is_some_and(Capability::is_limited) {
             self.count_up(access);
         }
+    }
+
+    #[inline]
+    fn add(&mut self, target: &Target<'a>, access: Access, bytes: u64) {
+        self.turn_to(target, access);
+        self.bytes += bytes;
+        self.count_if_limited(access);
     }
 }
 
@@ -196,19 +207,25 @@ impl<'a> Lone<'a> {
         self.window.find(operand, size)
     }
 
-    /// Counts `bytes` bytes that were found there.
+    /// Counts `bytes` bytes that were found there, or lie where it was opened for.
     #[inline(always)]
     pub(super) fn passed(&mut self, bytes: u64) {
         self.tally.bytes += bytes;
     }
 
-    /// Counts `bytes` bytes that were not, and has another window from now on.
+    /// Has another window from now on. What passes next is counted for what was found.
     #[inline]
-    pub(super) fn open(&mut self, found: &Found<'a>, bytes: u64) {
-        self.tally.add(&found.target, self.access, bytes);
+    pub(super) fn open(&mut self, found: &Found<'a>) {
+        self.tally.turn_to(&found.target, self.access);
         if let Some(window) = found.window {
             self.window = window;
         }
+    }
+
+    /// What passed behind [`Self::open`] is to be seen by the next operation, if it has limits.
+    #[inline]
+    pub(super) fn opened(&mut self) {
+        self.tally.count_if_limited(self.access);
     }
 
     #[inline(always)]

@@ -99,14 +99,14 @@ ranges_loop!(
 const STEP: usize = 128;
 
 macro_rules! step_loop {
-    ($(#[$doc:meta])* $name:ident, $before:expr, $compare:expr) => {
+    ($(#[$doc:meta])* $name:ident, $second:ident: $of:ty, [$($operand:tt)*], $before:expr, $compare:expr) => {
         $(#[$doc])*
         /// Compares whole steps, `len` being at least one. Gives the bytes found equal, and where the two differ the mask of
         /// equal bytes in the step behind these, lowest first; all ones where they do not.
         ///
         /// # Safety
         /// See the module.
-        unsafe fn $name(a: u64, b: u64, len: usize) -> (usize, u128) {
+        unsafe fn $name(a: u64, $second: $of, len: usize) -> (usize, u128) {
             debug_assert!(len >= STEP);
             let (mut done, mut m0, mut m1, mut m2, mut m3): (usize, u32, u32, u32, u32);
             // SAFETY: the loop reads whole steps inside `len`; each byte is loaded once, and it is the comparison that
@@ -134,14 +134,13 @@ macro_rules! step_loop {
                     "vpmovmskb {m2:e}, ymm2",
                     "vpmovmskb {m3:e}, ymm3",
                     "vzeroupper",
-                    a = in(reg) a, b = in(reg) b, len = in(reg) len,
+                    a = in(reg) a, $($operand)*, len = in(reg) len,
                     done = out(reg) done, next = out(reg) _,
                     m0 = out(reg) m0, m1 = out(reg) m1, m2 = out(reg) m2, m3 = out(reg) m3,
                     out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
                     out("xmm4") _, out("xmm5") _, out("xmm6") _,
                     out("xmm7") _, out("xmm8") _, out("xmm9") _, out("xmm10") _,
                     out("xmm11") _, out("xmm12") _, out("xmm13") _, out("xmm14") _,
-                    out("xmm15") _,
                     options(nostack, readonly),
                 );
             }
@@ -154,7 +153,7 @@ macro_rules! step_loop {
 step_loop!(
     /// Of two ranges.
     ///
-    avx2_ranges_by_steps,
+    avx2_ranges_by_steps, b: u64, [b = in(reg) b, out("xmm15") _],
     "",
     concat!(
         "vmovdqu ymm0, [{a} + {done}]\n",
@@ -168,10 +167,11 @@ step_loop!(
     )
 );
 step_loop!(
-    /// With a pattern of 16 bytes, over and over, that the engine has at `b`.
+    /// With 16 bytes, over and over. They come in a register: put down in halves they would be taken up as a whole, and that waits
+    /// for all stores before, a completion's among them, whose line another core has.
     ///
-    avx2_value_by_steps,
-    "vbroadcasti128 ymm6, [{b}]",
+    avx2_value_by_steps, pattern: __m128i, [inout("xmm15") pattern => _],
+    "vinserti128 ymm6, ymm15, xmm15, 1",
     concat!(
         "vpcmpeqb ymm0, ymm6, [{a} + {done}]\n",
         "vpcmpeqb ymm1, ymm6, [{a} + {done} + 32]\n",
@@ -188,14 +188,14 @@ const LONG_STEP: usize = 256;
 type Differences = [u8; LONG_STEP];
 
 macro_rules! long_step_loop {
-    ($(#[$doc:meta])* $name:ident, $before:expr, $differences:expr) => {
+    ($(#[$doc:meta])* $name:ident, $second:ident: $of:ty, [$($operand:tt)*], $before:expr, $differences:expr) => {
         $(#[$doc])*
         /// Looks at whole steps, `len` being at least one. Gives the bytes found equal, and whether the step behind these
         /// differs: then all of `differences` is filled, and tells where.
         ///
         /// # Safety
         /// See the module.
-        unsafe fn $name(a: u64, b: u64, len: usize, differences: &mut MaybeUninit<Differences>) -> (usize, bool) {
+        unsafe fn $name(a: u64, $second: $of, len: usize, differences: &mut MaybeUninit<Differences>) -> (usize, bool) {
             debug_assert!(len >= LONG_STEP);
             let (mut done, mut next): (usize, usize);
             // SAFETY: the loop reads whole steps inside `len`, each byte once; `differences` has room for one.
@@ -231,7 +231,7 @@ macro_rules! long_step_loop {
                     "vmovdqu64 [{d} + 224], ymm23",
                     "mov {next:e}, 1",
                     "4:",
-                    a = in(reg) a, b = in(reg) b, len = in(reg) len, d = in(reg) differences.as_mut_ptr(),
+                    a = in(reg) a, $($operand)*, len = in(reg) len, d = in(reg) differences.as_mut_ptr(),
                     done = out(reg) done, next = out(reg) next,
                     out("zmm16") _, out("zmm17") _, out("zmm18") _, out("zmm19") _, out("zmm20") _,
                     out("zmm21") _, out("zmm22") _, out("zmm23") _, out("zmm24") _, out("zmm25") _,
@@ -247,7 +247,7 @@ macro_rules! long_step_loop {
 long_step_loop!(
     /// Of two ranges.
     ///
-    avx512_ranges_by_steps,
+    avx512_ranges_by_steps, b: u64, [b = in(reg) b],
     "",
     concat!(
         "vmovdqu64 ymm16, [{a} + {done} + 0]\n",
@@ -269,10 +269,10 @@ long_step_loop!(
     )
 );
 long_step_loop!(
-    /// With a pattern of 16 bytes, over and over, that the engine has at `b`.
+    /// With 16 bytes, over and over; in a register, as above.
     ///
-    avx512_value_by_steps,
-    "vbroadcasti32x4 ymm26, [{b}]",
+    avx512_value_by_steps, pattern: __m128i, [in("xmm15") pattern],
+    "vshufi64x2 ymm26, ymm15, ymm15, 0",
     concat!(
         "vpxorq ymm16, ymm26, [{a} + {done} + 0]\n",
         "vpxorq ymm17, ymm26, [{a} + {done} + 32]\n",
@@ -389,11 +389,11 @@ unsafe fn sse2_value(a: u64, len: usize, pattern: u128) -> (usize, u32) {
 pub(super) unsafe fn value(simd: Simd, a: u64, len: usize, pattern: u128) -> Option<usize> {
     let mut from = 0;
     let bytes = pattern.to_le_bytes();
-    let at = bytes.as_ptr().expose_provenance() as u64;
     if simd == Simd::Avx512 && len >= LONG_STEP {
         let mut differences = MaybeUninit::uninit();
-        // SAFETY: the caller's guarantee; the pattern lives as long as the call.
-        let (done, differs) = unsafe { avx512_value_by_steps(a, at, len, &mut differences) };
+        // SAFETY: the caller's guarantee.
+        let (done, differs) =
+            unsafe { avx512_value_by_steps(a, vector(pattern), len, &mut differences) };
         if differs {
             // SAFETY: filled, since there are some.
             return Some(done + first(unsafe { differences.assume_init_ref() }));
@@ -402,7 +402,8 @@ pub(super) unsafe fn value(simd: Simd, a: u64, len: usize, pattern: u128) -> Opt
     }
     if simd != Simd::Sse2 && len - from >= STEP {
         // SAFETY: as above, for the rest of the range; whole steps before keep the pattern's phase.
-        let (done, mask) = unsafe { avx2_value_by_steps(a + from as u64, at, len - from) };
+        let (done, mask) =
+            unsafe { avx2_value_by_steps(a + from as u64, vector(pattern), len - from) };
         if mask != u128::MAX {
             return Some(from + done + mask.trailing_ones() as usize);
         }

@@ -7,45 +7,9 @@ use crate::backend::Backend;
 use crate::memory::HostAddr;
 use crate::ops::Outcome;
 use crate::ops::budget::OPERATION_COST;
-use crate::ops::chunk::{Chunk, Failure, Operand};
+use crate::ops::chunk::{Chunk, Failure};
 use crate::ops::compare::{Compare, Other};
-use crate::ops::window::{Found, Lone};
 use crate::stage2::Access;
-
-/// A range, and how it was found if that was not by its window.
-struct Range<'a> {
-    host: HostAddr,
-    found: Option<Found<'a>>,
-}
-
-impl<'a> Range<'a> {
-    /// The one that lies at `host`, if it is in its window.
-    #[inline(always)]
-    fn of<B: Backend>(
-        chunk: &mut Chunk<'a, B>,
-        operand: Operand,
-        size: u64,
-        host: Option<HostAddr>,
-    ) -> Option<Self> {
-        if let Some(host) = host {
-            return Some(Self { host, found: None });
-        }
-        let found = find(chunk, operand, size, Access::Read)?;
-        Some(Self {
-            host: found.host,
-            found: Some(found),
-        })
-    }
-
-    /// So many bytes of it were read.
-    #[inline(always)]
-    fn was_read(&self, lone: &mut Lone<'a>, bytes: u64) {
-        match &self.found {
-            None => lone.passed(bytes),
-            Some(found) => lone.open(found, bytes),
-        }
-    }
-}
 
 /// Carries out what a descriptor asks for if that is such a comparison, as [`super::try_short`] does a copy.
 #[inline]
@@ -58,42 +22,64 @@ pub(super) fn try_compare<B: Backend>(
         return None;
     }
     let (len, size) = (compare.size as usize, u64::from(compare.size));
-    let host = chunk.windows.reads.find(compare.src, size);
-    if host.is_none()
-        && let Other::Range(operand) = compare.with
-    {
-        // Where one is refused, no page of the other is marked accessed.
-        chunk.resolve(operand, size, Rights::READ).ok()?;
+    let mut src = chunk.windows.reads.find(compare.src, size);
+    let mut with = match compare.with {
+        Other::Range(operand) => chunk.windows.others.find(operand, size),
+        Other::Value(_) => src,
+    };
+    let was_known = src.is_some() && with.is_some();
+    if !was_known {
+        [src, with] = look(chunk, &compare)?.map(Some);
     }
-    let src = Range::of(chunk, compare.src, size, host)?;
-    let difference = match compare.with {
-        Other::Range(operand) => {
-            let host = chunk.windows.others.find(operand, size);
-            let with = Range::of(chunk, operand, size, host)?;
-            // SAFETY: both pages were translated in this chunk for reading and hold `len` bytes; guest memory has no
-            // references.
-            let difference = unsafe { chunk.backend.compare(src.host, with.host, len) };
-            let equal = difference.map_or(size, |offset| offset as u64);
-            with.was_read(&mut chunk.windows.others, equal);
-            difference
-        }
-        Other::Value(value) => {
-            let pattern = u128::from(value) | u128::from(value) << 64;
-            // SAFETY: as above, for one.
-            unsafe { chunk.backend.compare_value(src.host, len, pattern) }
+    let (src, with) = (src?, with?);
+    // SAFETY: the pages were translated in this chunk for reading and hold `len` bytes; guest memory has no references.
+    let difference = unsafe {
+        match compare.with {
+            Other::Range(_) => chunk.backend.compare(src, with, len),
+            Other::Value(value) => {
+                let pattern = u128::from(value) | u128::from(value) << 64;
+                chunk.backend.compare_value(src, len, pattern)
+            }
         }
     };
     compare.done = difference.map_or(compare.size, |offset| offset as u32);
-    src.was_read(&mut chunk.windows.reads, compare.done.into());
-    chunk.budget.spend(OPERATION_COST + u64::from(compare.done));
+    let equal = u64::from(compare.done);
+    chunk.windows.reads.passed(equal);
+    if let Other::Range(_) = compare.with {
+        chunk.windows.others.passed(equal);
+    }
+    if !was_known {
+        chunk.windows.reads.opened();
+        chunk.windows.others.opened();
+    }
+    chunk.budget.spend(OPERATION_COST + equal);
     let completion = compare.answer(difference.is_some());
     if chunk.has_lost_regions() {
         return Some(ended(chunk, &compare, completion));
     }
     Some(Outcome {
         completion,
-        bytes: compare.done.into(),
+        bytes: equal,
     })
+}
+
+/// Finds out where the ranges are, of which there are windows from now on; the first one twice if there is no other. What is
+/// read of them is to be counted.
+#[inline(never)]
+fn look<B: Backend>(chunk: &mut Chunk<'_, B>, compare: &Compare) -> Option<[HostAddr; 2]> {
+    let size = u64::from(compare.size);
+    let Other::Range(operand) = compare.with else {
+        let src = find(chunk, compare.src, size, Access::Read)?;
+        chunk.windows.reads.open(&src);
+        return Some([src.host; 2]);
+    };
+    // Where one is refused, no page of the other is marked accessed.
+    chunk.resolve(operand, size, Rights::READ).ok()?;
+    let src = find(chunk, compare.src, size, Access::Read)?;
+    let with = find(chunk, operand, size, Access::Read)?;
+    chunk.windows.reads.open(&src);
+    chunk.windows.others.open(&with);
+    Some([src.host, with.host])
 }
 
 /// How it ended, if some region was lost. Apart, as [`Step::failed`](crate::ops::Step::failed).

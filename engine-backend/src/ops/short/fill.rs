@@ -24,7 +24,10 @@ pub(super) fn try_fill<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -> 
         }
         None => {
             let found = find(chunk, fill.dst, size, Access::Write)?;
-            chunk.windows.fills.open(&found, size);
+            let fills = &mut chunk.windows.fills;
+            fills.open(&found);
+            fills.passed(size);
+            fills.opened();
             found.host
         }
     };

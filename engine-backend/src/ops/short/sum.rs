@@ -44,7 +44,10 @@ pub(super) fn try_sum<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -> O
         }
         None => {
             let found = find(chunk, src, size, Access::Read)?;
-            chunk.windows.reads.open(&found, size);
+            let reads = &mut chunk.windows.reads;
+            reads.open(&found);
+            reads.passed(size);
+            reads.opened();
             found.host
         }
     };
