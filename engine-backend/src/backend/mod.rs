@@ -75,17 +75,24 @@ pub trait Backend {
     /// See the trait.
     unsafe fn fill(&mut self, dst: HostAddr, len: usize, pattern: u128, hint: Hint);
 
-    /// Offset of the first byte in which the two differ.
+    /// Offset of the first byte in which the two differ. The whole operation is one of `total` bytes.
     ///
     /// # Safety
     /// See the trait.
-    unsafe fn compare(&mut self, a: HostAddr, b: HostAddr, len: usize) -> Option<usize>;
+    unsafe fn compare(&mut self, a: HostAddr, b: HostAddr, len: usize, total: u64)
+    -> Option<usize>;
 
-    /// Offset of the first byte that differs from the pattern repeated, its byte 0 first.
+    /// Offset of the first byte that differs from the pattern repeated, its byte 0 first, in an operation of `total` bytes.
     ///
     /// # Safety
     /// See the trait.
-    unsafe fn compare_value(&mut self, a: HostAddr, len: usize, pattern: u128) -> Option<usize>;
+    unsafe fn compare_value(
+        &mut self,
+        a: HostAddr,
+        len: usize,
+        pattern: u128,
+        total: u64,
+    ) -> Option<usize>;
 
     /// Copies `len` bytes to two places, each loaded once. No two of the three ranges
     /// share a byte, whatever `hint` says of their order.

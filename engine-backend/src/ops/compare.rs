@@ -78,6 +78,7 @@ impl Compare {
             }
             Other::Value(value) => With::Value(value),
         };
+        let total = u64::from(self.size);
         let mut at = 0;
         let mut from = Piece::NONE;
         let result = loop {
@@ -99,8 +100,11 @@ impl Compare {
                     let host = from.take_front(with.len);
                     // SAFETY: both pieces were translated in this chunk for reading, and
                     // guest memory has no references.
-                    let difference =
-                        unsafe { chunk.backend.compare(host, with.host, with.len as usize) };
+                    let difference = unsafe {
+                        chunk
+                            .backend
+                            .compare(host, with.host, with.len as usize, total)
+                    };
                     (with.len, difference)
                 }
                 With::Value(value) => {
@@ -109,8 +113,11 @@ impl Compare {
                     let len = from.len;
                     let host = from.take_front(len);
                     // SAFETY: as above.
-                    let difference =
-                        unsafe { chunk.backend.compare_value(host, len as usize, pattern) };
+                    let difference = unsafe {
+                        chunk
+                            .backend
+                            .compare_value(host, len as usize, pattern, total)
+                    };
                     (len, difference)
                 }
             };

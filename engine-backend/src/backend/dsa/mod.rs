@@ -304,7 +304,13 @@ impl<P: Portal> Backend for Dsa<P> {
         }
     }
 
-    unsafe fn compare(&mut self, a: HostAddr, b: HostAddr, len: usize) -> Option<usize> {
+    unsafe fn compare(
+        &mut self,
+        a: HostAddr,
+        b: HostAddr,
+        len: usize,
+        total: u64,
+    ) -> Option<usize> {
         self.make_way(&Piece::reads(a, len));
         self.make_way(&Piece::reads(b, len));
         let mut from = 0;
@@ -323,11 +329,17 @@ impl<P: Portal> Backend for Dsa<P> {
         }
         let at = |start: HostAddr| HostAddr(start.0 + from as u64);
         // SAFETY: the caller's guarantee, for a part of it.
-        let rest = unsafe { self.software.compare(at(a), at(b), len - from) };
+        let rest = unsafe { self.software.compare(at(a), at(b), len - from, total) };
         rest.map(|offset| from + offset)
     }
 
-    unsafe fn compare_value(&mut self, a: HostAddr, len: usize, pattern: u128) -> Option<usize> {
+    unsafe fn compare_value(
+        &mut self,
+        a: HostAddr,
+        len: usize,
+        pattern: u128,
+        total: u64,
+    ) -> Option<usize> {
         self.make_way(&Piece::reads(a, len));
         let mut from = 0;
         if len >= self.tuning.answer_min
@@ -349,7 +361,10 @@ impl<P: Portal> Backend for Dsa<P> {
         let rotated = pattern.rotate_right(8 * (from % 16) as u32);
         let start = HostAddr(a.0 + from as u64);
         // SAFETY: the caller's guarantee, for a part of it.
-        let rest = unsafe { self.software.compare_value(start, len - from, rotated) };
+        let rest = unsafe {
+            self.software
+                .compare_value(start, len - from, rotated, total)
+        };
         rest.map(|offset| from + offset)
     }
 

@@ -180,8 +180,7 @@ step_loop!(
     )
 );
 
-/// Bytes to a step of the loops with AVX-512. They load half a line at a time: a processor whose prefetchers are led by the loads that
-/// meet a line takes 12 to 16 % less time so for what comes from memory, and no more for what is in a cache.
+/// Bytes to a step of the loops with vectors of a line.
 const LONG_STEP: usize = 256;
 
 /// In which bits two operands differ, in a step.
@@ -206,12 +205,9 @@ macro_rules! long_step_loop {
                     ".p2align 5",
                     "2:",
                     $differences,
-                    "vporq ymm24, ymm16, ymm17",
-                    "vporq ymm25, ymm18, ymm19",
-                    "vpternlogq ymm24, ymm20, ymm21, 0xfe",
-                    "vpternlogq ymm25, ymm22, ymm23, 0xfe",
-                    "vporq ymm24, ymm24, ymm25",
-                    "vptestmq k1, ymm24, ymm24",
+                    "vporq zmm20, zmm16, zmm17",
+                    "vpternlogq zmm20, zmm18, zmm19, 0xfe",
+                    "vptestmq k1, zmm20, zmm20",
                     "kortestw k1, k1",
                     "jne 3f",
                     "add {done}, 256",
@@ -221,21 +217,16 @@ macro_rules! long_step_loop {
                     "xor {next:e}, {next:e}",
                     "jmp 4f",
                     "3:",
-                    "vmovdqu64 [{d}], ymm16",
-                    "vmovdqu64 [{d} + 32], ymm17",
-                    "vmovdqu64 [{d} + 64], ymm18",
-                    "vmovdqu64 [{d} + 96], ymm19",
-                    "vmovdqu64 [{d} + 128], ymm20",
-                    "vmovdqu64 [{d} + 160], ymm21",
-                    "vmovdqu64 [{d} + 192], ymm22",
-                    "vmovdqu64 [{d} + 224], ymm23",
+                    "vmovdqu64 [{d}], zmm16",
+                    "vmovdqu64 [{d} + 64], zmm17",
+                    "vmovdqu64 [{d} + 128], zmm18",
+                    "vmovdqu64 [{d} + 192], zmm19",
                     "mov {next:e}, 1",
                     "4:",
                     a = in(reg) a, $($operand)*, len = in(reg) len, d = in(reg) differences.as_mut_ptr(),
                     done = out(reg) done, next = out(reg) next,
                     out("zmm16") _, out("zmm17") _, out("zmm18") _, out("zmm19") _, out("zmm20") _,
-                    out("zmm21") _, out("zmm22") _, out("zmm23") _, out("zmm24") _, out("zmm25") _,
-                    out("zmm26") _, out("k1") _,
+                    out("zmm21") _, out("k1") _,
                     options(nostack),
                 );
             }
@@ -250,38 +241,26 @@ long_step_loop!(
     avx512_ranges_by_steps, b: u64, [b = in(reg) b],
     "",
     concat!(
-        "vmovdqu64 ymm16, [{a} + {done} + 0]\n",
-        "vpxorq ymm16, ymm16, [{b} + {done} + 0]\n",
-        "vmovdqu64 ymm17, [{a} + {done} + 32]\n",
-        "vpxorq ymm17, ymm17, [{b} + {done} + 32]\n",
-        "vmovdqu64 ymm18, [{a} + {done} + 64]\n",
-        "vpxorq ymm18, ymm18, [{b} + {done} + 64]\n",
-        "vmovdqu64 ymm19, [{a} + {done} + 96]\n",
-        "vpxorq ymm19, ymm19, [{b} + {done} + 96]\n",
-        "vmovdqu64 ymm20, [{a} + {done} + 128]\n",
-        "vpxorq ymm20, ymm20, [{b} + {done} + 128]\n",
-        "vmovdqu64 ymm21, [{a} + {done} + 160]\n",
-        "vpxorq ymm21, ymm21, [{b} + {done} + 160]\n",
-        "vmovdqu64 ymm22, [{a} + {done} + 192]\n",
-        "vpxorq ymm22, ymm22, [{b} + {done} + 192]\n",
-        "vmovdqu64 ymm23, [{a} + {done} + 224]\n",
-        "vpxorq ymm23, ymm23, [{b} + {done} + 224]\n",
+        "vmovdqu64 zmm16, [{a} + {done}]\n",
+        "vpxorq zmm16, zmm16, [{b} + {done}]\n",
+        "vmovdqu64 zmm17, [{a} + {done} + 64]\n",
+        "vpxorq zmm17, zmm17, [{b} + {done} + 64]\n",
+        "vmovdqu64 zmm18, [{a} + {done} + 128]\n",
+        "vpxorq zmm18, zmm18, [{b} + {done} + 128]\n",
+        "vmovdqu64 zmm19, [{a} + {done} + 192]\n",
+        "vpxorq zmm19, zmm19, [{b} + {done} + 192]\n",
     )
 );
 long_step_loop!(
     /// With 16 bytes, over and over; in a register, as above.
     ///
     avx512_value_by_steps, pattern: __m128i, [in("xmm15") pattern],
-    "vshufi64x2 ymm26, ymm15, ymm15, 0",
+    "vshufi32x4 zmm21, zmm15, zmm15, 0",
     concat!(
-        "vpxorq ymm16, ymm26, [{a} + {done} + 0]\n",
-        "vpxorq ymm17, ymm26, [{a} + {done} + 32]\n",
-        "vpxorq ymm18, ymm26, [{a} + {done} + 64]\n",
-        "vpxorq ymm19, ymm26, [{a} + {done} + 96]\n",
-        "vpxorq ymm20, ymm26, [{a} + {done} + 128]\n",
-        "vpxorq ymm21, ymm26, [{a} + {done} + 160]\n",
-        "vpxorq ymm22, ymm26, [{a} + {done} + 192]\n",
-        "vpxorq ymm23, ymm26, [{a} + {done} + 224]\n",
+        "vpxorq zmm16, zmm21, [{a} + {done}]\n",
+        "vpxorq zmm17, zmm21, [{a} + {done} + 64]\n",
+        "vpxorq zmm18, zmm21, [{a} + {done} + 128]\n",
+        "vpxorq zmm19, zmm21, [{a} + {done} + 192]\n",
     )
 );
 

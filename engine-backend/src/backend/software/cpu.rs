@@ -10,14 +10,14 @@ pub(super) enum Simd {
     /// 32 bytes. Whatever ends with `vzeroupper` names all of the first 16 registers as clobbered: it clears their upper halves, in
     /// which a compiler that is allowed to use AVX may keep something.
     Avx2,
-    /// 64 bytes, and the instructions of these for shorter ones.
+    /// 64 bytes.
     Avx512,
 }
 
 impl Simd {
     /// What this processor has.
     pub(super) fn detect() -> Self {
-        if has_avx512() {
+        if is_x86_feature_detected!("avx512f") {
             Self::Avx512
         } else if is_x86_feature_detected!("avx2") {
             Self::Avx2
@@ -42,16 +42,11 @@ impl Simd {
         if is_x86_feature_detected!("avx2") {
             all.push(Self::Avx2);
         }
-        if has_avx512() {
+        if is_x86_feature_detected!("avx512f") {
             all.push(Self::Avx512);
         }
         all
     }
-}
-
-/// Every processor for servers that has the first has the second.
-fn has_avx512() -> bool {
-    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl")
 }
 
 /// Size of the last-level cache, in bytes; 0 when the processor does not say.

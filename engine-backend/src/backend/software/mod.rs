@@ -240,6 +240,16 @@ impl Software {
         }
     }
 
+    /// The vectors for operations of `total` bytes that only read. What comes from memory or the last cache is read by halves of
+    /// lines: prefetchers that are led by the loads that meet a line take 12 to 16 % less time so.
+    #[inline(always)]
+    fn reading(&self, total: u64) -> Simd {
+        match self.simd {
+            Simd::Avx512 if total >= calibrate::FAR => Simd::Avx2,
+            simd => simd,
+        }
+    }
+
     fn streams(&self, len: usize, hint: Hint) -> bool {
         hint.total >= self.stream_from
             && len >= STREAM_PIECE
@@ -295,15 +305,27 @@ impl Backend for Software {
     }
 
     #[inline]
-    unsafe fn compare(&mut self, a: HostAddr, b: HostAddr, len: usize) -> Option<usize> {
+    unsafe fn compare(
+        &mut self,
+        a: HostAddr,
+        b: HostAddr,
+        len: usize,
+        total: u64,
+    ) -> Option<usize> {
         // SAFETY: the caller's guarantee, passed on; the processor has `simd`.
-        unsafe { compare::ranges(self.simd, a.0, b.0, len) }
+        unsafe { compare::ranges(self.reading(total), a.0, b.0, len) }
     }
 
     #[inline]
-    unsafe fn compare_value(&mut self, a: HostAddr, len: usize, pattern: u128) -> Option<usize> {
+    unsafe fn compare_value(
+        &mut self,
+        a: HostAddr,
+        len: usize,
+        pattern: u128,
+        total: u64,
+    ) -> Option<usize> {
         // SAFETY: the caller's guarantee, passed on; the processor has `simd`.
-        unsafe { compare::value(self.simd, a.0, len, pattern) }
+        unsafe { compare::value(self.reading(total), a.0, len, pattern) }
     }
 
     unsafe fn dualcast(&mut self, dst: [HostAddr; 2], src: HostAddr, len: usize, hint: Hint) {

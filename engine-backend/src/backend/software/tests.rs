@@ -151,8 +151,10 @@ proptest! {
             let want = (0..len).find(|i| a[offset + i] != b[offset + i]);
             if len > 0 {
                 let (x, y) = (at(&mut a, offset), at(&mut b, offset));
-                // SAFETY: both ranges are ours alone.
-                prop_assert_eq!(unsafe { backend.compare(x, y, len) }, want);
+                for total in [len as u64, 1 << 20] {
+                    // SAFETY: both ranges are ours alone.
+                    prop_assert_eq!(unsafe { backend.compare(x, y, len, total) }, want);
+                }
             }
         }
     }
@@ -174,8 +176,10 @@ proptest! {
                 a[offset + f] ^= 0x80;
             }
             let x = at(&mut a, offset);
-            // SAFETY: the range is ours alone.
-            prop_assert_eq!(unsafe { backend.compare_value(x, len, pattern) }, flip);
+            for total in [len as u64, 1 << 20] {
+                // SAFETY: the range is ours alone.
+                prop_assert_eq!(unsafe { backend.compare_value(x, len, pattern, total) }, flip);
+            }
         }
     }
 }

@@ -35,10 +35,10 @@ pub(super) fn try_compare<B: Backend>(
     // SAFETY: the pages were translated in this chunk for reading and hold `len` bytes; guest memory has no references.
     let difference = unsafe {
         match compare.with {
-            Other::Range(_) => chunk.backend.compare(src, with, len),
+            Other::Range(_) => chunk.backend.compare(src, with, len, size),
             Other::Value(value) => {
                 let pattern = u128::from(value) | u128::from(value) << 64;
-                chunk.backend.compare_value(src, len, pattern)
+                chunk.backend.compare_value(src, len, pattern, size)
             }
         }
     };

@@ -176,7 +176,7 @@ fn a_later_access_waits_for_what_it_would_meet() {
         backend.copy(part(2), part(1), 64, hint(64));
         // Writes what the first reads.
         backend.fill(part(0), 8192, 0, hint(8192));
-        assert_eq!(backend.compare_value(part(0), 8192, 0), None);
+        assert_eq!(backend.compare_value(part(0), 8192, 0, 8192), None);
     }
     backend.finish();
     assert!(bytes[..8192].iter().all(|&b| b == 0));
