@@ -10,7 +10,7 @@ use super::budget::OPERATION_COST;
 use super::chunk::{Chunk, Failure, Operand};
 use super::missing::Asked;
 use super::validate;
-use super::{Operation, Outcome, Step, success, try_longer, try_short};
+use super::{Operation, Outcome, Step, success, try_either};
 use crate::address_space::Access;
 use crate::backend::{Backend, load_line, store_record};
 use crate::memory::hint;
@@ -153,8 +153,7 @@ impl Batch {
                 None => Step::refused(Status::NotAttempted),
                 Some(descriptor) => {
                     // Told right away: an outcome that goes through memory as a step would wait there for all that was copied.
-                    let ended = try_short(&descriptor, chunk);
-                    if let Some(outcome) = ended.or_else(|| try_longer(&descriptor, chunk)) {
+                    if let Some(outcome) = try_either(&descriptor, chunk) {
                         self.end(chunk, &mut tables.records, &outcome)?;
                         return Ok(true);
                     }

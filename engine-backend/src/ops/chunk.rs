@@ -293,12 +293,26 @@ impl<'a, B> Chunk<'a, B> {
         max: u64,
         access: Access,
     ) -> Result<Piece, Failure> {
-        let mut piece = self.page(target, offset, access)?;
+        let page = self.page(target, offset, access)?;
+        Ok(self.from_page(target, offset, page, max, access))
+    }
+
+    /// The same where the first page is found already.
+    #[inline(always)]
+    pub fn from_page(
+        &mut self,
+        target: &Target<'_>,
+        offset: u64,
+        page: Piece,
+        max: u64,
+        access: Access,
+    ) -> Piece {
+        let mut piece = page;
         if piece.len < max {
             piece = self.extended(target, offset, piece, max, access);
         }
         piece.len = piece.len.min(max);
-        Ok(piece)
+        piece
     }
 
     /// A piece that starts at `offset` with what follows it on the host. Comes and goes in registers, as whatever is asked for

@@ -102,7 +102,7 @@ impl Rows {
         // No page is as large as the address space.
         self.inside = page.len.next_power_of_two() - 1;
         // What is left of a row may lie in several pages.
-        chunk.forward(target, offset, max, access)
+        Ok(chunk.from_page(target, offset, page, max, access))
     }
 }
 
@@ -135,6 +135,31 @@ impl CopyRows {
             .ok_or_else(|| Status::Bounds.into())
     }
 
+    /// Copies the whole rows of both pages that are known, as many as the chunk has room for. Whether there were any.
+    #[inline(always)]
+    fn copy_known<B: Backend>(
+        &mut self,
+        chunk: &mut Chunk<'_, B>,
+        sources: &mut Rows,
+        targets: &mut Rows,
+        hint: Hint,
+    ) -> bool {
+        let known = sources.in_page(self.row).min(targets.in_page(self.row));
+        let rows = self.affordable(chunk).min(known);
+        for _ in 0..rows {
+            // SAFETY: both pages were translated in this chunk, one for reading and one for writing, and hold the row; guest
+            // memory has no references.
+            unsafe {
+                (chunk.backend).copy(targets.host(), sources.host(), self.row as usize, hint);
+            }
+            sources.pass();
+            targets.pass();
+        }
+        self.done += rows * self.row;
+        chunk.budget.spend(u64::from(rows) * self.cost());
+        rows != 0
+    }
+
     fn run<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Result<(), Failure> {
         let extents = [self.extent(self.src_stride)?, self.extent(self.dst_stride)?];
         let src = chunk.resolve(self.src, extents[0], Rights::READ)?;
@@ -149,33 +174,15 @@ impl CopyRows {
             cached: self.cached,
         };
         let before = self.done;
-        let (row, column) = (self.done / self.row, u64::from(self.done % self.row));
+        let row = u64::from(self.done / self.row);
+        let mut column = u64::from(self.done % self.row);
         // Inside the extents, so none of them wraps before the last row.
-        let mut places = [
-            Rows::from(u64::from(row) * self.src_stride, self.src_stride),
-            Rows::from(u64::from(row) * self.dst_stride, self.dst_stride),
-        ];
-        let mut column = column;
+        let mut sources = Rows::from(row * self.src_stride, self.src_stride);
+        let mut targets = Rows::from(row * self.dst_stride, self.dst_stride);
         let mut result = Ok(());
         while self.done < self.size && !(self.done > before && chunk.is_spent()) {
-            let [sources, targets] = &mut places;
-            if column == 0 {
-                let rows = self
-                    .affordable(chunk)
-                    .min(sources.in_page(self.row))
-                    .min(targets.in_page(self.row));
-                if rows != 0 {
-                    for _ in 0..rows {
-                        let (from, to) = (sources.host(), targets.host());
-                        // SAFETY: as below.
-                        unsafe { (chunk.backend).copy(to, from, self.row as usize, hint) };
-                        sources.pass();
-                        targets.pass();
-                    }
-                    self.done += rows * self.row;
-                    chunk.budget.spend(u64::from(rows) * self.cost());
-                    continue;
-                }
+            if column == 0 && self.copy_known(chunk, &mut sources, &mut targets, hint) {
+                continue;
             }
             let room = chunk.room(u64::from(self.row) - column);
             let pieces = sources
@@ -203,7 +210,8 @@ impl CopyRows {
             column += to.len;
             if column == u64::from(self.row) {
                 column = 0;
-                places.iter_mut().for_each(Rows::pass);
+                sources.pass();
+                targets.pass();
             }
         }
         let moved = u64::from(self.done - before);

@@ -103,10 +103,7 @@ fn look<B: Backend>(
     let piece = chunk.page(&target, 0, Access::Read)?;
     if piece.len >= bytes && is_aligned(piece.host) {
         let found = (chunk.windows).found(chunk.iotlb, list, target, Access::Read, piece.host);
-        let reads = &mut chunk.windows.reads;
-        reads.open(&found);
-        reads.passed(bytes);
-        reads.opened();
+        chunk.windows.reads.open_for(&found, bytes);
         return Ok(Some(piece.host));
     }
     let copied = chunk.copy_in(&target, 0, staged);

@@ -16,7 +16,7 @@ use byway_protocols::{Completion, Descriptor, Opcode, PAGE_SIZE, Rights, Status}
 use super::budget::{CHUNK_BYTES, OPERATION_COST};
 use super::chunk::{Chunk, Failure, Operand, seen_as};
 use super::memmove::{Memmove, apart, decide, decide_in_one};
-use super::window::{Both, Found, Places};
+use super::window::{Both, Found, Lone, Places, Windows};
 use super::{Outcome, success, validate};
 use crate::backend::{Backend, Hint, Order};
 use crate::memory::HostAddr;
@@ -164,10 +164,17 @@ pub fn try_longer<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -> Optio
         Opcode::Fill => fill::try_fill(d, chunk),
         Opcode::Compare => compare::try_compare(validate::compare(d), chunk),
         Opcode::CompareValue => compare::try_compare(validate::compare_value(d), chunk),
-        Opcode::CrcGen | Opcode::Crc64 => sum::try_sum(d, chunk),
+        Opcode::CrcGen => sum::try_sum(d, sum::Sum::crc32c(d)?, chunk),
+        Opcode::Crc64 => sum::try_sum(d, sum::Sum::crc64(d)?, chunk),
         Opcode::CopySg => list::try_list(d, chunk),
         _ => None,
     }
+}
+
+/// One or the other: for those who have nothing of their own to do between the two.
+#[inline(always)]
+pub fn try_either<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -> Option<Outcome> {
+    try_short(d, chunk).or_else(|| try_longer(d, chunk))
 }
 
 #[inline(always)]
@@ -220,6 +227,28 @@ fn look<B: Backend>(chunk: &mut Chunk<'_, B>, memmove: &Memmove) -> Option<Short
     })
 }
 
+/// A window of a chunk's.
+type Which<'a> = for<'w> fn(&'w mut Windows<'a>) -> &'w mut Lone<'a>;
+
+/// Where an operand is that lies in one page, by the window for it or by a look; its bytes are counted.
+#[inline(always)]
+fn reach<'a, B: Backend>(
+    chunk: &mut Chunk<'a, B>,
+    window: Which<'a>,
+    operand: Operand,
+    size: u64,
+    access: Access,
+) -> Option<HostAddr> {
+    let lone = window(&mut chunk.windows);
+    if let Some(host) = lone.find(operand, size) {
+        lone.passed(size);
+        return Some(host);
+    }
+    let found = find(chunk, operand, size, access)?;
+    window(&mut chunk.windows).open_for(&found, size);
+    Some(found.host)
+}
+
 /// An operand that lies in one page, which is translated for `access`. Its bytes are to be counted with its window
 /// ([`Lone::open`](super::window::Lone::open)).
 #[inline(never)]
@@ -260,6 +289,25 @@ pub(super) fn check_regions<B: Backend>(
     }
     lost(chunk, src, Access::Read)?;
     lost(chunk, dst, Access::Write)
+}
+
+/// How an operation ended that has `answer` to tell, if some region was lost: that its own are `kept`, or not. Apart, as
+/// [`Step::failed`](super::Step::failed).
+#[cold]
+#[inline(never)]
+fn ended(kept: Result<(), Failure>, answer: &Completion) -> Outcome {
+    let done = answer.bytes_completed;
+    let completion = match kept {
+        Ok(()) => *answer,
+        Err(failure) => Completion {
+            op0: answer.op0,
+            ..failure.completion(0, done)
+        },
+    };
+    Outcome {
+        completion,
+        bytes: done.into(),
+    }
 }
 
 /// Whether what was read or written there may be gone.

@@ -222,6 +222,14 @@ impl<'a> Lone<'a> {
         }
     }
 
+    /// The same for `bytes` bytes that are known to pass.
+    #[inline]
+    pub(super) fn open_for(&mut self, found: &Found<'a>, bytes: u64) {
+        self.open(found);
+        self.passed(bytes);
+        self.opened();
+    }
+
     /// What passed behind [`Self::open`] is to be seen by the next operation, if it has limits.
     #[inline]
     pub(super) fn opened(&mut self) {

@@ -9,8 +9,7 @@ use crate::iotlb::Iotlb;
 use crate::memory::sigbus;
 use crate::ops::chunk::Chunk;
 use crate::ops::{
-    Budget, Codecs, Execution, Jobs, Outcome, Staging, Stand, Step, Verdict, Windows, try_longer,
-    try_short,
+    Budget, Codecs, Execution, Jobs, Outcome, Staging, Stand, Step, Verdict, Windows, try_either,
 };
 
 /// A worker's tools without a worker. What it does depends on its arguments alone: its
@@ -79,7 +78,7 @@ impl Stepper {
             };
             let step = match &mut execution {
                 Some(running) => Execution::step(running, &mut chunk),
-                None => match short(descriptor, &mut chunk) {
+                None => match try_either(descriptor, &mut chunk) {
                     Some(outcome) => Step::Done(outcome),
                     None => match Execution::new(descriptor) {
                         Ok(new) => execution.insert(new).step(&mut chunk),
@@ -105,9 +104,4 @@ impl Stepper {
             }
         }
     }
-}
-
-/// The short way, for one descriptor.
-fn short<B: Backend>(descriptor: &Descriptor, chunk: &mut Chunk<'_, B>) -> Option<Outcome> {
-    try_short(descriptor, chunk).or_else(|| try_longer(descriptor, chunk))
 }

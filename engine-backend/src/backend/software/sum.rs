@@ -117,6 +117,7 @@ sum_loop!(sse2_four, sse2_loads, [b "b", c "c", d "d"], "");
 sum_loop!(avx2_two, avx2_loads, [b "b"], "vzeroupper");
 sum_loop!(avx2_three, avx2_loads, [b "b", c "c"], "vzeroupper");
 sum_loop!(avx2_four, avx2_loads, [b "b", c "c", d "d"], "vzeroupper");
+
 /// Writes the sum of 2 to [`SUMMANDS_MAX`] ranges of `len` bytes to `to`.
 ///
 /// # Panics
@@ -133,9 +134,9 @@ pub(super) unsafe fn sum(simd: Simd, to: u64, from: &[u64], len: usize) {
             (&[a, b], Simd::Sse2) => sse2_two(to, a, b, whole),
             (&[a, b, c], Simd::Sse2) => sse2_three(to, a, b, c, whole),
             (&[a, b, c, d], Simd::Sse2) => sse2_four(to, a, b, c, d, whole),
-            (&[a, b], Simd::Avx2 | Simd::Avx512) => avx2_two(to, a, b, whole),
-            (&[a, b, c], Simd::Avx2 | Simd::Avx512) => avx2_three(to, a, b, c, whole),
-            (&[a, b, c, d], Simd::Avx2 | Simd::Avx512) => avx2_four(to, a, b, c, d, whole),
+            (&[a, b], _) => avx2_two(to, a, b, whole),
+            (&[a, b, c], _) => avx2_three(to, a, b, c, whole),
+            (&[a, b, c, d], _) => avx2_four(to, a, b, c, d, whole),
             _ => unreachable!("{} summands", from.len()),
         }
     }

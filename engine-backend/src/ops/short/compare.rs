@@ -1,8 +1,8 @@
 //! COMPARE and COMPARE_VALUE of ranges that lie in one page each.
 
-use byway_protocols::{Completion, Rights, Status};
+use byway_protocols::{Rights, Status};
 
-use super::{find, fits, lost};
+use super::{ended, find, fits, lost};
 use crate::backend::Backend;
 use crate::memory::HostAddr;
 use crate::ops::Outcome;
@@ -55,7 +55,7 @@ pub(super) fn try_compare<B: Backend>(
     chunk.budget.spend(OPERATION_COST + equal);
     let completion = compare.answer(difference.is_some());
     if chunk.has_lost_regions() {
-        return Some(ended(chunk, &compare, completion));
+        return Some(ended(kept(chunk, &compare), &completion));
     }
     Some(Outcome {
         completion,
@@ -82,23 +82,12 @@ fn look<B: Backend>(chunk: &mut Chunk<'_, B>, compare: &Compare) -> Option<[Host
     Some([src.host, with.host])
 }
 
-/// How it ended, if some region was lost. Apart, as [`Step::failed`](crate::ops::Step::failed).
+/// Whether the ranges were there when they were read, if some region was lost.
 #[cold]
-#[inline(never)]
-fn ended<B: Backend>(chunk: &Chunk<'_, B>, compare: &Compare, answer: Completion) -> Outcome {
-    let are_kept = || -> Result<(), Failure> {
-        lost(chunk, compare.src, Access::Read)?;
-        match compare.with {
-            Other::Range(operand) => lost(chunk, operand, Access::Read),
-            Other::Value(_) => Ok(()),
-        }
-    };
-    let completion = match are_kept() {
-        Ok(()) => answer,
-        Err(failure) => failure.completion(0, compare.done),
-    };
-    Outcome {
-        completion,
-        bytes: compare.done.into(),
+fn kept<B: Backend>(chunk: &Chunk<'_, B>, compare: &Compare) -> Result<(), Failure> {
+    lost(chunk, compare.src, Access::Read)?;
+    match compare.with {
+        Other::Range(operand) => lost(chunk, operand, Access::Read),
+        Other::Value(_) => Ok(()),
     }
 }

@@ -1,6 +1,6 @@
 //! COPY_SG by one short list, all of which lies in windows: found first, and then copied as if nothing else could happen.
 
-use byway_protocols::{Completion, Descriptor, Opcode};
+use byway_protocols::{Completion, Descriptor};
 
 use super::{check_regions, fits, lost};
 use crate::backend::Backend;
@@ -43,9 +43,6 @@ struct Sides {
 impl Sides {
     #[inline(always)]
     fn wanted(d: &Descriptor) -> Option<Self> {
-        if d.code() != Opcode::CopySg as u8 {
-            return None;
-        }
         let copy = validate::copy_lists(d)?;
         let scatters = copy.src.count == 0;
         // Lists on both sides are for the long way.

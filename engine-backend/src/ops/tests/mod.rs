@@ -23,8 +23,7 @@ use byway_protocols::{Completion, Descriptor, Flags, Opcode, Status, Word0};
 use super::budget::CHUNK_BYTES;
 use super::chunk::Chunk;
 use super::{
-    Budget, Codecs, Execution, Jobs, Outcome, Staging, Stand, Step, Verdict, Windows, try_longer,
-    try_short,
+    Budget, Codecs, Execution, Jobs, Outcome, Staging, Stand, Step, Verdict, Windows, try_either,
 };
 use crate::backend::{Backend, Software};
 use crate::epoch::Epochs;
@@ -116,13 +115,12 @@ impl Rig {
                 stand: &mut Stand::default(),
                 codecs: &mut self.codecs,
             };
-            if self.short && self.chunks == 1 {
-                let ended = try_short(descriptor, &mut chunk)
-                    .or_else(|| try_longer(descriptor, &mut chunk));
-                if let Some(outcome) = ended {
-                    chunk.backend.finish();
-                    return outcome;
-                }
+            if self.short
+                && self.chunks == 1
+                && let Some(outcome) = try_either(descriptor, &mut chunk)
+            {
+                chunk.backend.finish();
+                return outcome;
             }
             let step = match &mut execution {
                 None => match Execution::new(descriptor) {

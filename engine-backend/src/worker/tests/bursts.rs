@@ -1,5 +1,5 @@
-//! Bursts: what a worker does for many small transfers, fills, comparisons and checksums at once, published one by one or as a batch, must be
-//! what it does for each of them alone.
+//! Bursts: what a worker does for many small transfers, fills, comparisons and checksums at once, published one by one or as a
+//! batch, must be what it does for each of them alone.
 
 use std::sync::Arc;
 

@@ -12,9 +12,7 @@ use crate::iotlb::Iotlb;
 use crate::memory::sigbus;
 use crate::ops::budget::CHUNK_BYTES;
 use crate::ops::chunk::Chunk;
-use crate::ops::{
-    Budget, Codecs, Execution, Jobs, Staging, Stand, Step, Windows, try_longer, try_short,
-};
+use crate::ops::{Budget, Codecs, Execution, Jobs, Staging, Stand, Step, Windows, try_either};
 use crate::testing::{Guest, PageSize, Process, pte};
 
 /// Where processes have their data.
@@ -114,13 +112,11 @@ impl<B: Backend> World<B> {
                 stand: &mut Stand::default(),
                 codecs: &mut self.codecs,
             };
-            if execution.is_none() {
-                let ended = try_short(descriptor, &mut chunk)
-                    .or_else(|| try_longer(descriptor, &mut chunk));
-                if let Some(outcome) = ended {
-                    chunk.backend.finish();
-                    return outcome.completion;
-                }
+            if execution.is_none()
+                && let Some(outcome) = try_either(descriptor, &mut chunk)
+            {
+                chunk.backend.finish();
+                return outcome.completion;
             }
             let step = match &mut execution {
                 None => match Execution::new(descriptor) {
