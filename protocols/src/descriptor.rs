@@ -139,6 +139,25 @@ impl Descriptor {
             ..Self::default()
         }
     }
+    /// Takes the 64 bytes apart that were read as eight words, bytes 0-7 first.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_words(words: [u64; 8]) -> Self {
+        let [publish, status_array, src, dst, size_handle, op0, op1, op2] = words;
+        Self {
+            word0: publish as u32,
+            flags_opcode: (publish >> 32) as u32,
+            status_array,
+            src,
+            dst,
+            size: size_handle as u32,
+            int_handle: (size_handle >> 32) as u16,
+            reserved38: (size_handle >> 48) as u16,
+            op0,
+            op1,
+            op2,
+        }
+    }
     /// The operation code.
     #[must_use]
     pub const fn code(&self) -> u8 {
@@ -193,5 +212,7 @@ mod tests {
         assert_eq!(d.size, 0x2322_2120);
         assert_eq!(d.publish_word(), 0x0706_0504_0302_0100);
         assert_eq!(d.to_bytes(), bytes);
+        let word = |i: usize| u64::from_le_bytes(core::array::from_fn(|j| bytes[8 * i + j]));
+        assert_eq!(Descriptor::from_words(core::array::from_fn(word)), d);
     }
 }

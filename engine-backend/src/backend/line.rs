@@ -3,24 +3,20 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use byway_protocols::{Completion, Descriptor};
+use byway_protocols::Completion;
 
 use crate::memory::HostAddr;
 
-/// Reads the 64 bytes of a batch's element, each word once.
+/// Reads the 64 bytes of a descriptor in memory, each word once: for [`from_words`](byway_protocols::Descriptor::from_words).
 ///
 /// # Safety
 /// `at` is a multiple of 64 and comes from a translation for reading made inside the
 /// current chunk.
+#[inline(always)]
 #[must_use]
-pub unsafe fn load_line(at: HostAddr) -> Descriptor {
-    let mut bytes = [0; Descriptor::SIZE];
-    for (i, word) in bytes.chunks_exact_mut(8).enumerate() {
-        // SAFETY: the caller guarantees as much of the whole line.
-        let value = unsafe { load_word(at.plus(8 * i)) };
-        word.copy_from_slice(&value.to_le_bytes());
-    }
-    Descriptor::from_bytes(&bytes)
+pub unsafe fn load_line(at: HostAddr) -> [u64; 8] {
+    // SAFETY: the caller guarantees as much of the whole line.
+    std::array::from_fn(|i| unsafe { load_word(at.plus(8 * i)) })
 }
 
 /// Reads 8 bytes, once.
@@ -42,16 +38,35 @@ pub unsafe fn load_word(at: HostAddr) -> u64 {
 /// # Safety
 /// `at` is a multiple of 32 and comes from a translation for writing made inside the
 /// current chunk.
+#[inline(always)]
 pub unsafe fn store_record(at: HostAddr, completion: &Completion) {
-    let words: *const AtomicU64 = std::ptr::with_exposed_provenance(at.0 as usize);
     let rest = [completion.fault_addr, completion.op0, completion.op1];
+    // SAFETY: the caller's guarantee, passed on.
+    unsafe { store_words(at, completion.publish_word(), rest) };
+}
+
+/// The same of one whose first word is `publish`, and of which all others are 0.
+///
+/// # Safety
+/// As for [`store_record`].
+#[inline(always)]
+pub unsafe fn store_short_record(at: HostAddr, publish: u64) {
+    // SAFETY: the caller's guarantee, passed on.
+    unsafe { store_words(at, publish, [0; 3]) };
+}
+
+/// # Safety
+/// As for [`store_record`].
+#[inline(always)]
+unsafe fn store_words(at: HostAddr, publish: u64, rest: [u64; 3]) {
+    let words: *const AtomicU64 = std::ptr::with_exposed_provenance(at.0 as usize);
     for (i, value) in rest.into_iter().enumerate() {
         // SAFETY: the caller guarantees that the record is mapped, writable and
         // aligned; guests read it at any time, hence the atomic store.
         unsafe { (*words.add(1 + i)).store(value, Ordering::Relaxed) };
     }
     // SAFETY: as above.
-    unsafe { (*words).store(completion.publish_word(), Ordering::Release) };
+    unsafe { (*words).store(publish, Ordering::Release) };
 }
 
 /// 8 bytes of guest memory that the engine works on atomically.

@@ -19,7 +19,7 @@ mod software;
 
 pub use choice::{Backends, Choice, ChoiceError};
 pub use dsa::Dsa;
-pub use line::{GuestWord, atomic_u64, load_line, load_word, store_record};
+pub use line::{GuestWord, atomic_u64, load_line, load_word, store_record, store_short_record};
 pub(crate) use software::polynomial;
 pub use software::{Private, Software, diff, sum};
 
@@ -68,6 +68,18 @@ pub trait Backend {
     /// # Safety
     /// See the trait.
     unsafe fn copy(&mut self, dst: HostAddr, src: HostAddr, len: usize, hint: Hint);
+
+    /// What is decided once for many copies of one length and kind.
+    type Prepared: Copy;
+
+    /// Decides it for copies of `len` bytes.
+    fn prepare(&self, len: usize, hint: Hint) -> Self::Prepared;
+
+    /// One of these copies.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn copy_prepared(&mut self, prepared: Self::Prepared, dst: HostAddr, src: HostAddr);
 
     /// Writes the 16-byte pattern over and over, its byte 0 first.
     ///

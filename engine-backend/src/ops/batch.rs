@@ -3,6 +3,7 @@
 
 use byway_protocols::{Completion, Descriptor, Rights, Status};
 
+mod alike;
 mod run;
 mod table;
 
@@ -215,7 +216,7 @@ impl Batch {
                     list.pass(1);
                     // SAFETY: translated in this chunk for reading; a multiple of 64 because the
                     // list's first byte is one.
-                    unsafe { load_line(line.host) }
+                    Descriptor::from_words(unsafe { load_line(line.host) })
                 }
             };
             self.cut = self.succeeded < self.next && validate::has_fence(&descriptor);

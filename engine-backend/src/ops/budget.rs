@@ -137,6 +137,14 @@ impl Budget {
         self.rest().min(of_slice)
     }
 
+    /// Work that is left before the clock, or whoever waits, is to be looked at again, in bytes.
+    #[inline(always)]
+    #[must_use]
+    pub fn unseen(&self) -> u64 {
+        let looked = self.look_every.saturating_sub(self.spent - self.looked);
+        looked.min(self.left())
+    }
+
     /// Work that is left of the chunk, in bytes.
     #[inline]
     #[must_use]

@@ -92,14 +92,20 @@ impl Short {
         }
     }
 
-    /// Does it, and charges the budget for it.
+    /// How it is to be done.
     #[inline(always)]
-    pub(super) fn carry_out<B: Backend>(self, chunk: &mut Chunk<'_, B>) {
-        let hint = Hint {
+    pub(super) fn hint(self) -> Hint {
+        Hint {
             order: self.order,
             total: self.size.into(),
             cached: self.cached,
-        };
+        }
+    }
+
+    /// Does it, and charges the budget for it.
+    #[inline(always)]
+    pub(super) fn carry_out<B: Backend>(self, chunk: &mut Chunk<'_, B>) {
+        let hint = self.hint();
         // SAFETY: both pages were translated in this chunk, one for reading and one for
         // writing, and hold `size` bytes; guest memory has no references.
         unsafe {

@@ -60,6 +60,17 @@ impl Window {
         self.base.wrapping_add(operand.addr)
     }
 
+    /// For operands of its slot and of `size` bytes, as one was that was found in it.
+    #[inline(always)]
+    pub(super) fn of_size(&self, size: u64) -> Nearby {
+        Nearby {
+            first: self.first,
+            most: self.bytes - size,
+            inside: self.inside,
+            host: self.host,
+        }
+    }
+
     /// Whether it has an address of the address space that another one has.
     #[inline]
     fn meets(&self, other: &Self) -> bool {
@@ -91,6 +102,26 @@ impl Window {
             inside: page.last - page.first,
             base: target.base,
         }
+    }
+}
+
+/// A window for operands of one slot and size.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Nearby {
+    first: u64,
+    /// Largest distance from there at which one may begin.
+    most: u64,
+    inside: u64,
+    host: u64,
+}
+
+impl Nearby {
+    /// Host address of an operand with this address, if it lies in the window.
+    #[inline(always)]
+    pub(super) fn find(&self, addr: u64) -> Option<HostAddr> {
+        let at = addr.wrapping_sub(self.first);
+        // The mask as in `Window::find`.
+        (at <= self.most).then(|| HostAddr(self.host.wrapping_add(at & self.inside)))
     }
 }
 

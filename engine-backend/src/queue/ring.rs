@@ -77,21 +77,9 @@ impl<M: RingMemory> EngineRing<M> {
     pub(crate) fn take(&mut self, word: u64) -> (Ticket, Descriptor) {
         let slot = self.next.slot();
         let phase = self.next.phase();
-        let [status_array, src, dst, size_handle, op0, op1, op2] = self.memory.load_rest(slot);
+        let [b, c, d, e, f, g, h] = self.memory.load_rest(slot);
         self.next.advance();
-        let descriptor = Descriptor {
-            word0: word as u32,
-            flags_opcode: (word >> 32) as u32,
-            status_array,
-            src,
-            dst,
-            size: size_handle as u32,
-            int_handle: (size_handle >> 32) as u16,
-            reserved38: (size_handle >> 48) as u16,
-            op0,
-            op1,
-            op2,
-        };
+        let descriptor = Descriptor::from_words([word, b, c, d, e, f, g, h]);
         (Ticket { slot, phase }, descriptor)
     }
 

@@ -280,6 +280,19 @@ impl<P: Portal> Dsa<P> {
 impl<P: Portal> Backend for Dsa<P> {
     const IMMEDIATE: u64 = IMMEDIATE_BYTES;
 
+    type Prepared = (usize, Hint);
+
+    #[inline]
+    fn prepare(&self, len: usize, hint: Hint) -> (usize, Hint) {
+        (len, hint)
+    }
+
+    #[inline]
+    unsafe fn copy_prepared(&mut self, (len, hint): (usize, Hint), dst: HostAddr, src: HostAddr) {
+        // SAFETY: the caller's guarantee, passed on.
+        unsafe { self.copy(dst, src, len, hint) }
+    }
+
     #[inline]
     unsafe fn copy(&mut self, dst: HostAddr, src: HostAddr, len: usize, hint: Hint) {
         let piece = Piece::new(Work::Copy { dst, src }, len, hint);

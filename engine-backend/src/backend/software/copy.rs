@@ -379,46 +379,91 @@ pub(super) unsafe fn long(simd: Simd, dst: u64, src: u64, len: usize, order: Ord
                 small(dst, src, left);
             }
             Order::Ascending => ascend(simd, dst, src, len),
-            // Too short for a change of alignment to pay.
-            Order::Disjoint if len < ALIGNED_FROM && !stream => disjoint(simd, dst, src, len),
-            Order::Disjoint => {
-                // The first line unaligned, the rest with whole-line stores.
-                let head = (dst.wrapping_neg() & 63) as usize;
-                if head != 0 {
-                    small(dst, src, 64);
-                }
-                let (dst, src, len) = (dst + head as u64, src + head as u64, len - head);
-                if stream && len > SMALL {
-                    let left = match simd {
-                        Simd::Sse2 => sse2_stream(dst, src, len),
-                        Simd::Avx2 => avx2_stream(dst, src, len),
-                        Simd::Avx512 => avx512_stream(dst, src, len),
-                    };
-                    let done = (len - left) as u64;
-                    small(dst + done, src + done, left);
-                } else if len > SMALL {
-                    disjoint(simd, dst, src, len);
-                } else {
-                    small(dst, src, len);
-                }
-            }
+            Order::Disjoint if stream => past(simd, dst, src, len),
+            Order::Disjoint => kernel(simd)(dst, src, len),
         }
     }
 }
 
-/// Copies at least [`SMALL`] bytes upwards between ranges that share no byte.
-///
+/// What [`kernel`] gives: destination, source, and bytes, more than [`SMALL`]. The ranges share no byte.
+pub(super) type Kernel = unsafe fn(u64, u64, usize);
+
+/// The one for copies by these vectors through the caches.
+#[inline(always)]
+pub(super) fn kernel(simd: Simd) -> Kernel {
+    match simd {
+        Simd::Sse2 => sse2_disjoint,
+        Simd::Avx2 => avx2_disjoint,
+        Simd::Avx512 => avx512_disjoint,
+    }
+}
+
 /// # Safety
-/// See the module.
-unsafe fn disjoint(simd: Simd, dst: u64, src: u64, len: usize) {
+/// See [`Kernel`].
+unsafe fn sse2_disjoint(dst: u64, src: u64, len: usize) {
+    // SAFETY: the caller's guarantee.
+    unsafe {
+        let (dst, src, len) = to_line(dst, src, len, ALIGNED_FROM);
+        ascend(Simd::Sse2, dst, src, len);
+    }
+}
+
+/// # Safety
+/// See [`Kernel`].
+unsafe fn avx2_disjoint(dst: u64, src: u64, len: usize) {
     // SAFETY: the caller's guarantee; the steps are those of the loops.
     unsafe {
-        match simd {
-            Simd::Sse2 => ascend(simd, dst, src, len),
-            Simd::Avx2 => in_steps(4 * 32, avx2_ahead, avx2_ascend, dst, src, len),
-            Simd::Avx512 => in_steps(4 * 64, avx512_ahead, avx512_ascend, dst, src, len),
-        }
+        let (dst, src, len) = to_line(dst, src, len, ALIGNED_FROM);
+        in_steps(4 * 32, avx2_ahead, avx2_ascend, dst, src, len);
     }
+}
+
+/// # Safety
+/// See [`Kernel`].
+unsafe fn avx512_disjoint(dst: u64, src: u64, len: usize) {
+    // SAFETY: the caller's guarantee; the steps are those of the loops.
+    unsafe {
+        let (dst, src, len) = to_line(dst, src, len, ALIGNED_FROM);
+        in_steps(4 * 64, avx512_ahead, avx512_ascend, dst, src, len);
+    }
+}
+
+/// Copies more than [`SMALL`] bytes past the caches.
+///
+/// # Safety
+/// See [`Kernel`].
+unsafe fn past(simd: Simd, dst: u64, src: u64, len: usize) {
+    // SAFETY: the caller's guarantee, over parts of the ranges.
+    unsafe {
+        let (dst, src, len) = to_line(dst, src, len, 0);
+        let left = if len <= SMALL {
+            len
+        } else {
+            match simd {
+                Simd::Sse2 => sse2_stream(dst, src, len),
+                Simd::Avx2 => avx2_stream(dst, src, len),
+                Simd::Avx512 => avx512_stream(dst, src, len),
+            }
+        };
+        let done = (len - left) as u64;
+        small(dst + done, src + done, left);
+    }
+}
+
+/// Copies the first bytes, so that what is left of the destination begins at a line: the rest. Not of less than `from` bytes, for which that
+/// does not pay.
+///
+/// # Safety
+/// See [`Kernel`].
+#[inline(always)]
+unsafe fn to_line(dst: u64, src: u64, len: usize, from: usize) -> (u64, u64, usize) {
+    let head = (dst.wrapping_neg() & 63) as usize;
+    if head == 0 || len < from {
+        return (dst, src, len);
+    }
+    // SAFETY: the ranges are longer.
+    unsafe { small(dst, src, 64) };
+    (dst + head as u64, src + head as u64, len - head)
 }
 
 /// A loop upwards; what is left is at the end.
@@ -447,7 +492,7 @@ unsafe fn in_steps(step: usize, ahead: Loop, plain: Loop, dst: u64, src: u64, le
     }
 }
 
-/// Copies at least [`SMALL`] bytes upwards.
+/// Copies at least four vectors upwards.
 ///
 /// # Safety
 /// See the module.

@@ -266,8 +266,45 @@ fn fetch(at: HostAddr, len: usize) {
     }
 }
 
+/// Copies of one length: which kernel does them.
+#[derive(Debug, Clone, Copy)]
+pub struct Prepared {
+    len: usize,
+    hint: Hint,
+    /// Nothing is left to decide.
+    kernel: Option<copy::Kernel>,
+}
+
 impl Backend for Software {
     const IMMEDIATE: u64 = u64::MAX;
+
+    type Prepared = Prepared;
+
+    #[inline]
+    fn prepare(&self, len: usize, hint: Hint) -> Prepared {
+        let is_plain = len > SMALL && hint.order == Order::Disjoint && !self.streams(len, hint);
+        let from = self.strings.copies.of(hint.total);
+        Prepared {
+            len,
+            hint,
+            kernel: is_plain.then(|| match len {
+                _ if len >= from => copy::string as copy::Kernel,
+                _ => copy::kernel(self.simd),
+            }),
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn copy_prepared(&mut self, prepared: Prepared, dst: HostAddr, src: HostAddr) {
+        let Prepared { len, hint, kernel } = prepared;
+        // SAFETY: the caller's guarantee, passed on.
+        unsafe {
+            match kernel {
+                Some(kernel) => kernel(dst.0, src.0, len),
+                None => self.copy(dst, src, len, hint),
+            }
+        }
+    }
 
     #[inline(always)]
     unsafe fn copy(&mut self, dst: HostAddr, src: HostAddr, len: usize, hint: Hint) {

@@ -6,6 +6,7 @@
 
 use byway_protocols::Descriptor;
 
+use super::alike::{Alike, Then};
 use super::table::Tables;
 use super::{Batch, ELEMENT, RECORD};
 use crate::backend::{Backend, load_line, store_record};
@@ -49,14 +50,22 @@ impl Batch {
         let has_failed = self.succeeded < self.next;
         let (mut line, mut record) = (list.host, records.host);
         let (mut copied, mut bytes) = (0, 0);
+        let mut read = None;
         let left = loop {
-            // SAFETY: translated in this chunk for reading, and one of those that lie in the page; a multiple of 64
-            // because the list's first byte is one.
-            let descriptor = unsafe { load_line(line) };
-            line = line.plus(ELEMENT as usize);
-            // What is copied may push the next one out of the first cache, and nothing of that can begin before it is here.
-            hint::reads_soon(line);
-            hint::writes_soon(record);
+            let words = match read.take() {
+                Some(words) => words,
+                None => {
+                    // SAFETY: translated in this chunk for reading, and one of those that lie in the page; a multiple of 64
+                    // because the list's first byte is one.
+                    let words = unsafe { load_line(line) };
+                    line = line.plus(ELEMENT as usize);
+                    // What is copied may push the next one out of the first cache, and nothing of that can begin before it is here.
+                    hint::reads_soon(line);
+                    hint::writes_soon(record);
+                    words
+                }
+            };
+            let descriptor = Descriptor::from_words(words);
             let is_fenced_off = has_failed && validate::has_fence(&descriptor);
             let Some(copy) = Short::through(&descriptor, &places).filter(|_| !is_fenced_off) else {
                 break Left::Taken(descriptor);
@@ -72,6 +81,22 @@ impl Batch {
             unsafe { store_record(record, &copy.completion()) };
             record = record.plus(RECORD as usize);
             copied += 1;
+            if let Some(alike) = Alike::to(&words, &copy, &places, chunk) {
+                let ran = alike.run(chunk, &mut line, &mut record, rest - copied);
+                copied += ran.elements;
+                bytes += u64::from(ran.elements) * u64::from(copy.size());
+                match ran.then {
+                    Then::Unread => {}
+                    Then::Other(words) => {
+                        read = Some(words);
+                        continue;
+                    }
+                    Then::Lost(descriptor) => {
+                        bytes += u64::from(copy.size());
+                        break Left::Lost(copy.outcome(chunk, &descriptor));
+                    }
+                }
+            }
             if chunk.is_spent() {
                 break Left::Nothing;
             }

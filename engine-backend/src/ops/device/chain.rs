@@ -133,7 +133,7 @@ impl Device {
         let line = chunk.page(&target, 0, Access::Read)?;
         // SAFETY: translated in this chunk for reading; a multiple of 64, which was checked
         // with the descriptor, since slot 0 has its addresses as they are.
-        let descriptor = unsafe { load_line(line.host) };
+        let descriptor = Descriptor::from_words(unsafe { load_line(line.host) });
         chunk.settle(&[(&target, Access::Read, Descriptor::SIZE as u64)])?;
         let is_write = self.wanted.kind == Kind::Write;
         let (transform, stored) = if is_write {
