@@ -96,6 +96,10 @@ impl Batch {
     }
 
     fn run<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>, asked: &mut Asked) -> Result<(), Stop> {
+        let mut left = self.run_nearby(chunk)?;
+        if let Some(Left::Nothing) = left {
+            return Ok(());
+        }
         let count = u64::from(self.count);
         let list = chunk.resolve(self.list, count * ELEMENT, Rights::READ)?;
         let records = chunk.resolve(self.records, count * RECORD, Rights::WRITE)?;
@@ -110,11 +114,12 @@ impl Batch {
         let first = self.next;
         chunk.windows.are_for_many();
         let mut tables = Tables {
-            list: Table::new(&list, ELEMENT, Access::Read, Status::BatchListFault),
-            records: Table::new(&records, RECORD, Access::Write, Status::StatusArrayFault),
+            list: Table::of_elements(self, &list),
+            records: Table::of_records(self, &records),
         };
         let result = loop {
-            let ended = match self.run_of_copies(chunk, &mut tables) {
+            let left = left.take();
+            let ended = match left.unwrap_or_else(|| self.run_in(chunk, &mut tables)) {
                 Left::Nothing => Ok(true),
                 Left::Lost(outcome) => self
                     .end(chunk, &mut tables.records, &outcome)
@@ -139,11 +144,11 @@ impl Batch {
     }
 
     /// Starts or continues one element, which may be taken from the list already. Whether that has ended.
-    fn element<B: Backend>(
+    fn element<'a, B: Backend>(
         &mut self,
-        chunk: &mut Chunk<'_, B>,
+        chunk: &mut Chunk<'a, B>,
         asked: &mut Asked,
-        tables: &mut Tables<'_>,
+        tables: &mut Tables<'_, 'a>,
         taken: Option<Descriptor>,
     ) -> Result<bool, Stop> {
         // First the place for its completion: an element that ran has one.
@@ -177,10 +182,10 @@ impl Batch {
 
     /// Tells how the element in hand ended, and turns to the next.
     #[inline(always)]
-    fn end<B: Backend>(
+    fn end<'a, B: Backend>(
         &mut self,
-        chunk: &mut Chunk<'_, B>,
-        records: &mut Table<'_>,
+        chunk: &mut Chunk<'a, B>,
+        records: &mut Table<'_, 'a>,
         outcome: &Outcome,
     ) -> Result<(), Failure> {
         // Once more: what is noted of a write may be told before it.
@@ -202,10 +207,10 @@ impl Batch {
 
     /// The next element, read once unless it is taken. `None`: it is not to be run.
     #[inline(always)]
-    fn admit<B: Backend>(
+    fn admit<'a, B: Backend>(
         &mut self,
-        chunk: &mut Chunk<'_, B>,
-        list: &mut Table<'_>,
+        chunk: &mut Chunk<'a, B>,
+        list: &mut Table<'_, 'a>,
         taken: Option<Descriptor>,
     ) -> Result<Option<Descriptor>, Failure> {
         if !self.cut {

@@ -234,7 +234,7 @@ fn look<B: Backend>(chunk: &mut Chunk<'_, B>, memmove: &Memmove) -> Option<Short
 }
 
 /// A window of a chunk's.
-type Which<'a> = for<'w> fn(&'w mut Windows<'a>) -> &'w mut Lone<'a>;
+pub(super) type Which<'a> = for<'w> fn(&'w mut Windows<'a>) -> &'w mut Lone<'a>;
 
 /// Where an operand is that lies in one page, by the window for it or by a look; its bytes are counted.
 #[inline(always)]

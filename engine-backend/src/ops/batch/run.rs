@@ -10,9 +10,10 @@ use super::alike::{Alike, Then};
 use super::table::Tables;
 use super::{Batch, ELEMENT, RECORD};
 use crate::backend::{Backend, load_line, store_record};
-use crate::memory::hint;
-use crate::ops::chunk::Chunk;
-use crate::ops::short::Short;
+use crate::memory::{HostAddr, hint};
+use crate::ops::chunk::{Chunk, Failure};
+use crate::ops::short::{Short, lost};
+use crate::stage2::Access;
 use crate::ops::{Outcome, validate};
 
 /// Why a run ends.
@@ -27,36 +28,107 @@ pub(super) enum Left {
     Lost(Outcome),
 }
 
+/// What became of a run.
+struct Run {
+    left: Left,
+    /// Elements read.
+    taken: u32,
+    /// Elements told of.
+    told: u32,
+}
+
+impl Run {
+    const NONE: Self = Self {
+        left: Left::Unread,
+        taken: 0,
+        told: 0,
+    };
+}
+
 impl Batch {
-    /// Carries out as many elements as follow each other of that kind: none where the chunk has no windows yet.
+    /// A run where the batch's own memory lies in windows, as that of the batches before did: nothing is to be looked up for it.
+    /// `None` where it does not, or there is none.
     ///
-    /// A function of its own, so that the registers are its loop's.
-    #[inline(never)]
-    pub(super) fn run_of_copies<B: Backend>(
+    /// # Errors
+    /// As [`Chunk::settle`], when all are done.
+    #[inline(always)]
+    pub(super) fn run_nearby<B: Backend>(
         &mut self,
         chunk: &mut Chunk<'_, B>,
-        tables: &mut Tables<'_>,
+    ) -> Result<Option<Left>, Failure> {
+        let (next, rest) = (u64::from(self.next), u64::from(self.count - self.next));
+        let windows = &chunk.windows;
+        let list = self.list.plus(next * ELEMENT);
+        let records = self.records.plus(next * RECORD);
+        let line = windows.reads.find(list, rest * ELEMENT);
+        let record = windows.fills.find(records, rest * RECORD);
+        let (Some(line), Some(record)) = (line, record) else {
+            return Ok(None);
+        };
+        // A page has the alignment that its addresses have.
+        let is_aligned = line.0.is_multiple_of(ELEMENT) && record.0.is_multiple_of(RECORD);
+        if !is_aligned || !self.may_run(chunk) {
+            return Ok(None);
+        }
+        let run = self.run_of_copies(chunk, line, record, rest as u32);
+        chunk.windows.reads.passed(u64::from(run.told) * ELEMENT);
+        chunk.windows.fills.passed(u64::from(run.told) * RECORD);
+        // Otherwise it is looked at when the element in hand has ended.
+        if matches!(run.left, Left::Nothing) && chunk.has_lost_regions() {
+            lost(chunk, self.list, Access::Read)?;
+            lost(chunk, self.records, Access::Write)?;
+        }
+        Ok(Some(run.left))
+    }
+
+    /// A run in the tables.
+    #[inline(always)]
+    pub(super) fn run_in<'a, B: Backend>(
+        &mut self,
+        chunk: &mut Chunk<'a, B>,
+        tables: &mut Tables<'_, 'a>,
     ) -> Left {
-        let places = *chunk.windows.places();
-        if self.cut || self.current.is_some() || !places.are_open() {
+        if !self.may_run(chunk) {
             return Left::Unread;
         }
         let (list, records) = tables.known(chunk, self.next);
         let known = (list.len / ELEMENT).min(records.len / RECORD);
         let rest = known.min((self.count - self.next).into()) as u32;
+        let run = self.run_of_copies(chunk, list.host, records.host, rest);
+        tables.list.pass(run.taken);
+        tables.records.pass(run.told);
+        run.left
+    }
+
+    fn may_run<B: Backend>(&self, chunk: &Chunk<'_, B>) -> bool {
+        !self.cut && self.current.is_none() && chunk.windows.places().are_open()
+    }
+
+    /// Carries out as many of `rest` elements as follow each other of that kind. The first one lies at `line`, its completion at `record`:
+    /// both were translated in this chunk, for reading and writing, are multiples of 64 and 32, and are followed by those of the others in
+    /// their pages.
+    ///
+    /// A function of its own, so that the registers are its loop's.
+    #[inline(never)]
+    fn run_of_copies<B: Backend>(
+        &mut self,
+        chunk: &mut Chunk<'_, B>,
+        mut line: HostAddr,
+        mut record: HostAddr,
+        rest: u32,
+    ) -> Run {
         if rest == 0 {
-            return Left::Unread;
+            return Run::NONE;
         }
+        let places = *chunk.windows.places();
         let has_failed = self.succeeded < self.next;
-        let (mut line, mut record) = (list.host, records.host);
         let (mut copied, mut bytes) = (0, 0);
         let mut read = None;
         let left = loop {
             let words = match read.take() {
                 Some(words) => words,
                 None => {
-                    // SAFETY: translated in this chunk for reading, and one of those that lie in the page; a multiple of 64
-                    // because the list's first byte is one.
+                    // SAFETY: one of those that the caller speaks of.
                     let words = unsafe { load_line(line) };
                     line = line.plus(ELEMENT as usize);
                     // What is copied may push the next one out of the first cache, and nothing of that can begin before it is here.
@@ -76,8 +148,7 @@ impl Batch {
                 break Left::Lost(copy.outcome(chunk, &descriptor));
             }
             chunk.backend.finish();
-            // SAFETY: translated in this chunk for writing, and one of those that lie in the page; a multiple of 32
-            // because the array's first byte is one.
+            // SAFETY: as above.
             unsafe { store_record(record, &copy.completion()) };
             record = record.plus(RECORD as usize);
             copied += 1;
@@ -110,8 +181,6 @@ impl Batch {
             Left::Taken(_) => (copied + 1, copied),
             Left::Lost(_) => (copied + 1, copied + 1),
         };
-        tables.list.pass(taken);
-        tables.records.pass(copied);
         chunk.budget.count_elements(counted);
         chunk.windows.moved(bytes);
         self.next += copied;
@@ -120,9 +189,14 @@ impl Batch {
             Left::Lost(outcome) => bytes - outcome.bytes,
             _ => bytes,
         };
-        match left {
+        let left = match left {
             Left::Unread if self.next == self.count => Left::Nothing,
             left => left,
+        };
+        Run {
+            left,
+            taken,
+            told: copied,
         }
     }
 }

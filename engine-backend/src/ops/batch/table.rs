@@ -2,24 +2,26 @@
 
 use byway_protocols::Status;
 
+use super::{Batch, ELEMENT, RECORD};
 use crate::address_space::Access;
 use crate::backend::Backend;
 use crate::context::Target;
-use crate::ops::chunk::{Chunk, Failure, Piece};
+use crate::ops::chunk::{Chunk, Failure, Operand, Piece};
+use crate::ops::short::Which;
 
 /// All of it, in one chunk.
-pub(super) struct Tables<'t> {
-    pub(super) list: Table<'t>,
-    pub(super) records: Table<'t>,
+pub(super) struct Tables<'t, 'a> {
+    pub(super) list: Table<'t, 'a>,
+    pub(super) records: Table<'t, 'a>,
 }
 
-impl Tables<'_> {
+impl<'a> Tables<'_, 'a> {
     /// Where the entries from the one in hand on are, whose number is `index`: those that are known to lie in one page. None where
     /// each is to be looked up by itself, or not even the first one can be: whoever takes it up next meets the same, and tells.
     #[inline(always)]
     pub(super) fn known<B: Backend>(
         &mut self,
-        chunk: &mut Chunk<'_, B>,
+        chunk: &mut Chunk<'a, B>,
         index: u32,
     ) -> (Piece, Piece) {
         // The place for a completion first: an element that ran has one.
@@ -34,24 +36,41 @@ impl Tables<'_> {
 }
 
 /// One part of it, gone through entry by entry. A page that was translated in a chunk stays usable to its end, so
-/// it is looked up once for all entries in it, where each use need not be noted by itself.
-pub(super) struct Table<'t> {
-    target: &'t Target<'t>,
+/// it is looked up once for all entries in it, where each use need not be noted by itself; and there is a window for the batches that
+/// follow.
+pub(super) struct Table<'t, 'a> {
+    target: &'t Target<'a>,
+    operand: Operand,
     entry: u64,
     access: Access,
+    window: Which<'a>,
     /// What a fault in it is, if mending the page mends the batch.
     fault: Status,
     /// What is left of the page, from the entry in hand on; nothing where it is to be looked up.
     page: Piece,
 }
 
-impl<'t> Table<'t> {
-    pub(super) fn new(target: &'t Target<'t>, entry: u64, access: Access, fault: Status) -> Self {
+impl<'t, 'a> Table<'t, 'a> {
+    pub(super) fn of_elements(batch: &Batch, target: &'t Target<'a>) -> Self {
         Self {
             target,
-            entry,
-            access,
-            fault,
+            operand: batch.list,
+            entry: ELEMENT,
+            access: Access::Read,
+            window: |windows| &mut windows.reads,
+            fault: Status::BatchListFault,
+            page: Piece::NONE,
+        }
+    }
+
+    pub(super) fn of_records(batch: &Batch, target: &'t Target<'a>) -> Self {
+        Self {
+            target,
+            operand: batch.records,
+            entry: RECORD,
+            access: Access::Write,
+            window: |windows| &mut windows.fills,
+            fault: Status::StatusArrayFault,
             page: Piece::NONE,
         }
     }
@@ -60,7 +79,7 @@ impl<'t> Table<'t> {
     #[inline(always)]
     pub(super) fn find<B: Backend>(
         &mut self,
-        chunk: &mut Chunk<'_, B>,
+        chunk: &mut Chunk<'a, B>,
         index: u32,
     ) -> Result<Piece, Failure> {
         if self.page.len == 0 {
@@ -72,7 +91,7 @@ impl<'t> Table<'t> {
     #[inline(never)]
     fn look_up<B: Backend>(
         &mut self,
-        chunk: &mut Chunk<'_, B>,
+        chunk: &mut Chunk<'a, B>,
         index: u32,
     ) -> Result<Piece, Failure> {
         let page = chunk
@@ -80,6 +99,10 @@ impl<'t> Table<'t> {
             .map_err(|f| met_in(self.target, f, self.fault))?;
         if chunk.iotlb.around(self.access).is_some() {
             self.page = page;
+            let (target, windows) = (*self.target, &mut chunk.windows);
+            let found =
+                windows.found(chunk.iotlb, self.operand, target, self.access, page.host);
+            (self.window)(windows).open(&found);
         }
         Ok(page)
     }
