@@ -64,6 +64,21 @@ impl Completion {
             | (self.phase as u64) << 24
             | (self.bytes_completed as u64) << 32
     }
+    /// The one of which this is the word that publishes it, and these are the three behind.
+    #[inline]
+    #[must_use]
+    pub const fn from_words(publish: u64, [fault_addr, op0, op1]: [u64; 3]) -> Self {
+        Self {
+            status: publish as u8,
+            result: (publish >> 8) as u8,
+            reserved2: (publish >> 16) as u8,
+            phase: (publish >> 24) as u8,
+            bytes_completed: (publish >> 32) as u32,
+            fault_addr,
+            op0,
+            op1,
+        }
+    }
     /// The same completion with this phase.
     #[must_use]
     pub const fn with_phase(mut self, phase: bool) -> Self {

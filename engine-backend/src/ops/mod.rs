@@ -73,7 +73,7 @@ pub use aligned::Aligned;
 pub use budget::Budget;
 pub use lease::{Codecs, JOBS, Jobs};
 pub use missing::Verdict;
-pub use short::{try_either, try_longer, try_short};
+pub use short::{Told, try_either, try_longer, try_short};
 pub use staging::Staging;
 pub use window::Windows;
 

@@ -333,8 +333,9 @@ fn burst<B: Backend>(
         if descriptor.size >= LONG_BYTES || descriptor.code() == Opcode::Batch as u8 {
             served.prefetch_next();
         }
-        if may_begin && let Some(outcome) = try_longer(&descriptor, chunk) {
+        if may_begin && let Some(told) = try_longer(&descriptor, chunk) {
             let interrupt = wants_interrupt(&descriptor);
+            let outcome = Outcome::from(told);
             complete(served, chunk, ticket, &outcome, interrupt);
             continue;
         }

@@ -2,7 +2,7 @@
 
 use byway_protocols::Descriptor;
 
-use super::{ended, fits, lost, reach};
+use super::{Told, ended, fits, lost, reach};
 use crate::backend::Backend;
 use crate::ops::budget::OPERATION_COST;
 use crate::ops::chunk::Chunk;
@@ -11,7 +11,7 @@ use crate::stage2::Access;
 
 /// Carries the descriptor out if it is such a fill, as [`super::try_short`] does a copy.
 #[inline(always)]
-pub(super) fn try_fill<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -> Option<Outcome> {
+pub(super) fn try_fill<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -> Option<Told> {
     if u64::from(d.size) > B::IMMEDIATE || !fits(d.size, chunk) {
         return None;
     }
@@ -25,12 +25,12 @@ pub(super) fn try_fill<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -> 
     if chunk.iotlb.has_writes() {
         chunk.log_writes();
     }
-    let completion = success(fill.size);
-    if chunk.has_lost_regions() {
-        return Some(ended(lost(chunk, fill.dst, Access::Write), &completion));
-    }
-    Some(Outcome {
-        completion,
+    let told = Told::from(Outcome {
+        completion: success(fill.size),
         bytes: size,
-    })
+    });
+    if chunk.has_lost_regions() {
+        return Some(ended(lost(chunk, fill.dst, Access::Write), told));
+    }
+    Some(told)
 }

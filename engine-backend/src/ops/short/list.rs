@@ -2,7 +2,7 @@
 
 use byway_protocols::{Completion, Descriptor};
 
-use super::{check_regions, fits, lost};
+use super::{Told, check_regions, fits, lost};
 use crate::backend::Backend;
 use crate::memory::HostAddr;
 use crate::ops::budget::OPERATION_COST;
@@ -83,7 +83,7 @@ impl Sides {
 
 /// Carries the descriptor out if it is such a copy, as [`super::try_short`] does one without a list.
 #[inline(never)]
-pub(super) fn try_list<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -> Option<Outcome> {
+pub(super) fn try_list<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -> Option<Told> {
     let sides = Sides::wanted(d)?;
     let count = usize::from(sides.listed().count);
     let size = sides.copy.size;
@@ -124,9 +124,9 @@ pub(super) fn try_list<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -> 
     let cost = OPERATION_COST + count as u64 * SEGMENT_COST;
     chunk.budget.spend(cost + u64::from(size));
     if chunk.has_lost_regions() {
-        return Some(check(&sides, count, chunk));
+        return Some(check(&sides, count, chunk).into());
     }
-    Some(sides.ended(success(size), count))
+    Some(sides.ended(success(size), count).into())
 }
 
 /// How it ended, if some region was lost: with the first segment of which a byte may be gone. Apart, as

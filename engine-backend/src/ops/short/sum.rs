@@ -2,7 +2,7 @@
 
 use byway_protocols::{Completion, Descriptor};
 
-use super::{ended, fits, lost, reach};
+use super::{Told, ended, fits, lost, reach};
 use crate::backend::Backend;
 use crate::ops::budget::OPERATION_COST;
 use crate::ops::chunk::{Chunk, Operand};
@@ -53,7 +53,7 @@ pub(super) fn try_sum<B: Backend>(
     d: &Descriptor,
     sum: Sum,
     chunk: &mut Chunk<'_, B>,
-) -> Option<Outcome> {
+) -> Option<Told> {
     if !fits(d.size, chunk) {
         return None;
     }
@@ -67,15 +67,15 @@ pub(super) fn try_sum<B: Backend>(
         }
     };
     chunk.budget.spend(OPERATION_COST + size);
-    let completion = Completion {
-        op0: value,
-        ..success(d.size)
-    };
-    if chunk.has_lost_regions() {
-        return Some(ended(lost(chunk, sum.src, Access::Read), &completion));
-    }
-    Some(Outcome {
-        completion,
+    let told = Told::from(Outcome {
+        completion: Completion {
+            op0: value,
+            ..success(d.size)
+        },
         bytes: size,
-    })
+    });
+    if chunk.has_lost_regions() {
+        return Some(ended(lost(chunk, sum.src, Access::Read), told));
+    }
+    Some(told)
 }
