@@ -190,13 +190,32 @@ pub struct ChunkGuard<'a> {
     _not_send: PhantomData<*const ()>,
 }
 
-impl ChunkGuard<'_> {
-    /// Whether somebody waits for chunks to end, this one among them perhaps: a long operation leaves the rest to
-    /// another chunk then.
+/// Whether somebody waits for chunks to end, as a chunk keeps it at hand.
+#[derive(Debug, Clone, Copy)]
+pub struct Awaited<'a>(&'a AtomicU64);
+
+impl Awaited<'_> {
+    /// Whether somebody does, for this one perhaps: a long operation leaves the rest to another chunk then.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_so(self) -> bool {
+        self.0.load(Ordering::Relaxed) != 0
+    }
+}
+
+impl<'a> ChunkGuard<'a> {
+    /// Where to look for it.
+    #[inline(always)]
+    #[must_use]
+    pub fn awaited(&self) -> Awaited<'a> {
+        Awaited(self.waiting)
+    }
+
+    /// Whether somebody waits for chunks to end, this one among them perhaps.
     #[inline(always)]
     #[must_use]
     pub fn is_awaited(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) != 0
+        self.awaited().is_so()
     }
 }
 

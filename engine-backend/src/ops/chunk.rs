@@ -18,7 +18,7 @@ use super::{Outcome, Stand};
 use crate::address_space::Fault;
 use crate::backend::Backend;
 use crate::context::{Context, Target};
-use crate::epoch::ChunkGuard;
+use crate::epoch::{Awaited, ChunkGuard};
 use crate::iotlb::Iotlb;
 use crate::memory::{HostAddr, sigbus};
 use crate::queue::PageNeed;
@@ -152,6 +152,8 @@ impl Piece {
 pub struct Chunk<'a, B> {
     /// Proof of it.
     pub guard: &'a ChunkGuard<'a>,
+    /// Whether its end is waited for.
+    pub awaited: Awaited<'a>,
     /// Whose descriptor is worked on.
     pub context: &'a Context,
     /// The worker's translations.
@@ -163,7 +165,7 @@ pub struct Chunk<'a, B> {
     /// The worker's private memory.
     pub staging: &'a mut Staging,
     /// What is left of it.
-    pub budget: &'a mut Budget,
+    pub budget: Budget,
     /// Lost regions that the worker knows of.
     pub regions_lost: u64,
     /// The last fault that somebody may mend, until whoever it ended was looked at.
@@ -176,6 +178,13 @@ pub struct Chunk<'a, B> {
 }
 
 impl<'a, B> Chunk<'a, B> {
+    /// Ends it. What is left of it.
+    #[inline(always)]
+    #[must_use]
+    pub fn end(self) -> Budget {
+        self.budget
+    }
+
     /// Checks that `len` bytes of an operand may be accessed with the rights `need`.
     ///
     /// # Errors
@@ -206,7 +215,7 @@ impl<'a, B> Chunk<'a, B> {
     #[inline(always)]
     #[must_use]
     pub fn is_over(&mut self) -> bool {
-        self.is_spent() || self.guard.is_awaited()
+        self.is_spent() || self.awaited.is_so()
     }
 
     /// The same for what goes on in small steps: so those who keep control threads waiting for chunks do not cut
@@ -235,7 +244,14 @@ impl<'a, B> Chunk<'a, B> {
 
     #[inline(always)]
     fn is_waited_for(&self) -> bool {
-        self.guard.is_awaited() || self.iotlb.has_entered_pages()
+        self.awaited.is_so() || self.iotlb.has_entered_pages()
+    }
+
+    /// Whether it has room for a piece of `bytes` bytes, as [`Self::room`] says.
+    #[inline(always)]
+    #[must_use]
+    pub fn has_room(&self, bytes: u64) -> bool {
+        bytes < self.budget.left() + PAGE
     }
 
     /// How long the next piece may be when `left` bytes are to be done. Never less than a

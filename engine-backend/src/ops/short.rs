@@ -147,7 +147,7 @@ fn is_copy(d: &Descriptor) -> bool {
 #[inline(always)]
 fn fits<B: Backend>(size: u32, chunk: &Chunk<'_, B>) -> bool {
     let size = u64::from(size);
-    size <= CHUNK_BYTES && chunk.room(size) == size
+    size <= CHUNK_BYTES && chunk.has_room(size)
 }
 
 /// Carries the descriptor out if it is simple, and charges the budget for it; otherwise nothing

@@ -62,15 +62,16 @@ impl Stepper {
         let mut chunks = 0;
         loop {
             let guard = self.epochs.enter(0);
-            let mut budget = Budget::new(chunk_bytes, u64::MAX, 0);
+            let budget = Budget::new(chunk_bytes, u64::MAX, 0);
             let mut chunk = Chunk {
                 guard: &guard,
+                awaited: guard.awaited(),
                 context: process.context(),
                 iotlb: &mut self.iotlb,
                 windows: Windows::new(),
                 backend: &mut self.backend,
                 staging: &mut self.staging,
-                budget: &mut budget,
+                budget,
                 regions_lost: sigbus::generation(),
                 missing: None,
                 stand: &mut Stand::default(),

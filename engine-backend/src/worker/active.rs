@@ -494,15 +494,15 @@ impl Active {
         }
     }
 
-    /// One chunk of work: the rest of a long descriptor, or as many small ones as fit.
+    /// One chunk of work: the rest of a long descriptor, or as many small ones as fit. What comes after it, and what was spent.
     #[inline]
     pub(super) fn serve<B: Backend>(
         &mut self,
         tools: &mut Tools<B>,
         guard: &ChunkGuard<'_>,
-        budget: &mut Budget,
+        budget: Budget,
         changes: u64,
-    ) -> Next {
+    ) -> (Next, Budget) {
         self.worked = true;
         self.served.watch_log();
         self.away.begin_turn(changes);
@@ -522,6 +522,7 @@ impl Active {
         } = self;
         let mut chunk = Chunk {
             guard,
+            awaited: guard.awaited(),
             context: queue.context(),
             iotlb: &mut tools.iotlb,
             windows: Windows::new(),
@@ -533,13 +534,16 @@ impl Active {
             stand,
             codecs: &mut tools.codecs,
         };
+        let next = if has_waited {
+            serve_waiting(&mut chunk, served, flight, away, waits_for, changes)
+        } else {
+            serve_rest(&mut chunk, served, flight, away, waits_for)
+        };
+        let budget = chunk.end();
         if has_waited {
-            let next = serve_waiting(&mut chunk, served, flight, away, waits_for, changes);
-            drop(chunk);
             self.settle();
-            return next;
         }
-        serve_rest(&mut chunk, served, flight, away, waits_for)
+        (next, budget)
     }
 
     /// After a turn of a queue in which something waited.

@@ -232,15 +232,15 @@ impl<B: Backend> Thread<B> {
             0 => turn.budget,
             _ => turn.budget.min(CHUNK_BYTES),
         };
-        let mut budget = Budget::new(limit, self.chunk_ticks, self.free_since);
+        let budget = Budget::new(limit, self.chunk_ticks, self.free_since);
         let before = queue.progress();
-        let next = {
+        let (next, budget) = {
             let guard = self.epochs.enter(self.index);
             self.tools.iotlb.catch_up(&self.invalidations, self.index);
-            let next = queue.serve(&mut self.tools, &guard, &mut budget, changes);
+            let served = queue.serve(&mut self.tools, &guard, budget, changes);
             self.tools.iotlb.end_chunk();
             self.tools.codecs.end_chunk();
-            next
+            served
         };
         let after = queue.progress();
         // Out of the chunk, which nobody shall wait for any longer, and at its expense.

@@ -62,8 +62,11 @@ unsafe fn short(mut dst: u64, mut len: usize, pattern: u128) {
         dst += 16;
         len -= 16;
     }
-    // SAFETY: what is left of the range.
-    unsafe { tail(dst, len, pattern) };
+    // Most ranges end with their last whole vector.
+    if len != 0 {
+        // SAFETY: what is left of the range.
+        unsafe { tail(dst, len, pattern) };
+    }
 }
 
 /// Whole steps are written while `more` bytes beyond the step are left; each begins with `first`.

@@ -30,7 +30,7 @@ pub(super) fn try_ranges<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -
     };
     // SAFETY: the pages were translated in this chunk for reading and hold `size` bytes; guest memory has no references.
     let difference = unsafe { chunk.backend.compare(a, b, size as usize, size) };
-    let (told, equal) = answer(compare, difference);
+    let equal = difference.map_or(size, |offset| offset as u64);
     chunk.windows.reads.passed(equal);
     chunk.windows.others.passed(equal);
     if known.is_none() {
@@ -39,9 +39,9 @@ pub(super) fn try_ranges<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -
     }
     chunk.budget.spend(OPERATION_COST + equal);
     if chunk.has_lost_regions() {
-        return Some(ended(kept(chunk, [compare.src, other]), told));
+        return Some(ended(kept(chunk, [compare.src, other]), told(compare, difference)));
     }
-    Some(told)
+    Some(told(compare, difference))
 }
 
 /// The same of a range and a value.
@@ -63,28 +63,26 @@ pub(super) fn try_value<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) ->
     let pattern = u128::from(value) | u128::from(value) << 64;
     // SAFETY: the page was translated in this chunk for reading and holds `size` bytes; guest memory has no references.
     let difference = unsafe { (chunk.backend).compare_value(src, size as usize, pattern, size) };
-    let (told, equal) = answer(compare, difference);
+    let equal = difference.map_or(size, |offset| offset as u64);
     chunk.windows.reads.passed(equal);
     if known.is_none() {
         chunk.windows.reads.opened();
     }
     chunk.budget.spend(OPERATION_COST + equal);
     if chunk.has_lost_regions() {
-        return Some(ended(kept(chunk, [compare.src]), told));
+        return Some(ended(kept(chunk, [compare.src]), told(compare, difference)));
     }
-    Some(told)
+    Some(told(compare, difference))
 }
 
-/// What is told of a comparison, and how many bytes were found equal.
+/// What is told of a comparison.
 #[inline(always)]
-fn answer(mut compare: Compare, difference: Option<usize>) -> (Told, u64) {
+fn told(mut compare: Compare, difference: Option<usize>) -> Told {
     compare.done = difference.map_or(compare.size, |offset| offset as u32);
-    let equal = u64::from(compare.done);
-    let outcome = Outcome {
+    Told::from(Outcome {
         completion: compare.answer(difference.is_some()),
-        bytes: equal,
-    };
-    (outcome.into(), equal)
+        bytes: compare.done.into(),
+    })
 }
 
 /// Finds out where a range is, of which there is a window from now on. What is read of it is to be counted.

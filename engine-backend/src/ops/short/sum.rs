@@ -67,7 +67,7 @@ pub(super) fn try_sum<B: Backend>(
         }
     };
     chunk.budget.spend(OPERATION_COST + size);
-    let told = Told::from(Outcome {
+    let told = || Told::from(Outcome {
         completion: Completion {
             op0: value,
             ..success(d.size)
@@ -75,7 +75,7 @@ pub(super) fn try_sum<B: Backend>(
         bytes: size,
     });
     if chunk.has_lost_regions() {
-        return Some(ended(lost(chunk, sum.src, Access::Read), told));
+        return Some(ended(lost(chunk, sum.src, Access::Read), told()));
     }
-    Some(told)
+    Some(told())
 }

@@ -101,15 +101,16 @@ impl Rig {
         loop {
             self.chunks += 1;
             let guard = self.epochs.enter(0);
-            let mut budget = Budget::new(self.chunk_bytes, u64::MAX, 0);
+            let budget = Budget::new(self.chunk_bytes, u64::MAX, 0);
             let mut chunk = Chunk {
                 guard: &guard,
+                awaited: guard.awaited(),
                 context: self.alice.context(),
                 iotlb: &mut self.iotlb,
                 windows: Windows::new(),
                 backend: &mut self.backend,
                 staging: &mut self.staging,
-                budget: &mut budget,
+                budget,
                 regions_lost: sigbus::generation(),
                 missing: None,
                 stand: &mut Stand::default(),
@@ -152,15 +153,16 @@ impl Rig {
     pub(super) fn step_to_end(&mut self, execution: &mut Execution) -> Completion {
         loop {
             let guard = self.epochs.enter(0);
-            let mut budget = Budget::new(self.chunk_bytes, u64::MAX, 0);
+            let budget = Budget::new(self.chunk_bytes, u64::MAX, 0);
             let mut chunk = Chunk {
                 guard: &guard,
+                awaited: guard.awaited(),
                 context: self.alice.context(),
                 iotlb: &mut self.iotlb,
                 windows: Windows::new(),
                 backend: &mut self.backend,
                 staging: &mut self.staging,
-                budget: &mut budget,
+                budget,
                 regions_lost: sigbus::generation(),
                 missing: None,
                 stand: &mut Stand::default(),

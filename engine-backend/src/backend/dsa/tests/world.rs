@@ -98,15 +98,16 @@ impl<B: Backend> World<B> {
         let mut execution: Option<Execution> = None;
         loop {
             let guard = self.epochs.enter(0);
-            let mut budget = Budget::new(chunk_bytes, u64::MAX, 0);
+            let budget = Budget::new(chunk_bytes, u64::MAX, 0);
             let mut chunk = Chunk {
                 guard: &guard,
+                awaited: guard.awaited(),
                 context: self.alice.context(),
                 iotlb: &mut self.iotlb,
                 windows: Windows::new(),
                 backend: &mut self.backend,
                 staging: &mut self.staging,
-                budget: &mut budget,
+                budget,
                 regions_lost: sigbus::generation(),
                 missing: None,
                 stand: &mut Stand::default(),
