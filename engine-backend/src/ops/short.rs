@@ -33,12 +33,20 @@ pub(super) struct Short {
 }
 
 impl Short {
-    /// The copy of no more than a page that a descriptor asks for, if that is what it asks for and both operands lie in windows. Its bytes are
-    /// to be counted ([`Windows::moved`](super::Windows::moved)).
+    /// The copy that a descriptor asks for, if that is what it asks for, both operands lie in windows, and it is of no more than a page, or
+    /// the chunk has room for it and it is over when it returns. Its bytes are to be counted ([`Windows::moved`](super::Windows::moved)).
     #[inline(always)]
-    pub(super) fn through(d: &Descriptor, windows: &Places) -> Option<Self> {
-        let memmove = wanted(d)?;
-        Self::of(&memmove, windows)
+    pub(super) fn through<B: Backend>(
+        d: &Descriptor,
+        windows: &Places,
+        chunk: &Chunk<'_, B>,
+    ) -> Option<Self> {
+        let size = u64::from(d.size);
+        let is_fit = size <= PAGE_SIZE || size <= B::IMMEDIATE && fits(d.size, chunk);
+        if !is_copy(d) || !is_fit {
+            return None;
+        }
+        Self::of(&validate::memmove(d).ok()?, windows)
     }
 
     #[inline(always)]

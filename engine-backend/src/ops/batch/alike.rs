@@ -5,7 +5,7 @@
 //! an element is so little that the processor begins with its copy while it still waits for the lines of the one before: of 4 KiB
 //! from the second cache such a copy takes no longer than one that follows from a loop.
 
-use byway_protocols::{Descriptor, PAGE_SIZE};
+use byway_protocols::Descriptor;
 
 use super::{ELEMENT, RECORD};
 use crate::backend::{Backend, load_line, store_short_record};
@@ -57,9 +57,7 @@ impl<B: Backend> Alike<B> {
             return None;
         };
         let bytes = u64::from(copy.size());
-        // Of two words that are alike all parts are, also those that are not 0.
-        let is_whole = size == bytes && bytes <= PAGE_SIZE;
-        (is_whole && places.are_apart).then(|| Self {
+        (size == bytes && places.are_apart).then(|| Self {
             publish,
             size,
             src: places.src.of_size(bytes),

@@ -139,7 +139,7 @@ impl Batch {
             };
             let descriptor = Descriptor::from_words(words);
             let is_fenced_off = has_failed && validate::has_fence(&descriptor);
-            let Some(copy) = Short::through(&descriptor, &places).filter(|_| !is_fenced_off) else {
+            let Some(copy) = Short::through(&descriptor, &places, chunk).filter(|_| !is_fenced_off) else {
                 break Left::Taken(descriptor);
             };
             copy.carry_out(chunk);
