@@ -380,7 +380,12 @@ pub(super) unsafe fn long(simd: Simd, dst: u64, src: u64, len: usize, order: Ord
             }
             Order::Ascending => ascend(simd, dst, src, len),
             Order::Disjoint if stream => past(simd, dst, src, len),
-            Order::Disjoint => kernel(simd)(dst, src, len),
+            // Each by its name: an entry of a table would come from the second cache, behind an operation that fills the first.
+            Order::Disjoint => match simd {
+                Simd::Sse2 => sse2_disjoint(dst, src, len),
+                Simd::Avx2 => avx2_disjoint(dst, src, len),
+                Simd::Avx512 => avx512_disjoint(dst, src, len),
+            },
         }
     }
 }
