@@ -146,12 +146,11 @@ impl CopyRows {
     ) -> bool {
         let known = sources.in_page(self.row).min(targets.in_page(self.row));
         let rows = self.affordable(chunk).min(known);
+        let copies = chunk.backend.prepare(self.row as usize, hint);
         for _ in 0..rows {
             // SAFETY: both pages were translated in this chunk, one for reading and one for writing, and hold the row; guest
             // memory has no references.
-            unsafe {
-                (chunk.backend).copy(targets.host(), sources.host(), self.row as usize, hint);
-            }
+            unsafe { (chunk.backend).copy_prepared(copies, targets.host(), sources.host()) };
             sources.pass();
             targets.pass();
         }
