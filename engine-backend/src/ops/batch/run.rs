@@ -13,8 +13,8 @@ use crate::backend::{Backend, load_line, store_record};
 use crate::memory::{HostAddr, hint};
 use crate::ops::chunk::{Chunk, Failure};
 use crate::ops::short::{Short, lost};
-use crate::stage2::Access;
 use crate::ops::{Outcome, validate};
+use crate::stage2::Access;
 
 /// Why a run ends.
 pub(super) enum Left {
@@ -139,7 +139,8 @@ impl Batch {
             };
             let descriptor = Descriptor::from_words(words);
             let is_fenced_off = has_failed && validate::has_fence(&descriptor);
-            let Some(copy) = Short::through(&descriptor, &places, chunk).filter(|_| !is_fenced_off) else {
+            let Some(copy) = Short::through(&descriptor, &places, chunk).filter(|_| !is_fenced_off)
+            else {
                 break Left::Taken(descriptor);
             };
             copy.carry_out(chunk);

@@ -100,8 +100,7 @@ impl<'t, 'a> Table<'t, 'a> {
         if chunk.iotlb.around(self.access).is_some() {
             self.page = page;
             let (target, windows) = (*self.target, &mut chunk.windows);
-            let found =
-                windows.found(chunk.iotlb, self.operand, target, self.access, page.host);
+            let found = windows.found(chunk.iotlb, self.operand, target, self.access, page.host);
             (self.window)(windows).open(&found);
         }
         Ok(page)

@@ -39,7 +39,10 @@ pub(super) fn try_ranges<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -
     }
     chunk.budget.spend(OPERATION_COST + equal);
     if chunk.has_lost_regions() {
-        return Some(ended(kept(chunk, [compare.src, other]), told(compare, difference)));
+        return Some(ended(
+            kept(chunk, [compare.src, other]),
+            told(compare, difference),
+        ));
     }
     Some(told(compare, difference))
 }

@@ -25,10 +25,12 @@ pub(super) fn try_fill<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -> 
     if chunk.iotlb.has_writes() {
         chunk.log_writes();
     }
-    let told = || Told::from(Outcome {
-        completion: success(fill.size),
-        bytes: size,
-    });
+    let told = || {
+        Told::from(Outcome {
+            completion: success(fill.size),
+            bytes: size,
+        })
+    };
     if chunk.has_lost_regions() {
         return Some(ended(lost(chunk, fill.dst, Access::Write), told()));
     }

@@ -67,13 +67,15 @@ pub(super) fn try_sum<B: Backend>(
         }
     };
     chunk.budget.spend(OPERATION_COST + size);
-    let told = || Told::from(Outcome {
-        completion: Completion {
-            op0: value,
-            ..success(d.size)
-        },
-        bytes: size,
-    });
+    let told = || {
+        Told::from(Outcome {
+            completion: Completion {
+                op0: value,
+                ..success(d.size)
+            },
+            bytes: size,
+        })
+    };
     if chunk.has_lost_regions() {
         return Some(ended(lost(chunk, sum.src, Access::Read), told()));
     }

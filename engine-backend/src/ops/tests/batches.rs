@@ -148,6 +148,31 @@ fn elements_go_on_over_chunks_and_start_in_order() {
 }
 
 #[test]
+fn elements_that_are_alike_cost_what_each_does_alone() {
+    const LARGE: u64 = VA + (1 << 30);
+    let mut rig = Rig::with_ram(16 << 20);
+    rig.alice.map_scattered(VA, 40 * PAGE);
+    rig.alice.map(LARGE, 4 << 20, PageSize::Large);
+    // Of 4928 units each, 14 make a chunk. Of the longer ones, what a chunk has no room for is done in the next one.
+    for (count, size, chunks) in [(64_u64, 4096_u32, 5), (8, 60_000, 8)] {
+        rig.alice
+            .write(LARGE, &noise(count as usize * size as usize, 1));
+        let elements: Vec<_> = (0..count)
+            .map(|i| {
+                let at = LARGE + i * u64::from(size);
+                memmove(at, at + (2 << 20), size)
+            })
+            .collect();
+        write_list(&rig.alice, &elements);
+        let c = rig.complete(&batch(count as u32));
+        assert_eq!(short_form(&c), (Status::Success, false, count as u32));
+        assert_eq!(rig.chunks, chunks, "{count} elements of {size} bytes");
+        let [from, to] = [0, 2 << 20].map(|at| rig.alice.read(LARGE + at, count * u64::from(size)));
+        assert!(from == to, "{count} elements of {size} bytes");
+    }
+}
+
+#[test]
 fn elements_are_read_once_each_when_they_start() {
     let mut rig = rig();
     rig.chunk_bytes = 1;

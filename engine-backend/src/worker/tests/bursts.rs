@@ -6,6 +6,8 @@ use std::sync::Arc;
 use byway_protocols::operands::{CopySgFields, Segment, XorFields};
 use proptest::prelude::*;
 
+mod batches;
+
 use super::*;
 use crate::capability::{Capability, Holder, Terms, Traffic};
 use crate::worker::Solo;
@@ -163,36 +165,61 @@ impl World {
             .collect()
     }
 
-    /// The same as elements of one batch.
-    fn run_batch(&mut self, moves: &[Move]) -> Vec<Completion> {
-        let list: Vec<u8> = moves
-            .iter()
-            .flat_map(|m| self.descriptor(m).to_bytes())
+    /// The same as elements of batches, of `each` at most, which are published at once.
+    fn run_batches(&mut self, moves: &[Move], each: usize) -> Vec<Completion> {
+        let elements: Vec<_> = moves.iter().map(|m| self.descriptor(m)).collect();
+        self.serve_batches(&elements, each, (0, LIST), (0, RECORDS))
+    }
+
+    /// The same of any descriptors, which are written to a place of alice's own, and lie where `list` says.
+    fn serve_batches(
+        &mut self,
+        elements: &[Descriptor],
+        each: usize,
+        list: (u16, u64),
+        records: (u16, u64),
+    ) -> Vec<Completion> {
+        let (lists, of_records) = if list.0 == 0 {
+            (&self.alice, LIST)
+        } else {
+            (&self.bob, WIDE + list.1)
+        };
+        let bytes: Vec<u8> = elements.iter().flat_map(Descriptor::to_bytes).collect();
+        lists.write(of_records, &bytes);
+        let place = |(_, addr): (u16, u64), before: usize, bytes| addr + (before * bytes) as u64;
+        let batches: Vec<_> = (elements.chunks(each).enumerate())
+            .map(|(i, batch)| Descriptor {
+                word0: Word0::new(list.0, records.0, false).0,
+                src: place(list, i * each, Descriptor::SIZE),
+                status_array: place(records, i * each, Completion::SIZE),
+                size: batch.len() as u32,
+                ..Descriptor::new(Opcode::Batch, Flags::NONE)
+            })
             .collect();
-        self.alice.write(LIST, &list);
-        self.queue.submit(&Descriptor {
-            src: LIST,
-            status_array: RECORDS,
-            size: moves.len() as u32,
-            ..Descriptor::new(Opcode::Batch, Flags::NONE)
-        });
-        while self.worker.turn() {}
-        let ended = self.queue.poll().expect("the batch has ended");
-        let records = self
-            .alice
-            .read(RECORDS, (moves.len() * Completion::SIZE) as u64);
-        let records: Vec<_> = (records.as_chunks().0.iter())
+        let ended = self.serve(&batches);
+        let (records_of, at) = if records.0 == 0 {
+            (&self.alice, RECORDS)
+        } else {
+            (&self.bob, WIDE + records.1)
+        };
+        let told = records_of.read(at, (elements.len() * Completion::SIZE) as u64);
+        let told: Vec<_> = (told.as_chunks().0.iter())
             .map(|bytes| Completion {
                 phase: 0,
                 ..Completion::from_bytes(bytes)
             })
             .collect();
         let good = |c: &&Completion| c.status().is_some_and(Status::is_success);
-        assert_eq!(
-            ended.bytes_completed as usize,
-            records.iter().filter(good).count()
-        );
-        records
+        for (batch, told) in ended.iter().zip(told.chunks(each)) {
+            let succeeded = told.iter().filter(good).count();
+            assert_eq!(batch.bytes_completed as usize, succeeded);
+            let expected = match succeeded == told.len() {
+                true => Status::Success,
+                false => Status::BatchFailed,
+            };
+            assert_eq!(batch.status(), Some(expected));
+        }
+        told
     }
 
     fn happen(&self, event: &Event) {
@@ -314,15 +341,16 @@ proptest! {
     }
 
     #[test]
-    fn a_batch_does_what_each_transfer_would_do_alone(
+    fn batches_do_what_each_transfer_would_do_alone(
         bursts in proptest::collection::vec((event(), moves()), 1..6),
+        each in prop_oneof![1..8_usize, 8..61_usize],
     ) {
         let (mut together, mut alone) = (World::new(), World::new());
         for (event, moves) in &bursts {
             for world in [&together, &alone] {
                 world.happen(event);
             }
-            let ended = together.run_batch(moves);
+            let ended = together.run_batches(moves, each);
             let expected: Vec<_> = moves.iter().flat_map(|m| alone.run(std::slice::from_ref(m))).collect();
             prop_assert_eq!(ended, expected);
             prop_assert!(together.state() == alone.state(), "memory or counts differ");
