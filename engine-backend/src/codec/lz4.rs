@@ -528,14 +528,21 @@ impl Decoder {
     ) -> Result<usize, DecompressError> {
         if !self.is_large {
             let room = output.len().min(most);
-            match decompress_into(data, &mut output[..room]) {
+            match decompress(data, &mut output[..room]) {
                 Err(DecompressError::OutputTooSmall { .. }) if room < most => self.is_large = true,
                 result => return result,
             }
         }
-        self.out.end = decompress_into(data, &mut self.out.bytes[..most])?;
+        self.out.end = decompress(data, &mut self.out.bytes[..most])?;
         Ok(0)
     }
+}
+
+/// The library, called at one place alone: what it is called with everywhere - no dictionary, a slice that begins at 0 - is known inside of
+/// it then.
+#[inline(never)]
+fn decompress(data: &[u8], output: &mut [u8]) -> Result<usize, DecompressError> {
+    decompress_into(data, output)
 }
 
 /// The bytes of a part that has `N` of them.
