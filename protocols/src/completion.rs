@@ -105,6 +105,15 @@ mod tests {
         assert_ne!(c.publish_word() & Completion::PUBLISH_PHASE, 0);
         assert_eq!(c.status(), Some(Status::Stage1NotPresent));
         assert!(c.is_write_fault());
+        let rest = [!0, 1 << 63, 7];
+        let [fault_addr, op0, op1] = rest;
+        let whole = Completion {
+            fault_addr,
+            op0,
+            op1,
+            ..c
+        };
+        assert_eq!(Completion::from_words(whole.publish_word(), rest), whole);
     }
 
     #[test]

@@ -225,6 +225,22 @@ mod tests {
     }
 
     #[test]
+    fn work_unseen_ends_with_the_next_look_the_slice_or_the_chunk() {
+        let mut b = Budget::new(CHUNK_BYTES, u64::MAX, 0);
+        b.spend(1000);
+        assert_eq!(b.unseen(), LOOK_EVERY - 1000);
+        b.spend(LOOK_EVERY - 1000);
+        assert_eq!(b.unseen(), LOOK_EVERY);
+        b.spend(LOOK_EVERY - 1);
+        assert_eq!(b.unseen(), 1);
+        let mut b = Budget::new(LONE_BYTES, u64::MAX, 0);
+        b.spend(CHUNK_BYTES);
+        assert_eq!(b.unseen(), 0);
+        b.begin_slice();
+        assert_eq!(b.unseen(), CHUNK_BYTES);
+    }
+
+    #[test]
     fn slow_work_looks_at_the_clock_more_often() {
         // Any look finds that its time is over.
         let new = || Budget::new(CHUNK_BYTES, 0, 0);

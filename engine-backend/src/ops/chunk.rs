@@ -152,7 +152,7 @@ impl Piece {
 pub struct Chunk<'a, B> {
     /// Proof of it.
     pub guard: &'a ChunkGuard<'a>,
-    /// Whether its end is waited for.
+    /// Whether its end is waited for: the guard's, which is one load further away.
     pub awaited: Awaited<'a>,
     /// Whose descriptor is worked on.
     pub context: &'a Context,
@@ -261,11 +261,10 @@ impl<'a, B> Chunk<'a, B> {
     #[inline(always)]
     #[must_use]
     pub fn room(&self, left: u64) -> u64 {
-        let budget = self.budget.left();
-        if left < budget + PAGE {
+        if self.has_room(left) {
             left
         } else {
-            budget.max(PAGE)
+            self.budget.left().max(PAGE)
         }
     }
 
