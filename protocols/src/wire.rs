@@ -119,7 +119,9 @@ macro_rules! wire_struct {
                 }, )* ],
             };
 
-            /// Decodes a private copy of the bytes; every bit pattern decodes.
+            /// Decodes a private copy of the bytes; every bit pattern decodes. Inline, so that what is made of words that
+            /// are in registers does not go through memory.
+            #[inline(always)]
             #[must_use]
             pub fn from_bytes(bytes: &[u8; $size]) -> Self {
                 Self { $( $field: <$ty as $crate::wire::WireField>::read(

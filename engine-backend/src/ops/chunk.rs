@@ -312,6 +312,26 @@ impl<'a, B> Chunk<'a, B> {
         Ok(self.from_page(target, offset, page, max, access))
     }
 
+    /// The same of all that is known to lie there: what lies behind `max` bytes of it, in the last page that was needed, stays
+    /// usable to the chunk's end.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    #[inline(never)]
+    pub fn around(
+        &mut self,
+        target: &Target<'_>,
+        offset: u64,
+        max: u64,
+        access: Access,
+    ) -> Result<Piece, Failure> {
+        let page = self.page(target, offset, access)?;
+        if page.len < max {
+            return Ok(self.extended(target, offset, page, max, access));
+        }
+        Ok(page)
+    }
+
     /// The same where the first page is found already.
     #[inline(always)]
     pub fn from_page(

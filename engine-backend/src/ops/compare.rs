@@ -2,7 +2,8 @@
 
 use byway_protocols::{Completion, Rights, Status};
 
-use super::chunk::{Chunk, Failure, Operand, Piece};
+use super::chunk::{Chunk, Failure, Operand};
+use super::walk::Track;
 use super::{Outcome, Step, success};
 use crate::backend::Backend;
 use crate::context::Target;
@@ -80,45 +81,33 @@ impl Compare {
         };
         let total = u64::from(self.size);
         let mut at = 0;
-        let mut from = Piece::NONE;
+        let (mut from, mut other) = (Track::NEW, Track::NEW);
         let result = loop {
             if at == left || (at > 0 && chunk.is_over()) {
                 break Ok(false);
             }
-            if from.len == 0 {
-                from = match chunk.forward(&src, at, chunk.room(left - at), Access::Read) {
-                    Ok(piece) => piece,
-                    Err(failure) => break Err(failure),
-                };
+            let room = chunk.room(left - at);
+            let mut found = from.reach(chunk, &src, at, room, Access::Read);
+            if let With::Range(with) = &with {
+                found = found.and_then(|len| other.reach(chunk, with, at, len, Access::Read));
             }
-            let (len, difference) = match &with {
-                With::Range(with) => {
-                    let with = match chunk.forward(with, at, from.len, Access::Read) {
-                        Ok(piece) => piece,
-                        Err(failure) => break Err(failure),
-                    };
-                    let host = from.take_front(with.len);
+            let len = match found {
+                Ok(len) => len,
+                Err(failure) => break Err(failure),
+            };
+            let host = from.pass(len);
+            let difference = match with {
+                With::Range(_) => {
+                    let other = other.pass(len);
                     // SAFETY: both pieces were translated in this chunk for reading, and
                     // guest memory has no references.
-                    let difference = unsafe {
-                        chunk
-                            .backend
-                            .compare(host, with.host, with.len as usize, total)
-                    };
-                    (with.len, difference)
+                    unsafe { (chunk.backend).compare(host, other, len as usize, total) }
                 }
                 With::Value(value) => {
                     let pattern = value.rotate_right(8 * (self.done % 8));
                     let pattern = u128::from(pattern) | u128::from(pattern) << 64;
-                    let len = from.len;
-                    let host = from.take_front(len);
                     // SAFETY: as above.
-                    let difference = unsafe {
-                        chunk
-                            .backend
-                            .compare_value(host, len as usize, pattern, total)
-                    };
-                    (len, difference)
+                    unsafe { (chunk.backend).compare_value(host, len as usize, pattern, total) }
                 }
             };
             let equal = difference.map_or(len, |offset| offset as u64);

@@ -11,7 +11,7 @@ use crate::memory::HostAddr;
 use crate::stage2::Access;
 
 /// What a row costs of a chunk's budget beside its bytes.
-const ROW_COST: u64 = 64;
+pub(super) const ROW_COST: u64 = 64;
 
 /// A copy of rows under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,12 +127,33 @@ impl CopyRows {
         left.min((room / self.cost()) as u32)
     }
 
-    /// From the first byte of the first row to the last of the last.
-    fn extent(&self, stride: u64) -> Result<u64, Failure> {
-        u64::from(self.size / self.row - 1)
-            .checked_mul(stride)
-            .and_then(|starts| starts.checked_add(u64::from(self.row)))
-            .ok_or_else(|| Status::Bounds.into())
+    /// Bytes of each operand from the first one of the first row to the last one of the last.
+    ///
+    /// # Errors
+    /// 42 when there are more than an address space has.
+    #[inline(always)]
+    pub(super) fn extents(&self) -> Result<[u64; 2], Status> {
+        let extent = |stride| {
+            u64::from(self.size / self.row - 1)
+                .checked_mul(stride)
+                .and_then(|starts| starts.checked_add(u64::from(self.row)))
+                .ok_or(Status::Bounds)
+        };
+        Ok([extent(self.src_stride)?, extent(self.dst_stride)?])
+    }
+
+    /// How each row is to be copied.
+    #[inline(always)]
+    pub(super) fn hint(&self, overlaps: bool) -> Hint {
+        Hint {
+            order: if overlaps {
+                Order::Ascending
+            } else {
+                Order::Disjoint
+            },
+            total: u64::from(self.size),
+            cached: self.cached,
+        }
     }
 
     /// Copies the whole rows of both pages that are known, as many as the chunk has room for. Whether there were any.
@@ -160,18 +181,10 @@ impl CopyRows {
     }
 
     fn run<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>) -> Result<(), Failure> {
-        let extents = [self.extent(self.src_stride)?, self.extent(self.dst_stride)?];
+        let extents = self.extents()?;
         let src = chunk.resolve(self.src, extents[0], Rights::READ)?;
         let dst = chunk.resolve(self.dst, extents[1], Rights::WRITE)?;
-        let hint = Hint {
-            order: if overlap(&src, extents[0], &dst, extents[1]) {
-                Order::Ascending
-            } else {
-                Order::Disjoint
-            },
-            total: u64::from(self.size),
-            cached: self.cached,
-        };
+        let hint = self.hint(overlap(&src, extents[0], &dst, extents[1]));
         let before = self.done;
         let row = u64::from(self.done / self.row);
         let mut column = u64::from(self.done % self.row);

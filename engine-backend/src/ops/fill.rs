@@ -4,6 +4,7 @@ use byway_protocols::Rights;
 
 use super::Step;
 use super::chunk::{Chunk, Failure, Operand};
+use super::walk::Track;
 use crate::backend::{Backend, Hint, Order};
 use crate::stage2::Access;
 
@@ -51,24 +52,25 @@ impl Fill {
         let hint = self.hint();
         let mut at = 0;
         let mut result = Ok(());
+        let mut track = Track::NEW;
         while at < left && !(at > 0 && chunk.is_over()) {
-            let to = match chunk.forward(&dst, at, chunk.room(left - at), Access::Write) {
-                Ok(to) => to,
+            let room = chunk.room(left - at);
+            let len = match track.reach(chunk, &dst, at, room, Access::Write) {
+                Ok(len) => len,
                 Err(failure) => {
                     result = Err(failure);
                     break;
                 }
             };
+            let to = track.pass(len);
             // The pattern goes on where the piece before ended.
             let pattern = self.pattern.rotate_right(8 * (self.done % 16));
             // SAFETY: the piece was translated in this chunk for writing, and guest
             // memory has no references.
-            unsafe {
-                chunk.backend.fill(to.host, to.len as usize, pattern, hint);
-            }
-            at += to.len;
-            self.done += to.len as u32;
-            chunk.budget.spend(to.len);
+            unsafe { chunk.backend.fill(to, len as usize, pattern, hint) };
+            at += len;
+            self.done += len as u32;
+            chunk.budget.spend(len);
         }
         chunk.settle(&[(&dst, Access::Write, at)])?;
         result

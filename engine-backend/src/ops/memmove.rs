@@ -3,6 +3,7 @@
 use byway_protocols::{Completion, Rights, Status};
 
 use super::chunk::{Chunk, Failure, Operand, Piece};
+use super::walk::Track;
 use super::{Outcome, Step, success};
 use crate::backend::{Backend, Hint, Order};
 use crate::context::Target;
@@ -103,24 +104,18 @@ impl Memmove {
     ) -> Result<(), Failure> {
         let longest = longest(self.size);
         let mut at = 0;
-        // What is left of the source's piece: the destination's pages may be smaller.
-        let mut from = Piece::NONE;
+        let (mut from, mut to) = (Track::NEW, Track::NEW);
         loop {
-            if from.len == 0 {
-                from = chunk.forward(src, at, chunk.room(left - at), Access::Read)?;
-            }
-            let to = chunk.forward(dst, at, from.len.min(longest), Access::Write)?;
-            let from_host = from.take_front(to.len);
+            let room = chunk.room(left - at);
+            let len = from.reach(chunk, src, at, room, Access::Read)?;
+            let len = to.reach(chunk, dst, at, len.min(longest), Access::Write)?;
+            let (from, to) = (from.pass(len), to.pass(len));
             // SAFETY: both pieces were translated in this chunk, one for reading and one
             // for writing, and guest memory has no references.
-            unsafe {
-                chunk
-                    .backend
-                    .copy(to.host, from_host, to.len as usize, hint);
-            }
-            at += to.len;
-            self.done += to.len as u32;
-            chunk.budget.spend(to.len);
+            unsafe { chunk.backend.copy(to, from, len as usize, hint) };
+            at += len;
+            self.done += len as u32;
+            chunk.budget.spend(len);
             if at == left || chunk.is_over() {
                 return Ok(());
             }

@@ -9,6 +9,7 @@
 mod compare;
 mod fill;
 mod list;
+mod rows;
 mod sum;
 
 use byway_protocols::{Completion, Descriptor, Opcode, PAGE_SIZE, Rights, Status};
@@ -224,6 +225,7 @@ pub fn try_longer<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -> Optio
         _ => match code {
             CRC => sum::try_sum(d, sum::Sum::crc32c(d)?, chunk),
             CRC64 => sum::try_sum(d, sum::Sum::crc64(d)?, chunk),
+            COPY_SG if validate::has_rows(d) => rows::try_rows(d, chunk),
             COPY_SG => list::try_list(d, chunk),
             _ if code & !ALIAS == FILLS => fill::try_fill(d, chunk),
             _ => None,

@@ -26,7 +26,7 @@ use crate::codec::{Direction, StreamKind};
 
 pub(super) use checksum::{crc_gen, crc64_gen};
 pub(super) use device::{chained, chained_before};
-pub(super) use gather::copy_lists;
+pub(super) use gather::{copy_lists, copy_rows, has_rows};
 
 /// A descriptor that is well-formed.
 #[derive(Debug)]

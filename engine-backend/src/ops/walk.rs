@@ -9,6 +9,44 @@ use crate::stage2::Access;
 /// Bytes that were gone through, and what kept it from the rest of the chunk's share.
 pub(super) type Walked = (u64, Result<(), Failure>);
 
+/// Where an operand lies, followed from piece to piece. What is left of a page that was translated in a chunk stays usable to the
+/// chunk's end, so it is looked up once and not for each slice.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Track {
+    /// What is known to lie behind the last piece.
+    rest: Piece,
+}
+
+impl Track {
+    /// At an operand's first byte.
+    pub(super) const NEW: Self = Self { rest: Piece::NONE };
+
+    /// How many bytes lie in a row on the host from `at` on, where the last piece ended: at most `max`, which is not 0.
+    ///
+    /// # Errors
+    /// As [`Chunk::forward`].
+    #[inline(always)]
+    pub(super) fn reach<B: Backend>(
+        &mut self,
+        chunk: &mut Chunk<'_, B>,
+        target: &Target<'_>,
+        at: u64,
+        max: u64,
+        access: Access,
+    ) -> Result<u64, Failure> {
+        if self.rest.len == 0 {
+            self.rest = chunk.around(target, at, max, access)?;
+        }
+        Ok(self.rest.len.min(max))
+    }
+
+    /// Goes on by a piece of `len` bytes, no more than there were found. Where it is.
+    #[inline(always)]
+    pub(super) fn pass(&mut self, len: u64) -> HostAddr {
+        self.rest.take_front(len)
+    }
+}
+
 /// Hands the first `left` bytes of an operand to `work`, piece by piece, until all are
 /// done or the chunk is over.
 #[inline]
@@ -20,14 +58,16 @@ pub(super) fn along<B: Backend>(
     mut work: impl FnMut(&mut B, HostAddr, usize),
 ) -> Walked {
     let mut at = 0;
+    let mut track = Track::NEW;
     while at < left && !(at > 0 && chunk.is_over()) {
-        let piece = match chunk.forward(target, at, chunk.room(left - at), access) {
-            Ok(piece) => piece,
+        let room = chunk.room(left - at);
+        let len = match track.reach(chunk, target, at, room, access) {
+            Ok(len) => len,
             Err(failure) => return (at, Err(failure)),
         };
-        work(chunk.backend, piece.host, piece.len as usize);
-        at += piece.len;
-        chunk.budget.spend(piece.len);
+        work(chunk.backend, track.pass(len), len as usize);
+        at += len;
+        chunk.budget.spend(len);
     }
     (at, Ok(()))
 }
@@ -43,24 +83,19 @@ pub(super) fn abreast<B: Backend, const N: usize>(
     mut work: impl FnMut(&mut B, [HostAddr; N], HostAddr, usize),
 ) -> Walked {
     let mut at = 0;
-    let mut from = Piece::NONE;
+    let (mut from, mut to) = (Track::NEW, [Track::NEW; N]);
     while at < left && !(at > 0 && chunk.is_over()) {
-        if from.len == 0 {
-            from = match chunk.forward(src, at, chunk.room(left - at), Access::Read) {
-                Ok(piece) => piece,
-                Err(failure) => return (at, Err(failure)),
-            };
+        let room = chunk.room(left - at);
+        let mut found = from.reach(chunk, src, at, room, Access::Read);
+        for (track, target) in to.iter_mut().zip(dst) {
+            found = found.and_then(|len| track.reach(chunk, target, at, len, Access::Write));
         }
-        let mut len = from.len;
-        let mut to = [HostAddr(0); N];
-        for (host, target) in to.iter_mut().zip(dst) {
-            match chunk.forward(target, at, len, Access::Write) {
-                Ok(piece) => (*host, len) = (piece.host, piece.len),
-                Err(failure) => return (at, Err(failure)),
-            }
-        }
-        let from = from.take_front(len);
-        work(chunk.backend, to, from, len as usize);
+        let len = match found {
+            Ok(len) => len,
+            Err(failure) => return (at, Err(failure)),
+        };
+        let hosts = to.each_mut().map(|track| track.pass(len));
+        work(chunk.backend, hosts, from.pass(len), len as usize);
         at += len;
         chunk.budget.spend(len * N as u64);
     }

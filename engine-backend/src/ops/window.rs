@@ -120,8 +120,15 @@ impl Nearby {
     #[inline(always)]
     pub(super) fn find(&self, addr: u64) -> Option<HostAddr> {
         let at = addr.wrapping_sub(self.first);
+        (at <= self.most).then(|| self.place(addr))
+    }
+
+    /// The same of one that is known to lie there.
+    #[inline(always)]
+    pub(super) fn place(&self, addr: u64) -> HostAddr {
+        let at = addr.wrapping_sub(self.first);
         // The mask as in `Window::find`.
-        (at <= self.most).then(|| HostAddr(self.host.wrapping_add(at & self.inside)))
+        HostAddr(self.host.wrapping_add(at & self.inside))
     }
 }
 
@@ -199,6 +206,17 @@ impl Places {
     #[inline(always)]
     pub(super) fn are_open(&self) -> bool {
         self.src.bytes != 0 && self.dst.bytes != 0
+    }
+
+    /// Whether so many bytes of both operands, not necessarily as many of each, lie in the windows; and then whether they may share one.
+    #[inline(always)]
+    pub(super) fn may_overlap(&self, src: (Operand, u64), dst: (Operand, u64)) -> Option<bool> {
+        self.src.find(src.0, src.1)?;
+        self.dst.find(dst.0, dst.1)?;
+        let [from, to] = [self.src.address(src.0), self.dst.address(dst.0)];
+        // Neither range wraps, so the distance from the start of one to the start of the other tells.
+        let meet = to.wrapping_sub(from) < src.1 || from.wrapping_sub(to) < dst.1;
+        Some(meet && !self.are_apart)
     }
 
     /// Where `size` bytes of both operands are, if they lie in the windows.

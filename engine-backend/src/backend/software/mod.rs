@@ -280,7 +280,8 @@ impl Backend for Software {
 
     type Prepared = Prepared;
 
-    #[inline]
+    // What goes through memory in parts and is loaded as a whole waits for all stores before it.
+    #[inline(always)]
     fn prepare(&self, len: usize, hint: Hint) -> Prepared {
         let is_plain = len > SMALL && hint.order == Order::Disjoint && !self.streams(len, hint);
         let from = self.strings.copies.of(hint.total);

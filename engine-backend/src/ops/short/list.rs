@@ -43,7 +43,7 @@ struct Sides {
 impl Sides {
     #[inline(always)]
     fn wanted(d: &Descriptor) -> Option<Self> {
-        let copy = validate::copy_lists(d)?;
+        let copy = validate::copy_lists(d).ok()?;
         let scatters = copy.src.count == 0;
         // Lists on both sides are for the long way.
         (scatters || copy.dst.count == 0).then_some(Self { copy, scatters })

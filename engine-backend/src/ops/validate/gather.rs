@@ -85,21 +85,37 @@ fn list(addr: u64) -> Result<(), Status> {
 /// COPY_SG: of rows when they have a length, else of lists.
 #[inline(always)]
 pub(super) fn copy_sg(d: &Descriptor, into: &mut Operation) -> Result<(), Status> {
-    let fields = CopySgFields::from_bytes(&d.operands());
-    let copy = if fields.row_bytes == 0 {
-        Rare::CopySg(lists(d, &fields)?)
+    let copy = if has_rows(d) {
+        Rare::CopyRows(copy_rows(d)?)
     } else {
-        Rare::CopyRows(rows(d, &fields)?)
+        Rare::CopySg(copy_lists(d)?)
     };
     put(into, Operation::Rare(copy));
     Ok(())
 }
 
-/// A COPY_SG of lists that is in order, if that is what a descriptor with its code asks for.
+/// Whether a descriptor with the code of COPY_SG asks for rows, and not for lists.
 #[inline(always)]
-pub(in crate::ops) fn copy_lists(d: &Descriptor) -> Option<CopySg> {
-    let fields = CopySgFields::from_bytes(&d.operands());
-    (fields.row_bytes == 0).then(|| lists(d, &fields).ok())?
+pub(in crate::ops) fn has_rows(d: &Descriptor) -> bool {
+    CopySgFields::from_bytes(&d.operands()).row_bytes != 0
+}
+
+/// The copy of lists that it asks for, which is one of those.
+///
+/// # Errors
+/// As SPEC section 4.21 says.
+#[inline(always)]
+pub(in crate::ops) fn copy_lists(d: &Descriptor) -> Result<CopySg, Status> {
+    lists(d, &CopySgFields::from_bytes(&d.operands()))
+}
+
+/// The same of rows.
+///
+/// # Errors
+/// As above.
+#[inline(always)]
+pub(in crate::ops) fn copy_rows(d: &Descriptor) -> Result<CopyRows, Status> {
+    rows(d, &CopySgFields::from_bytes(&d.operands()))
 }
 
 #[inline(always)]
