@@ -16,7 +16,7 @@ use crate::address_space::Access;
 use crate::backend::{Backend, load_line, store_record};
 use crate::memory::hint;
 use crate::queue::PageNeed;
-use run::Left;
+use run::{Held, Left};
 use table::{Table, Tables};
 
 /// Bytes of an element.
@@ -96,8 +96,9 @@ impl Batch {
     }
 
     fn run<B: Backend>(&mut self, chunk: &mut Chunk<'_, B>, asked: &mut Asked) -> Result<(), Stop> {
-        let mut left = self.run_nearby(chunk)?;
-        if let Some(Left::Nothing) = left {
+        let mut held = None;
+        let mut left = self.run_nearby(chunk, &mut held)?;
+        if left == Some(Left::Nothing) {
             return Ok(());
         }
         let count = u64::from(self.count);
@@ -119,14 +120,19 @@ impl Batch {
         };
         let result = loop {
             let left = left.take();
-            let ended = match left.unwrap_or_else(|| self.run_in(chunk, &mut tables)) {
+            let ended = match left.unwrap_or_else(|| self.run_in(chunk, &mut tables, &mut held)) {
                 Left::Nothing => Ok(true),
-                Left::Lost(outcome) => self
-                    .end(chunk, &mut tables.records, &outcome)
-                    .map(|()| true)
-                    .map_err(Stop::from),
                 Left::Unread => self.element(chunk, asked, &mut tables, None),
-                Left::Taken(element) => self.element(chunk, asked, &mut tables, Some(element)),
+                Left::Held => match held.take() {
+                    Some(Held::Lost(outcome)) => self
+                        .end(chunk, &mut tables.records, &outcome)
+                        .map(|()| true)
+                        .map_err(Stop::from),
+                    Some(Held::Taken(element)) => {
+                        self.element(chunk, asked, &mut tables, Some(element))
+                    }
+                    None => self.element(chunk, asked, &mut tables, None),
+                },
             };
             match ended {
                 Ok(true) if self.next < self.count && !chunk.is_spent() => {}

@@ -37,17 +37,13 @@ impl Short {
     /// The copy that a descriptor asks for, if that is what it asks for, both operands lie in windows, and it is of no more than a page, or
     /// the chunk has room for it and it is over when it returns. Its bytes are to be counted ([`Windows::moved`](super::Windows::moved)).
     #[inline(always)]
-    pub(super) fn through<B: Backend>(
-        d: &Descriptor,
-        windows: &Places,
-        chunk: &Chunk<'_, B>,
-    ) -> Option<Self> {
+    pub(super) fn through<B: Backend>(d: &Descriptor, chunk: &Chunk<'_, B>) -> Option<Self> {
         let size = u64::from(d.size);
         let is_fit = size <= PAGE_SIZE || size <= B::IMMEDIATE && fits(d.size, chunk);
         if !is_copy(d) || !is_fit {
             return None;
         }
-        Self::of(&validate::memmove(d).ok()?, windows)
+        Self::of(&validate::memmove(d).ok()?, chunk.windows.places())
     }
 
     #[inline(always)]
@@ -78,6 +74,12 @@ impl Short {
             size,
             cached,
         })
+    }
+
+    /// Where its source and its destination are.
+    #[inline(always)]
+    pub(super) fn places(self) -> (HostAddr, HostAddr) {
+        (self.from, self.to)
     }
 
     /// Bytes.

@@ -130,6 +130,12 @@ impl Nearby {
         // The mask as in `Window::find`.
         HostAddr(self.host.wrapping_add(at & self.inside))
     }
+
+    /// Address of an operand that was found there at `host`.
+    #[inline(always)]
+    pub(super) fn address(&self, host: HostAddr) -> u64 {
+        host.0.wrapping_sub(self.host).wrapping_add(self.first)
+    }
 }
 
 /// Bytes that went through a capability and are not counted yet.

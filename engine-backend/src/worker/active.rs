@@ -329,11 +329,15 @@ fn burst<B: Backend>(
         }
         // A copy, made of the same words: the original stays in registers, where the short way had it.
         let descriptor = Descriptor { ..descriptor };
-        // A batch's size is a number of elements.
-        if descriptor.size >= LONG_BYTES || descriptor.code() == Opcode::Batch as u8 {
+        // Its size is a number of elements.
+        let is_batch = descriptor.code() == Opcode::Batch as u8;
+        if is_batch || descriptor.size >= LONG_BYTES {
             served.prefetch_next();
         }
-        if may_begin && let Some(told) = try_longer(&descriptor, chunk) {
+        if may_begin
+            && !is_batch
+            && let Some(told) = try_longer(&descriptor, chunk)
+        {
             let interrupt = wants_interrupt(&descriptor);
             let outcome = Outcome::from(told);
             complete(served, chunk, ticket, &outcome, interrupt);

@@ -5,7 +5,7 @@
 //! an element is so little that the processor begins with its copy while it still waits for the lines of the one before: of 4 KiB
 //! from the second cache such a copy takes no longer than one that follows from a loop.
 
-use byway_protocols::Descriptor;
+use byway_protocols::PAGE_SIZE;
 
 use super::{ELEMENT, RECORD};
 use crate::backend::{Backend, load_line, store_short_record};
@@ -13,7 +13,7 @@ use crate::memory::{HostAddr, hint};
 use crate::ops::budget::OPERATION_COST;
 use crate::ops::chunk::Chunk;
 use crate::ops::short::Short;
-use crate::ops::window::{Nearby, Places};
+use crate::ops::window::Nearby;
 
 /// What an element was that is copied through the chunk's windows.
 pub(super) struct Alike<B: Backend> {
@@ -34,8 +34,8 @@ pub(super) enum Then {
     Unread,
     /// It is read, and is not like the one before.
     Other([u64; 8]),
-    /// It is copied, but a region was lost meanwhile.
-    Lost(Descriptor),
+    /// It is copied, but a region was lost meanwhile; its words.
+    Lost([u64; 8]),
 }
 
 /// Of how many elements it is known what became of them, and of which it is not.
@@ -47,15 +47,11 @@ pub(super) struct Ran {
 impl<B: Backend> Alike<B> {
     /// What `copy` is that a descriptor in memory, whose words these are, asks for. `None` where its order depends on its addresses.
     #[inline(always)]
-    pub(super) fn to(
-        words: &[u64; 8],
-        copy: &Short,
-        places: &Places,
-        chunk: &Chunk<'_, B>,
-    ) -> Option<Self> {
+    pub(super) fn to(words: &[u64; 8], copy: &Short, chunk: &Chunk<'_, B>) -> Option<Self> {
         let &[publish, 0, _, _, size, 0, 0, 0] = words else {
             return None;
         };
+        let places = chunk.windows.places();
         let bytes = u64::from(copy.size());
         (size == bytes && places.are_apart).then(|| Self {
             publish,
@@ -67,12 +63,13 @@ impl<B: Backend> Alike<B> {
         })
     }
 
-    /// Carries out those of the next `most` elements that are like it, one after the other, for as long as the chunk's accounts
-    /// need not be looked at. Their bytes are to be counted.
+    /// Carries out `copy` itself, an element that is read, and those behind it that are like it, `most` in all, one after the
+    /// other. Their bytes are to be counted.
     #[inline(always)]
     pub(super) fn run(
         &self,
         chunk: &mut Chunk<'_, B>,
+        copy: &Short,
         line: &mut HostAddr,
         record: &mut HostAddr,
         most: u32,
@@ -86,11 +83,36 @@ impl<B: Backend> Alike<B> {
             told,
         } = self;
         let cost = OPERATION_COST + size;
-        let mut room = chunk.budget.unseen();
         let mut elements = 0;
+        // Until the accounts are to be looked at; and how many of these are left.
+        let mut stretch = affordable(chunk.budget.unseen(), size, most).max(1);
+        let mut left = stretch;
+        let (mut from, mut to) = copy.places();
         let then = loop {
-            if elements == most || room < cost {
-                break Then::Unread;
+            // SAFETY: both pages were translated in this chunk, one for reading and one for writing, and hold the bytes; guest
+            // memory has no references.
+            unsafe { chunk.backend.copy_prepared(copies, to, from) };
+            left -= 1;
+            if chunk.has_lost_regions() {
+                let [src, dst] = [src.address(from), dst.address(to)];
+                break Then::Lost([publish, 0, src, dst, size, 0, 0, 0]);
+            }
+            chunk.backend.finish();
+            // SAFETY: as for any element of the run.
+            unsafe { store_short_record(*record, told) };
+            *record = record.plus(RECORD as usize);
+            elements += 1;
+            if left == 0 {
+                chunk.budget.spend(cost * u64::from(stretch));
+                stretch = 0;
+                if elements == most || chunk.is_spent() {
+                    break Then::Unread;
+                }
+                stretch = affordable(chunk.budget.unseen(), size, most - elements);
+                left = stretch;
+                if left == 0 {
+                    break Then::Unread;
+                }
             }
             // SAFETY: as for any element of the run.
             let words = unsafe { load_line(*line) };
@@ -100,25 +122,20 @@ impl<B: Backend> Alike<B> {
             let is_alike = words[0] == publish
                 && words[4] == size
                 && words[1] | words[5] | words[6] | words[7] == 0;
-            let (Some(from), Some(to), true) = (src.find(words[2]), dst.find(words[3]), is_alike)
-            else {
-                break Then::Other(words);
+            (from, to) = match (src.find(words[2]), dst.find(words[3])) {
+                (Some(from), Some(to)) if is_alike => (from, to),
+                _ => break Then::Other(words),
             };
-            // SAFETY: both pages were translated in this chunk, one for reading and one for writing, and hold the bytes; guest
-            // memory has no references.
-            unsafe { chunk.backend.copy_prepared(copies, to, from) };
-            room -= cost;
-            if chunk.has_lost_regions() {
-                break Then::Lost(Descriptor::from_words(words));
-            }
-            chunk.backend.finish();
-            // SAFETY: as for any element of the run.
-            unsafe { store_short_record(*record, told) };
-            *record = record.plus(RECORD as usize);
-            elements += 1;
         };
-        let spent = u64::from(elements) + u64::from(matches!(then, Then::Lost(_)));
-        chunk.budget.spend(cost * spent);
+        chunk.budget.spend(cost * u64::from(stretch - left));
         Ran { elements, then }
     }
+}
+
+/// How many of `size` bytes, of `most`, may be carried out one after the other where there is `room` for so much until the accounts are
+/// to be looked at: for as long as [`Chunk::has_room`] says so. What is left of a page is not kept for later.
+#[inline(always)]
+fn affordable(room: u64, size: u64, most: u32) -> u32 {
+    let room = room.min((room + PAGE_SIZE).saturating_sub(size));
+    room.div_ceil(OPERATION_COST + size).min(most.into()) as u32
 }

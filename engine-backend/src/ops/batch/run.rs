@@ -17,11 +17,19 @@ use crate::ops::{Outcome, validate};
 use crate::stage2::Access;
 
 /// Why a run ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Left {
     /// The batch or the chunk is over.
     Nothing,
     /// What comes next is not read yet.
     Unread,
+    /// There is one in hand: [`Held`].
+    Held,
+}
+
+/// The element that a run leaves to others. Apart from [`Left`], since most leave none: what may hold one goes through memory in
+/// parts, and is taken up as a whole after all that was copied.
+pub(super) enum Held {
     /// It is read, and is no such copy.
     Taken(Descriptor),
     /// It is copied, and what is to be told of it is not that it is done: a region was lost meanwhile.
@@ -29,6 +37,7 @@ pub(super) enum Left {
 }
 
 /// What became of a run.
+#[derive(Clone, Copy)]
 struct Run {
     left: Left,
     /// Elements read.
@@ -55,6 +64,7 @@ impl Batch {
     pub(super) fn run_nearby<B: Backend>(
         &mut self,
         chunk: &mut Chunk<'_, B>,
+        held: &mut Option<Held>,
     ) -> Result<Option<Left>, Failure> {
         let (next, rest) = (u64::from(self.next), u64::from(self.count - self.next));
         let windows = &chunk.windows;
@@ -70,11 +80,11 @@ impl Batch {
         if !is_aligned || !self.may_run(chunk) {
             return Ok(None);
         }
-        let run = self.run_of_copies(chunk, line, record, rest as u32);
+        let run = self.run_of_copies(chunk, (line, record), rest as u32, held);
         chunk.windows.reads.passed(u64::from(run.told) * ELEMENT);
         chunk.windows.fills.passed(u64::from(run.told) * RECORD);
         // Otherwise it is looked at when the element in hand has ended.
-        if matches!(run.left, Left::Nothing) && chunk.has_lost_regions() {
+        if run.left == Left::Nothing && chunk.has_lost_regions() {
             lost(chunk, self.list, Access::Read)?;
             lost(chunk, self.records, Access::Write)?;
         }
@@ -87,6 +97,7 @@ impl Batch {
         &mut self,
         chunk: &mut Chunk<'a, B>,
         tables: &mut Tables<'_, 'a>,
+        held: &mut Option<Held>,
     ) -> Left {
         if !self.may_run(chunk) {
             return Left::Unread;
@@ -94,7 +105,7 @@ impl Batch {
         let (list, records) = tables.known(chunk, self.next);
         let known = (list.len / ELEMENT).min(records.len / RECORD);
         let rest = known.min((self.count - self.next).into()) as u32;
-        let run = self.run_of_copies(chunk, list.host, records.host, rest);
+        let run = self.run_of_copies(chunk, (list.host, records.host), rest, held);
         tables.list.pass(run.taken);
         tables.records.pass(run.told);
         run.left
@@ -113,17 +124,16 @@ impl Batch {
     fn run_of_copies<B: Backend>(
         &mut self,
         chunk: &mut Chunk<'_, B>,
-        mut line: HostAddr,
-        mut record: HostAddr,
+        (mut line, mut record): (HostAddr, HostAddr),
         rest: u32,
+        held: &mut Option<Held>,
     ) -> Run {
         if rest == 0 {
             return Run::NONE;
         }
-        let places = *chunk.windows.places();
         let has_failed = self.succeeded < self.next;
         let (mut copied, mut bytes) = (0, 0);
-        let mut read = None;
+        let (mut read, mut lost) = (None, None);
         let left = loop {
             let words = match read.take() {
                 Some(words) => words,
@@ -139,22 +149,12 @@ impl Batch {
             };
             let descriptor = Descriptor::from_words(words);
             let is_fenced_off = has_failed && validate::has_fence(&descriptor);
-            let Some(copy) = Short::through(&descriptor, &places, chunk).filter(|_| !is_fenced_off)
-            else {
-                break Left::Taken(descriptor);
+            let Some(copy) = Short::through(&descriptor, chunk).filter(|_| !is_fenced_off) else {
+                *held = Some(Held::Taken(descriptor));
+                break Left::Held;
             };
-            copy.carry_out(chunk);
-            bytes += u64::from(copy.size());
-            if chunk.has_lost_regions() {
-                break Left::Lost(copy.outcome(chunk, &descriptor));
-            }
-            chunk.backend.finish();
-            // SAFETY: as above.
-            unsafe { store_record(record, &copy.completion()) };
-            record = record.plus(RECORD as usize);
-            copied += 1;
-            if let Some(alike) = Alike::to(&words, &copy, &places, chunk) {
-                let ran = alike.run(chunk, &mut line, &mut record, rest - copied);
+            if let Some(alike) = Alike::to(&words, &copy, chunk) {
+                let ran = alike.run(chunk, &copy, &mut line, &mut record, rest - copied);
                 copied += ran.elements;
                 bytes += u64::from(ran.elements) * u64::from(copy.size());
                 match ran.then {
@@ -163,11 +163,25 @@ impl Batch {
                         read = Some(words);
                         continue;
                     }
-                    Then::Lost(descriptor) => {
+                    Then::Lost(words) => {
+                        let descriptor = Descriptor::from_words(words);
                         bytes += u64::from(copy.size());
-                        break Left::Lost(copy.outcome(chunk, &descriptor));
+                        lost = Some(copy.outcome(chunk, &descriptor));
+                        break Left::Held;
                     }
                 }
+            } else {
+                copy.carry_out(chunk);
+                bytes += u64::from(copy.size());
+                if chunk.has_lost_regions() {
+                    lost = Some(copy.outcome(chunk, &descriptor));
+                    break Left::Held;
+                }
+                chunk.backend.finish();
+                // SAFETY: as above.
+                unsafe { store_record(record, &copy.completion()) };
+                record = record.plus(RECORD as usize);
+                copied += 1;
             }
             if chunk.is_spent() {
                 break Left::Nothing;
@@ -176,20 +190,21 @@ impl Batch {
                 break Left::Unread;
             }
         };
-        let (taken, counted) = match &left {
-            Left::Nothing | Left::Unread => (copied, copied),
-            // Counted by who carries it out.
-            Left::Taken(_) => (copied + 1, copied),
-            Left::Lost(_) => (copied + 1, copied + 1),
-        };
-        chunk.budget.count_elements(counted);
+        let (mut taken, mut counted) = (copied, copied);
+        if left == Left::Held {
+            taken += 1;
+        }
         chunk.windows.moved(bytes);
+        if let Some(outcome) = lost {
+            // Counted by who tells of it.
+            bytes -= outcome.bytes;
+            counted += 1;
+            *held = Some(Held::Lost(outcome));
+        }
+        chunk.budget.count_elements(counted);
         self.next += copied;
         self.succeeded += copied;
-        self.bytes += match &left {
-            Left::Lost(outcome) => bytes - outcome.bytes,
-            _ => bytes,
-        };
+        self.bytes += bytes;
         let left = match left {
             Left::Unread if self.next == self.count => Left::Nothing,
             left => left,
