@@ -47,9 +47,6 @@ pub(super) fn try_rows<B: Backend>(d: &Descriptor, chunk: &mut Chunk<'_, B>) -> 
     }
     chunk.windows.moved(size);
     chunk.budget.spend(OPERATION_COST + cost);
-    if chunk.iotlb.has_writes() {
-        chunk.log_writes();
-    }
     let told = Told::from(Outcome {
         completion: success(copy.size),
         bytes: size,

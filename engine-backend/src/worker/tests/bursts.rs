@@ -7,6 +7,7 @@ use byway_protocols::operands::{CopySgFields, Segment, XorFields};
 use proptest::prelude::*;
 
 mod batches;
+mod rows;
 
 use super::*;
 use crate::capability::{Capability, Holder, Terms, Traffic};
