@@ -153,22 +153,33 @@ fn elements_that_are_alike_cost_what_each_does_alone() {
     let mut rig = Rig::with_ram(16 << 20);
     rig.alice.map_scattered(VA, 40 * PAGE);
     rig.alice.map(LARGE, 4 << 20, PageSize::Large);
-    // Of 4928 units each, 14 make a chunk. Of the longer ones, what a chunk has no room for is done in the next one.
-    for (count, size, chunks) in [(64_u64, 4096_u32, 5), (8, 60_000, 8)] {
+    // Of 4928 units each, 14 make a chunk, also where each differs from the one before. Of the longer ones, what a chunk has no room
+    // for is done in the next one.
+    for (count, sizes, chunks) in [
+        (127_u64, [4096_u32, 4096], 10),
+        (127, [4096, 4095], 10),
+        (8, [60_000, 60_000], 8),
+        (8, [60_000, 60_001], 8),
+    ] {
+        let place = u64::from(sizes[0].max(sizes[1]));
+        rig.alice.write(LARGE, &noise((count * place) as usize, 1));
         rig.alice
-            .write(LARGE, &noise(count as usize * size as usize, 1));
+            .write(LARGE + (2 << 20), &vec![0; (count * place) as usize]);
         let elements: Vec<_> = (0..count)
             .map(|i| {
-                let at = LARGE + i * u64::from(size);
-                memmove(at, at + (2 << 20), size)
+                let at = LARGE + i * place;
+                memmove(at, at + (2 << 20), sizes[i as usize % 2])
             })
             .collect();
         write_list(&rig.alice, &elements);
         let c = rig.complete(&batch(count as u32));
         assert_eq!(short_form(&c), (Status::Success, false, count as u32));
-        assert_eq!(rig.chunks, chunks, "{count} elements of {size} bytes");
-        let [from, to] = [0, 2 << 20].map(|at| rig.alice.read(LARGE + at, count * u64::from(size)));
-        assert!(from == to, "{count} elements of {size} bytes");
+        assert_eq!(rig.chunks, chunks, "{count} elements of {sizes:?} bytes");
+        for element in &elements {
+            let [from, to] =
+                [element.src, element.dst].map(|at| rig.alice.read(at, element.size.into()));
+            assert!(from == to, "{count} elements of {sizes:?} bytes");
+        }
     }
 }
 

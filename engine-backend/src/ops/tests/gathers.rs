@@ -5,6 +5,8 @@ use byway_protocols::Rights;
 use byway_protocols::operands::{CopySgFields, Segment, XorFields};
 use proptest::prelude::*;
 
+use crate::ops::budget::OPERATION_COST;
+
 const PAGES: u64 = 48;
 const ARENA: u64 = PAGES * PAGE;
 /// Where lists lie: beyond the arena, in pages that always are good.
@@ -256,6 +258,7 @@ fn rows_of_large_pages_are_found_and_take_as_many_chunks_as_other_copies() {
     rig.alice.map(LARGE + first, second, PageSize::Large);
     rig.alice.map(LARGE, first, PageSize::Large);
     let bytes = noise(LARGE_BYTES as usize, 7);
+    let mut at_once = 0;
     for (row, rows, strides, from) in [
         // In one page; across the end of one; longer than a chunk; so short that what a row costs beside its bytes counts.
         (4096, 40, [4352, 4096], 100),
@@ -263,6 +266,9 @@ fn rows_of_large_pages_are_found_and_take_as_many_chunks_as_other_copies() {
         (70_000, 3, [100_000, 80_000], first - 150_000),
         (64, 2000, [64, 100], 0),
         (1, 500, [5000, 1], 3),
+        // In one go; and no more bytes than a chunk has, but far more rows.
+        (1000, 40, [1000, 1100], 0),
+        (1, 20_000, [1, 2], 5),
         (1000, 90, [0, 1000], first - 500),
     ] {
         let fields = CopySgFields {
@@ -294,6 +300,10 @@ fn rows_of_large_pages_are_found_and_take_as_many_chunks_as_other_copies() {
         assert!(rig.alice.read(LARGE, LARGE_BYTES) == want, "{row} x {rows}");
         // What is left of a chunk is used up, but for a page.
         let cost = (row + 64) * rows;
+        if rig.spent != 0 {
+            assert_eq!(rig.spent, OPERATION_COST + cost, "{row} x {rows}");
+            at_once += 1;
+        }
         let chunks = cost.div_ceil(CHUNK_BYTES + PAGE)..=cost.div_ceil(CHUNK_BYTES - PAGE);
         assert!(
             chunks.contains(&u64::from(rig.chunks)),
@@ -301,6 +311,7 @@ fn rows_of_large_pages_are_found_and_take_as_many_chunks_as_other_copies() {
             rig.chunks
         );
     }
+    assert_eq!(at_once, 1);
 }
 
 #[test]

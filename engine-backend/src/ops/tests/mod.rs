@@ -53,6 +53,8 @@ pub(super) struct Rig {
     pub(super) short: bool,
     /// Chunks of the last descriptor.
     pub(super) chunks: u32,
+    /// What was spent if the short way carried it out.
+    pub(super) spent: u64,
     /// Answers page requests; nobody does by default.
     pub(super) pager: Box<Pager>,
 }
@@ -81,6 +83,7 @@ impl Rig {
             chunk_bytes: CHUNK_BYTES,
             short: true,
             chunks: 0,
+            spent: 0,
             pager: Box::new(|_, _, _| Verdict::Later),
         }
     }
@@ -97,7 +100,7 @@ impl Rig {
         mut between: impl FnMut(&Self, u32),
     ) -> Outcome {
         let mut execution = None;
-        self.chunks = 0;
+        (self.chunks, self.spent) = (0, 0);
         loop {
             self.chunks += 1;
             let guard = self.epochs.enter(0);
@@ -121,6 +124,7 @@ impl Rig {
                 && let Some(outcome) = try_either(descriptor, &mut chunk)
             {
                 chunk.backend.finish();
+                self.spent = chunk.end().spent();
                 return outcome;
             }
             let step = match &mut execution {
