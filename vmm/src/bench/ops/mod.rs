@@ -32,6 +32,10 @@ const FUSED_FROM: u64 = 64 << 20;
 
 /// Times that all cases are measured one after the other, for a third of their windows each.
 const SWEEPS: usize = 3;
+/// Times that those are measured once more whose result is close to its target, on either side of it.
+const SWEEPS_WHERE_CLOSE: usize = 6;
+/// Distance from a target, as a share of it, that is close: by so much a neighbour of the host's has moved single results.
+const CLOSE: f64 = 0.1;
 
 /// What is written down for backends that this host has no device for.
 const NO_DEVICE: &str = "not measured: no DSA work queue on this host (byway doctor); its model says nothing of a device's speed";
@@ -83,6 +87,20 @@ pub(super) fn measure(
             turns.take(case, measured)?;
         }
     }
+    // Decided once, and for both sides of a target alike: what is measured longer is told more exactly, and no better.
+    let close: Vec<_> = (told.iter().zip(&measured))
+        .map(|(about, measured)| about.is_close(measured))
+        .collect();
+    for _ in 0..if wanted.quick { 0 } else { SWEEPS_WHERE_CLOSE } {
+        for ((plan, measured), _) in (plans.iter().zip(&mut measured))
+            .zip(&close)
+            .filter(|&(_, &is_close)| is_close)
+        {
+            progress.next(plan.op)?;
+            let case = plan.make(&guests, &mut turns)?;
+            turns.take(case, measured)?;
+        }
+    }
     for (about, measured) in told.into_iter().zip(&measured) {
         rows.push(software(about, measured, not_measured));
     }
@@ -116,16 +134,36 @@ impl About {
             note: case.note.clone(),
         }
     }
+
+    /// Whether its library is a measure for it.
+    fn has_target(&self) -> bool {
+        self.moves && self.size >= TARGET_FROM
+    }
+
+    /// Whether passes that it replaces are.
+    fn has_passes(&self) -> bool {
+        self.is_fused && self.size >= FUSED_FROM
+    }
+
+    /// Whether what was measured is so close to a target that as much again may lie on its other side.
+    fn is_close(&self, measured: &Measured) -> bool {
+        let is_close = |found: Option<f64>, target: f64| {
+            found.is_some_and(|found| (found / target - 1.0).abs() < CLOSE)
+        };
+        self.has_target() && is_close(measured.over_library.median(), LIBRARY_MIN)
+            || self.has_passes() && is_close(measured.over_passes.median(), FUSED_MIN)
+    }
 }
 
 fn software(about: About, measured: &Measured, not_measured: &mut Vec<String>) -> Row {
+    let (has_target, has_passes) = (about.has_target(), about.has_passes());
     let About {
         op,
         size,
         moves,
         staged,
-        is_fused,
         note,
+        ..
     } = about;
     let gbps = |ns: f64| size as f64 / ns.max(1.0);
     let disturbed_share = measured.disturbed_share();
@@ -154,8 +192,8 @@ fn software(about: About, measured: &Measured, not_measured: &mut Vec<String>) -
             library_gbps: measured.library.median().map(gbps),
             over_library: ratio,
             staged,
-            over_two_passes: over.filter(|_| is_fused && size >= FUSED_FROM),
-            has_target: moves && size >= TARGET_FROM,
+            over_two_passes: over.filter(|_| has_passes),
+            has_target,
         }),
         ..Row::default()
     }
@@ -205,6 +243,41 @@ mod tests {
             let has = cases.iter().any(|case| case.op.starts_with(opcode.name()));
             assert_eq!(has, !is_left_out, "{}", opcode.name());
         }
+    }
+
+    #[test]
+    fn what_lies_close_to_its_target_on_either_side_is_measured_longer() {
+        let about = |size, moves, is_fused| About {
+            op: "",
+            size,
+            moves,
+            staged: false,
+            is_fused,
+            note: None,
+        };
+        let measured = |over_library, over_passes| {
+            let mut measured = Measured::default();
+            measured.over_library.count(over_library, true);
+            measured.over_passes.count(over_passes, true);
+            measured
+        };
+        let plain = about(TARGET_FROM, true, false);
+        for (ratio, is_close) in [(0.8, false), (0.82, true), (0.98, true), (1.0, false)] {
+            // No passes: what stands there for them is of no interest.
+            assert_eq!(
+                plain.is_close(&measured(ratio, FUSED_MIN)),
+                is_close,
+                "{ratio}"
+            );
+        }
+        assert!(!plain.is_close(&Measured::default()));
+        assert!(!about(TARGET_FROM - 1, true, false).is_close(&measured(0.9, 1.0)));
+        assert!(!about(TARGET_FROM, false, false).is_close(&measured(0.9, 1.0)));
+        let fused = about(FUSED_FROM, true, true);
+        for (ratio, is_close) in [(1.16, false), (1.18, true), (1.42, true), (1.44, false)] {
+            assert_eq!(fused.is_close(&measured(2.0, ratio)), is_close, "{ratio}");
+        }
+        assert!(!about(TARGET_FROM, true, true).is_close(&measured(2.0, 1.3)));
     }
 
     #[test]

@@ -14,7 +14,8 @@
 //! `ROUNDS_FACTOR` times as many; when it is still more than a tenth, the result is "not measured".
 //!
 //! **When.** A third of a case's windows, then of the next one's, and so on, and all that three times: a neighbour who is busy for a
-//! few seconds has a part in many cases, and decides none.
+//! few seconds has a part in many cases, and decides none. What then lies within a tenth of its target, on either side, is measured in six such
+//! rounds more, and all of its windows count.
 
 use std::time::{Duration, Instant};
 
