@@ -122,8 +122,7 @@ impl Batch {
             let left = left.take();
             let ended = match left.unwrap_or_else(|| self.run_in(chunk, &mut tables, &mut held)) {
                 Left::Nothing => Ok(true),
-                Left::Unread => self.element(chunk, asked, &mut tables, None),
-                Left::Held => match held.take() {
+                Left::Unread | Left::Held => match held.take() {
                     Some(Held::Lost(outcome)) => self
                         .end(chunk, &mut tables.records, &outcome)
                         .map(|()| true)

@@ -326,10 +326,7 @@ impl<'a, B> Chunk<'a, B> {
         access: Access,
     ) -> Result<Piece, Failure> {
         let page = self.page(target, offset, access)?;
-        if page.len < max {
-            return Ok(self.extended(target, offset, page, max, access));
-        }
-        Ok(page)
+        Ok(self.with_what_follows(target, offset, page, max, access))
     }
 
     /// The same where the first page is found already.
@@ -342,12 +339,26 @@ impl<'a, B> Chunk<'a, B> {
         max: u64,
         access: Access,
     ) -> Piece {
-        let mut piece = page;
-        if piece.len < max {
-            piece = self.extended(target, offset, piece, max, access);
-        }
+        let mut piece = self.with_what_follows(target, offset, page, max, access);
         piece.len = piece.len.min(max);
         piece
+    }
+
+    /// A page, and where it has less than `max` bytes, what follows it on the host.
+    #[inline(always)]
+    fn with_what_follows(
+        &mut self,
+        target: &Target<'_>,
+        offset: u64,
+        page: Piece,
+        max: u64,
+        access: Access,
+    ) -> Piece {
+        if page.len < max {
+            self.extended(target, offset, page, max, access)
+        } else {
+            page
+        }
     }
 
     /// A piece that starts at `offset` with what follows it on the host. Comes and goes in registers, as whatever is asked for

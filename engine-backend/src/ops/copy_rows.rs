@@ -4,8 +4,8 @@ use byway_protocols::{Rights, Status};
 
 use super::Step;
 use super::chunk::{Chunk, Failure, Operand, Piece};
-use super::walk::overlap;
-use crate::backend::{Backend, Hint, Order};
+use super::walk::{overlap, part_of};
+use crate::backend::{Backend, Hint};
 use crate::context::Target;
 use crate::memory::HostAddr;
 use crate::stage2::Access;
@@ -145,15 +145,7 @@ impl CopyRows {
     /// How each row is to be copied.
     #[inline(always)]
     pub(super) fn hint(&self, overlaps: bool) -> Hint {
-        Hint {
-            order: if overlaps {
-                Order::Ascending
-            } else {
-                Order::Disjoint
-            },
-            total: u64::from(self.size),
-            cached: self.cached,
-        }
+        part_of(self.size, self.cached, overlaps)
     }
 
     /// Copies the whole rows of both pages that are known, as many as the chunk has room for. Whether there were any.

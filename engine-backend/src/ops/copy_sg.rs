@@ -7,8 +7,8 @@ use super::Step;
 use super::chunk::{Chunk, Failure, Operand};
 use super::segment;
 use super::short;
-use super::walk::{Walked, abreast, overlap};
-use crate::backend::{Backend, Hint, Order};
+use super::walk::{Walked, abreast, overlap, part_of};
+use crate::backend::{Backend, Hint};
 use crate::stage2::Access;
 
 /// What a segment costs of a chunk's budget beside its bytes.
@@ -234,14 +234,6 @@ impl CopySg {
 
     #[inline(always)]
     pub(super) fn hint(&self, overlaps: bool) -> Hint {
-        Hint {
-            order: if overlaps {
-                Order::Ascending
-            } else {
-                Order::Disjoint
-            },
-            total: u64::from(self.size),
-            cached: self.cached,
-        }
+        part_of(self.size, self.cached, overlaps)
     }
 }

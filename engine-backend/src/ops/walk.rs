@@ -1,7 +1,8 @@
 //! Going through operands piece by piece: the loops that most operations share.
 
 use super::chunk::{Chunk, Failure, Piece};
-use crate::backend::Backend;
+use super::window::meet;
+use crate::backend::{Backend, Hint, Order};
 use crate::context::Target;
 use crate::memory::HostAddr;
 use crate::stage2::Access;
@@ -102,10 +103,22 @@ pub(super) fn abreast<B: Backend, const N: usize>(
     (at, Ok(()))
 }
 
-/// Whether two ranges share an address of one address space. Neither wraps, so the
-/// distance from the start of one to the start of the other tells.
+/// How a piece is to be copied of a copy of `size` bytes that is made of pieces.
+#[inline(always)]
+pub(super) fn part_of(size: u32, cached: bool, overlaps: bool) -> Hint {
+    Hint {
+        order: if overlaps {
+            Order::Ascending
+        } else {
+            Order::Disjoint
+        },
+        total: size.into(),
+        cached,
+    }
+}
+
+/// Whether two ranges share an address of one address space.
 #[inline]
 pub(super) fn overlap(a: &Target<'_>, a_len: u64, b: &Target<'_>, b_len: u64) -> bool {
-    a.space.id() == b.space.id()
-        && (b.addr.wrapping_sub(a.addr) < a_len || a.addr.wrapping_sub(b.addr) < b_len)
+    a.space.id() == b.space.id() && meet((a.addr, a_len), (b.addr, b_len))
 }

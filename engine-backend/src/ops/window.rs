@@ -75,7 +75,7 @@ impl Window {
     #[inline]
     fn meets(&self, other: &Self) -> bool {
         let [own, others] = [self, other].map(|window| window.base.wrapping_add(window.first));
-        others.wrapping_sub(own) < self.bytes || own.wrapping_sub(others) < other.bytes
+        meet((own, self.bytes), (others, other.bytes))
     }
 
     /// The window around an operand that was just translated for `access`.
@@ -103,6 +103,13 @@ impl Window {
             base: target.base,
         }
     }
+}
+
+/// Whether two ranges of one address space, each an address and a length, share an address. Neither wraps, so the distance from the
+/// start of one to the start of the other tells.
+#[inline]
+pub(super) fn meet(a: (u64, u64), b: (u64, u64)) -> bool {
+    b.0.wrapping_sub(a.0) < a.1 || a.0.wrapping_sub(b.0) < b.1
 }
 
 /// A window for operands of one slot and size.
@@ -220,9 +227,7 @@ impl Places {
         self.src.find(src.0, src.1)?;
         self.dst.find(dst.0, dst.1)?;
         let [from, to] = [self.src.address(src.0), self.dst.address(dst.0)];
-        // Neither range wraps, so the distance from the start of one to the start of the other tells.
-        let meet = to.wrapping_sub(from) < src.1 || from.wrapping_sub(to) < dst.1;
-        Some(meet && !self.are_apart)
+        Some(!self.are_apart && meet((from, src.1), (to, dst.1)))
     }
 
     /// Where `size` bytes of both operands are, if they lie in the windows.

@@ -18,7 +18,7 @@ pub use table::{OpsFigures, table};
 use super::Progress;
 use super::quiet::DISTURBED_SHARE_MAX;
 use super::report::{Ratios, Row};
-use cases::{Case, Guests};
+use cases::{Case, Guests, Plan};
 use turns::{Measured, Turns};
 
 /// Smallest operation that has a target, in bytes.
@@ -81,10 +81,7 @@ pub(super) fn measure(
     for _ in 0..if wanted.quick { 1 } else { SWEEPS } {
         told.clear();
         for (plan, measured) in plans.iter().zip(&mut measured) {
-            progress.next(plan.op)?;
-            let case = plan.make(&guests, &mut turns)?;
-            told.push(About::of(&case));
-            turns.take(case, measured)?;
+            told.push(one(plan, &guests, &mut turns, measured, progress)?);
         }
     }
     // Decided once, and for both sides of a target alike: what is measured longer is told more exactly, and no better.
@@ -96,9 +93,7 @@ pub(super) fn measure(
             .zip(&close)
             .filter(|&(_, &is_close)| is_close)
         {
-            progress.next(plan.op)?;
-            let case = plan.make(&guests, &mut turns)?;
-            turns.take(case, measured)?;
+            one(plan, &guests, &mut turns, measured, progress)?;
         }
     }
     for (about, measured) in told.into_iter().zip(&measured) {
@@ -111,6 +106,21 @@ pub(super) fn measure(
     ratios.ops_over_library_min = lowest(&mut figures().filter_map(OpsFigures::judged));
     ratios.fused_over_two_passes_min = lowest(&mut figures().filter_map(|f| f.over_two_passes));
     Ok(())
+}
+
+/// Measures a case for its share of a sweep.
+fn one(
+    plan: &Plan,
+    guests: &Guests,
+    turns: &mut Turns<'_>,
+    measured: &mut Measured,
+    progress: Progress<'_>,
+) -> Result<About> {
+    progress.next(plan.op)?;
+    let case = plan.make(guests, turns)?;
+    let about = About::of(&case);
+    turns.take(case, measured)?;
+    Ok(about)
 }
 
 /// What a report says of a case beside what was measured.
